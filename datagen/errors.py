@@ -1,0 +1,74 @@
+"""Errors a user can mend: one sentence on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one sentence that says what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors: no usage text above the message."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message as one sentence and exit with code 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def run(program: str, main: Callable[[], None]) -> NoReturn:
+    """Run a command's main function; exit 0, or 2 with one sentence for a `UserError`, 130 for Ctrl-C.
+
+    Any other exception is a mistake of ours and keeps its traceback.
+    """
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`did you mean …?` for the known name nearest to `name`, or the list of what is known."""
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def need(extra: str, *modules: str) -> None:
+    """Raise a `UserError` naming the extra to install where one of its modules is missing."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(f"this needs {', '.join(missing)}: install it with  pip install 'r1vlm[{extra}]'")
+
+
+def writable_folder(path: Path) -> Path:
+    """The absolute `path`, checked: it is or can become a folder that we may write to.
+
+    Raises:
+        UserError: where it is a file, or it (or its nearest existing parent) can't be written.
+    """
+    path = Path(os.path.abspath(path))
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{existing} is a file, and a folder is wanted there: name another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"can't write to {existing}: name another folder or change its permissions")
+    return path

@@ -1,0 +1,74 @@
+"""The R1 format: how every question is asked, and what a well-formed answer looks like.
+
+A full assistant message is one `<think>…</think>` followed by one `<answer>…</answer>`, with nothing but white space
+around them after the opening words. The opening words are put into the model's mouth by the chat template (the
+"assistant prefix" of DeepSeek-R1-Zero reproductions); see Guo et al. 2025, https://arxiv.org/abs/2501.12948.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SYSTEM = "You are a helpful assistant. You think before you answer."
+PREAMBLE = "Let me solve this step by step.\n"
+OPENING = PREAMBLE + "<think>"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def messages(question: str, example_answer: str) -> list[dict[str, str]]:
+    """The prompt of a question, in TRL's conversational form: a system and a user message."""
+    instruction = (
+        "Show your reasoning in <think> </think> tags, then the answer alone in <answer> </answer> tags, "
+        f"for example <answer>{example_answer}</answer>."
+    )
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{question}\n{instruction}"}]
+
+
+def full_message(completion: str) -> str:
+    """The full assistant message of what a model generated after the opening words."""
+    return OPENING + completion
+
+
+def completion_of(message: str) -> str:
+    """What a model has to generate after the opening words to say `message`."""
+    return message.removeprefix(OPENING)
+
+
+def solution(reasoning: str, answer: str) -> str:
+    """A full assistant message in the R1 format."""
+    return f"{OPENING}{reasoning}</think>\n<answer>{answer}</answer>"
+
+
+def parse(message: str) -> tuple[str, str] | None:
+    """`(thinking, answer)` of a well-formed message, else None. Linear in the length of any text whatever.
+
+    Tags are counted, not matched by a regular expression: each must occur exactly once, in order, with nothing
+    but white space before (after the opening words), between and behind the two blocks.
+    """
+    if any(message.count(tag) != 1 for tag in TAGS):
+        return None
+    before, _, rest = message.partition("<think>")
+    thinking, closed, rest = rest.partition("</think>")
+    between, opened, rest = rest.partition("<answer>")
+    answer, ended, behind = rest.partition("</answer>")
+    if not (closed and opened and ended):  # all four are there, but in another order
+        return None
+    if before.removeprefix(PREAMBLE).strip() or between.strip() or behind.strip():
+        return None
+    return thinking, answer
+
+
+def answer_of(message: str) -> str | None:
+    """The text of the message's only answer block, or None where it has none or several."""
+    if message.count("<answer>") != 1 or message.count("</answer>") != 1:
+        return None
+    _, _, rest = message.partition("<answer>")
+    answer, ended, _ = rest.partition("</answer>")
+    return answer.strip() if ended else None
+
+
+def format_reward(message: str, example: Mapping[str, Any]) -> float:
+    """1.0 for a well-formed message with a non-empty answer, else 0.0."""
+    parsed = parse(message)
+    return float(parsed is not None and parsed[1].strip() != "")

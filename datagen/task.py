@@ -1,0 +1,76 @@
+"""What a task and a dataset are made of; the instances are in `datagen/tasks/`."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datagen.sources import Glyphs
+
+Truth = Mapping[str, Any]
+"""The ground truth of an example: the columns of its row that the drawing fixed."""
+
+Reward = Callable[[str, Truth], float]
+"""(full assistant message, example) -> a number in [0, 1]. Pure and total: any text whatever gets a number."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn for one example: the image, and the ground truth as typed columns."""
+
+    image: Image.Image
+    truth: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question asked of every drawing of a dataset, and how its answer is judged.
+
+    `solve` gives a trace of reasoning for an example; put into the R1 format with `answer`, it earns full marks.
+    """
+
+    name: str
+    question: str
+    example_answer: str
+    answer: Callable[[Truth], str]
+    solve: Callable[[Truth], str]
+    rewards: Mapping[str, Reward]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A dataset that can be built.
+
+    `draw` is a pure function of (random stream, glyphs of the split, options). `raw_columns` and `r1_columns` name
+    the columns that a drawing adds to the two configs, with their Arrow types (a list of one type is a list column);
+    `difficulty` is the column a slice or a curriculum goes by.
+    """
+
+    name: str
+    version: str
+    summary: str
+    draw: Callable[[np.random.Generator, Glyphs, Mapping[str, Any]], Drawing]
+    options: Mapping[str, Any]
+    raw_columns: Mapping[str, Any]
+    r1_columns: tuple[str, ...]
+    difficulty: str
+    tasks: tuple[Task, ...]
+
+
+def reward_hash(task: Task) -> str:
+    """16 hexadecimal digits that change when the code that judges `task` changes.
+
+    It covers the source of every module that defines one of the task's rewards, or that those modules take from
+    `datagen`'s R1 format. A checkpoint records it, and the evaluation says so where it differs.
+    """
+    from datagen import r1
+
+    modules = {inspect.getmodule(reward) for reward in task.rewards.values()} | {r1}
+    sources = sorted(inspect.getsource(module) for module in modules if module is not None)
+    return hashlib.sha256("\0".join([task.name, *sources]).encode()).hexdigest()[:16]

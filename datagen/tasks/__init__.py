@@ -1,0 +1,24 @@
+"""The explicit list of datasets. Adding one is a file in this folder and a line here."""
+
+from __future__ import annotations
+
+from datagen.errors import UserError, nearest
+from datagen.task import DatasetSpec, Task
+from datagen.tasks import digits
+
+DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (digits.DIGITS,)}
+TASKS: dict[str, Task] = {task.name: task for spec in DATASETS.values() for task in spec.tasks}
+
+
+def find_dataset(name: str) -> DatasetSpec:
+    """The dataset of that name; a `UserError` naming the nearest one where there is none."""
+    if name not in DATASETS:
+        raise UserError(f"there is no dataset {name!r}: {nearest(name, list(DATASETS))}")
+    return DATASETS[name]
+
+
+def find_task(name: str) -> Task:
+    """The task of that name; a `UserError` naming the nearest one where there is none."""
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}: {nearest(name, list(TASKS))}")
+    return TASKS[name]

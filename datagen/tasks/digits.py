@@ -1,0 +1,103 @@
+"""Digits in an image: name them in order, or add them up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from datagen.canvas import paint, scatter
+from datagen.r1 import answer_of, format_reward
+from datagen.sources import Glyphs
+from datagen.task import DatasetSpec, Drawing, Task, Truth
+
+INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a longer text may take long, or refuse
+
+
+def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -> Drawing:
+    """One to three handwritten digits at random places; `digits`, `boxes` and `glyph_ids` go from left to right."""
+    low, high = options["digits"]
+    count = int(rng.integers(low, high, endpoint=True))
+    boxes = scatter(rng, count)
+    chosen = rng.choice(len(glyphs), size=count, replace=False)
+    return Drawing(
+        image=paint(rng, [glyphs.pixels[i] for i in chosen], boxes),
+        truth={
+            "digits": [int(glyphs.labels[i]) for i in chosen],
+            "boxes": [list(box) for box in boxes],
+            "glyph_ids": [glyphs.ids[i] for i in chosen],
+            "num_digits": count,
+        },
+    )
+
+
+def list_correct(message: str, example: Truth) -> float:
+    """1.0 where the answer is the digits as integers, lowest first, comma between them; brackets optional."""
+    answer = answer_of(message)
+    if answer is None or len(answer) > 1000:
+        return 0.0
+    if answer.startswith("[") and answer.endswith("]"):
+        answer = answer[1:-1]
+    given = [_integer(part) for part in answer.split(",")]
+    return float(given == sorted(example["digits"]))
+
+
+def sum_correct(message: str, example: Truth) -> float:
+    """1.0 where the answer is the sum of the digits, as an integer."""
+    answer = answer_of(message)
+    return float(answer is not None and _integer(answer) == sum(example["digits"]))
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if INTEGER.fullmatch(text := text.strip()) else None
+
+
+def see(example: Truth) -> str:
+    """The first sentence of every trace: which digits there are, lowest first."""
+    return f"I see {', '.join(map(str, sorted(example['digits'])))}."
+
+
+def add_up(example: Truth) -> str:
+    """The trace of a sum: what is seen, then one addition after the other."""
+    digits = sorted(example["digits"])
+    steps = zip(digits[1:], pairwise(accumulate(digits)), strict=True)
+    return " ".join([see(example), *(f"{before} + {digit} = {after}." for digit, (before, after) in steps)])
+
+
+LIST = Task(
+    name="list",
+    question="List the digits in this image, from lowest to highest.",
+    example_answer="[1, 2, 3]",
+    answer=lambda example: str(sorted(example["digits"])),
+    solve=see,
+    rewards={"format": format_reward, "correctness": list_correct},
+)
+
+SUM = Task(
+    name="sum",
+    question="What is the sum of the digits in this image?",
+    example_answer="6",
+    answer=lambda example: str(sum(example["digits"])),
+    solve=add_up,
+    rewards={"format": format_reward, "correctness": sum_correct},
+)
+
+DIGITS = DatasetSpec(
+    name="digits",
+    version="1",
+    summary="one to three handwritten digits: list them in order, add them up",
+    draw=draw,
+    options={"digits": (1, 3)},
+    raw_columns={
+        "digits": ["int64"],
+        "boxes": [["int64"]],
+        "glyph_ids": ["string"],
+        "num_digits": "int64",
+    },
+    r1_columns=("digits", "num_digits"),
+    difficulty="num_digits",
+    tasks=(LIST, SUM),
+)

@@ -7,6 +7,7 @@ around them after the opening words. The opening words are put into the model's 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,15 @@ def messages(question: str, example_answer: str) -> list[dict[str, str]]:
         f"for example <answer>{example_answer}</answer>."
     )
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{question}\n{instruction}"}]
+
+
+def with_opening(chat_template: str) -> str:
+    """The Jinja chat template, with the opening words at the end of its generation prompt (once).
+
+    Saved with a checkpoint, it makes the trainer, transformers and vLLM start from the same tokens.
+    """
+    opening = "{%- if add_generation_prompt %}{{- " + json.dumps(OPENING) + " }}{%- endif %}"
+    return chat_template if chat_template.endswith(opening) else chat_template.rstrip("\n") + opening
 
 
 def full_message(completion: str) -> str:

@@ -49,7 +49,8 @@ class DatasetSpec:
 
     `draw` is a pure function of (random stream, glyphs of the split, options). `raw_columns` and `r1_columns` name
     the columns that a drawing adds to the two configs, with their Arrow types (a list of one type is a list column);
-    `difficulty` is the column a slice or a curriculum goes by.
+    `difficulty` is the column a slice or a curriculum goes by. What the `disjoint` columns hold may occur
+    in one split only; the build proves it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class DatasetSpec:
     raw_columns: Mapping[str, Any]
     r1_columns: tuple[str, ...]
     difficulty: str
+    disjoint: tuple[str, ...]
     tasks: tuple[Task, ...]
 
 

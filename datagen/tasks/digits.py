@@ -99,5 +99,6 @@ DIGITS = DatasetSpec(
     },
     r1_columns=("digits", "num_digits"),
     difficulty="num_digits",
+    disjoint=("glyph_ids",),
     tasks=(LIST, SUM),
 )

@@ -29,7 +29,7 @@ SPECIAL_TOKENS = (  # Qwen's, in Qwen's order
 )
 VOCABULARY = 512
 
-# ChatML with images, as Qwen2.5-VL writes it, one image a placeholder; the opening words are added in training/format.py.
+# ChatML with images, as Qwen2.5-VL writes it, one image a placeholder. datagen.r1.with_opening adds the opening words.
 CHAT_TEMPLATE = """\
 {% for message in messages %}<|im_start|>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] }}{% else %}\
@@ -92,7 +92,7 @@ def make_processor() -> Qwen2_5_VLProcessor:
         image_processor=Qwen2VLImageProcessor(**image),
         tokenizer=make_tokenizer(corpus()),
         video_processor=Qwen2VLVideoProcessor(**image),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=r1.with_opening(CHAT_TEMPLATE),
     )
 
 

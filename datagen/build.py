@@ -1,0 +1,303 @@
+"""Building a dataset folder: shards drawn by worker processes, proofs, manifest and card.
+
+The folder is drawn beside its place, in `NAME.partial`, and takes its place when it is complete. A shard is written
+under a temporary name and renamed, so a build that was killed goes on with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from datagen import r1
+from datagen.canvas import png
+from datagen.errors import UserError
+from datagen.files import replacing, sha256, write_json, write_text
+from datagen.randomness import stream
+from datagen.sources import SPLITS, Glyphs, load_glyphs
+from datagen.task import DatasetSpec, Task, reward_hash
+from datagen.tasks import DATASETS, find_dataset
+
+SHARD = 1000  # images in a shard: a few megabytes, and a second or two of one worker's time
+MANIFEST = "manifest.json"
+RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines the bytes of a dataset (beside the versions of the libraries that write them)."""
+
+    dataset: str
+    version: str
+    seed: int
+    size: int
+    shares: tuple[int, int, int]
+    source: str
+    options: Mapping[str, Any]
+
+    def counts(self) -> dict[str, int]:
+        """Images in each split; they add up to `size`."""
+        train, validation, test = self.shares
+        small = {"validation": self.size * validation // 100, "test": self.size * test // 100}
+        return {"train": self.size - sum(small.values()), **small}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images `start` to `stop` of a split, one Parquet file in each config."""
+
+    split: str
+    number: int
+    of: int
+    start: int
+    stop: int
+
+    def path(self, config: str) -> str:
+        """The file's path in the dataset folder, named as the Hub names shards."""
+        return f"{config}/{self.split}-{self.number:05d}-of-{self.of:05d}.parquet"
+
+
+def make_recipe(
+    name: str, *, size: int, seed: int, shares: tuple[int, int, int], source: str, options: Mapping[str, Any]
+) -> Recipe:
+    """A checked recipe.
+
+    Raises:
+        UserError: for an unknown dataset, or a size that leaves a split empty.
+    """
+    spec = find_dataset(name)
+    recipe = Recipe(spec.name, spec.version, seed, size, shares, source, {**spec.options, **options})
+    if sum(shares) != 100 or min(shares) < 1:
+        raise UserError(f"--splits {'/'.join(map(str, shares))} must be three whole percentages that add up to 100")
+    if min(recipe.counts().values()) < 1:
+        raise UserError(f"--size {size} leaves a split without an image: take at least {-(-100 // min(shares))}")
+    return recipe
+
+
+def plan(recipe: Recipe) -> list[Shard]:
+    """The shards of a recipe, in order."""
+    shards = []
+    for split, count in recipe.counts().items():
+        starts = range(0, count, SHARD)
+        shards += [Shard(split, i, len(starts), at, min(at + SHARD, count)) for i, at in enumerate(starts)]
+    return shards
+
+
+def raw_row(spec: DatasetSpec, recipe: Recipe, glyphs: Glyphs, split: str, index: int) -> dict[str, Any]:
+    """One image and its ground truth: a row of the `raw` config. `glyphs` are those of the split."""
+    drawing = spec.draw(stream(spec.name, spec.version, recipe.seed, split, index), glyphs, recipe.options)
+    image = {"bytes": png(drawing.image), "path": None}
+    return {"id": f"{spec.name}-{recipe.seed}-{split}-{index:07d}", "image": image, **drawing.truth}
+
+
+def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """One question about an image: a row of the `r1` config."""
+    answer = task.answer(raw)
+    return {
+        "id": f"{raw['id']}-{task.name}",
+        "image_id": raw["id"],
+        "task": task.name,
+        "prompt": r1.messages(task.question, task.example_answer),
+        "image": raw["image"],
+        "answer": answer,
+        "solution": r1.solution(task.solve(raw), answer),
+        **{column: raw[column] for column in spec.r1_columns},
+    }
+
+
+def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
+    """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images."""
+    from datasets import Features, Image, List, Value
+
+    def feature(kind: Any) -> Any:
+        return List(feature(kind[0])) if isinstance(kind, list) else Value(kind)
+
+    columns = {name: feature(kind) for name, kind in spec.raw_columns.items()}
+    text = Value("string")
+    raw = {"id": text, "image": Image(), **columns}
+    question = {
+        "id": text,
+        "image_id": text,
+        "task": text,
+        "prompt": List({"role": text, "content": text}),
+        "image": Image(),
+        "answer": text,
+        "solution": text,
+        **{name: columns[name] for name in spec.r1_columns},
+    }
+    return {"raw": Features(raw).arrow_schema, "r1": Features(question).arrow_schema}
+
+
+@cache
+def _split_glyphs(source: str, split: str) -> Glyphs:
+    return load_glyphs(source).of_split(split)
+
+
+def draw_shard(folder: Path, recipe: Recipe, shard: Shard, schema: Mapping[str, pa.Schema]) -> int:
+    """Draw a shard and write its two files; returns its number of images."""
+    spec = DATASETS[recipe.dataset]
+    glyphs = _split_glyphs(recipe.source, shard.split)
+    raw = [raw_row(spec, recipe, glyphs, shard.split, index) for index in range(shard.start, shard.stop)]
+    rows = {"raw": raw, "r1": [r1_row(spec, task, row) for row in raw for task in spec.tasks]}
+    for config, values in rows.items():
+        with replacing(folder / shard.path(config)) as temporary:
+            pq.write_table(pa.Table.from_pylist(values, schema[config]), temporary)
+    return shard.stop - shard.start
+
+
+def build(recipe: Recipe, out: Path, workers: int) -> bool:
+    """Write the dataset folder `out`; returns False where it was there already, made by the same recipe.
+
+    Raises:
+        UserError: where `out` holds something else, another build is writing it, or a worker was killed.
+    """
+    if _is_built(out, recipe):
+        return False
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        _claim(partial, recipe)
+        _draw_missing(partial, recipe, workers)
+        write_manifest(partial, recipe)
+        (partial / RECIPE).unlink()
+        (partial / ".lock").unlink()
+        os.rename(partial, out)
+    return True
+
+
+def _is_built(out: Path, recipe: Recipe) -> bool:
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    manifest = out / MANIFEST
+    if manifest.is_file() and json.loads(manifest.read_text())["recipe"] == _as_json(recipe):
+        return True
+    raise UserError(f"{out} already holds something else: name another folder with --out, or delete it")
+
+
+def _as_json(recipe: Recipe) -> Any:
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with this process however it ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is building in {folder}: wait for it, or name another --out") from None
+        yield
+
+
+def _claim(partial: Path, recipe: Recipe) -> None:
+    """Note whose shards these are, or find that they belong to another recipe."""
+    note = partial / RECIPE
+    if not note.exists():
+        write_json(note, _as_json(recipe))
+    elif json.loads(note.read_text()) != _as_json(recipe):
+        raise UserError(f"{partial} holds an unfinished build of another recipe: delete it, or name another --out")
+
+
+def _draw_missing(partial: Path, recipe: Recipe, workers: int) -> None:
+    schema = schemas(DATASETS[recipe.dataset])
+    shards = plan(recipe)
+    missing = [s for s in shards if not all((partial / s.path(config)).exists() for config in schema)]
+    done = recipe.size - sum(s.stop - s.start for s in missing)
+    context = multiprocessing.get_context("spawn")
+    with (
+        tqdm(total=recipe.size, initial=done, desc=f"drawing {recipe.dataset}", unit="image") as progress,
+        ProcessPoolExecutor(max(1, min(workers, len(missing))), context, initializer=_end_with_parent) as pool,
+    ):
+        futures = [pool.submit(draw_shard, partial, recipe, shard, schema) for shard in missing]
+        try:
+            for future in as_completed(futures):
+                progress.update(future.result())
+        except BrokenProcessPool as error:
+            message = "a worker process was killed (too little memory?): run the same command again, it goes on"
+            raise UserError(message) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is gone, also when that was killed and could say nothing."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("only a worker process may call this")
+    sentinel = parent.sentinel
+    threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+
+
+def prove(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
+    """Read the written files back and show that the splits are disjoint.
+
+    Returns, for each split, the number of images, of distinct images, and of distinct values of each column that
+    must be disjoint, and the number of values that two splits share (which is 0).
+
+    Raises:
+        RuntimeError: where two splits share an image or such a value. That is a mistake of ours.
+    """
+    found: dict[str, dict[str, set[str]]] = {}
+    images: dict[str, int] = {}
+    for split in SPLITS:
+        seen: dict[str, set[str]] = {"images": set(), **{column: set() for column in spec.disjoint}}
+        images[split] = 0
+        for path in sorted((folder / "raw").glob(f"{split}-*.parquet")):
+            table = pq.read_table(path, columns=["image", *spec.disjoint])
+            pictures = table["image"].combine_chunks().field("bytes")
+            seen["images"].update(hashlib.sha256(picture.as_buffer()).hexdigest() for picture in pictures)
+            for column in spec.disjoint:
+                seen[column].update(table[column].combine_chunks().flatten().to_pylist())
+            images[split] += len(table)
+        found[split] = seen
+    pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
+    shared = {what: sum(len(found[a][what] & found[b][what]) for a, b in pairs) for what in found["train"]}
+    if any(shared.values()):
+        raise RuntimeError(f"splits share {shared}")
+    distinct = {split: {what: len(values) for what, values in seen.items()} for split, seen in found.items()}
+    return {"images": images, "distinct": distinct, "shared_between_splits": shared}
+
+
+def write_manifest(folder: Path, recipe: Recipe) -> None:
+    """Prove the splits disjoint, then write the manifest and the card."""
+    spec = DATASETS[recipe.dataset]
+    files = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
+    manifest = {
+        "recipe": _as_json(recipe),
+        "source_sha256": load_glyphs(recipe.source).fingerprint,
+        "versions": {name: version(name) for name in ("r1vlm", "numpy", "pillow", "pyarrow", "datasets")},
+        "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
+        "splits": prove(folder, spec),
+        "files": {str(path.relative_to(folder)): sha256(path) for path in files},
+    }
+    write_text(folder / "README.md", card(manifest, spec))
+    write_json(folder / MANIFEST, manifest)
+
+
+def card(manifest: Mapping[str, Any], spec: DatasetSpec) -> str:
+    """The dataset card, as Markdown with the YAML that declares the configs."""
+    from importlib.resources import files
+
+    from jinja2 import Environment, StrictUndefined
+
+    template = files("cards").joinpath("dataset.md.jinja").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(template).render(**manifest, spec=spec, configs=("r1", "raw"))

@@ -1,0 +1,94 @@
+"""Reading a dataset folder that was built."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datagen.build import MANIFEST
+from datagen.errors import UserError
+from datagen.files import sha256
+from datagen.sources import SPLITS
+from datagen.task import DatasetSpec
+from datagen.tasks import DATASETS, find_task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class BuiltDataset:
+    """A dataset folder; `datasets.load_dataset` reads it too."""
+
+    folder: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What made the folder: recipe, versions, proof, and the hash of every file."""
+        manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        return manifest
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The dataset's definition."""
+        return DATASETS[self.manifest["recipe"]["dataset"]]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds the hash of every file."""
+        return sha256(self.folder / MANIFEST)
+
+    def questions(self, split: str, tasks: list[str] | None = None) -> Dataset:
+        """The rows of the `r1` config of a split, those of `tasks` alone where given, in the order of the files."""
+        from datasets import load_dataset
+
+        rows = load_dataset(str(self.folder), "r1", split=split)
+        if tasks is None:
+            return rows
+        keep = [i for i, name in enumerate(rows["task"]) if name in tasks]
+        return rows.select(keep)
+
+
+def open_dataset(folder: str | Path) -> BuiltDataset:
+    """The dataset built in `folder`.
+
+    Raises:
+        UserError: where there is no such folder, or it holds no complete dataset.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise UserError(f"there is no dataset {folder}: build one with  r1vlm-data build digits --out {folder}")
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is not a dataset folder (no {MANIFEST} in it): name what r1vlm-data build wrote")
+    built = BuiltDataset(folder.resolve())
+    try:
+        known = built.manifest["recipe"]["dataset"] in DATASETS
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error
+    if not known:
+        raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")
+    return built
+
+
+def tasks_of(built: BuiltDataset, name: str) -> list[str]:
+    """The names of the tasks that `name` stands for: a task, or a dataset (or `all`) for all of its tasks.
+
+    Raises:
+        UserError: for an unknown task, or one that this dataset does not ask.
+    """
+    own = [task.name for task in built.spec.tasks]
+    if name in (built.spec.name, "all"):
+        return own
+    if find_task(name).name not in own:
+        raise UserError(f"{built.folder} asks {', '.join(own)}, not {name!r}: name another dataset with --data")
+    return [name]
+
+
+def check_split(split: str) -> str:
+    """`split`, where it is one."""
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}: take one of {', '.join(SPLITS)}")
+    return split

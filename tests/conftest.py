@@ -1,0 +1,45 @@
+"""What several tests need: a small dataset and a small model, made once a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hugging_face_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Caches of the Hugging Face libraries go to a temporary folder."""
+    home = tmp_path_factory.mktemp("hf")
+    os.environ["HF_HOME"] = str(home)
+    os.environ["HF_DATASETS_CACHE"] = str(home / "datasets")
+    return home
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digits dataset: 160 train, 20 validation and 20 test images, two questions each."""
+    from datagen.build import build, make_recipe
+
+    out = tmp_path_factory.mktemp("data") / "digits"
+    build(make_recipe("digits", size=200, seed=3, shares=(80, 10, 10), source="mnist-5k", options={}), out, workers=2)
+    return out
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with random weights, as a checkpoint folder without a record of what made it."""
+    import torch
+
+    from training.small.architecture import make_model, make_processor
+
+    folder = tmp_path_factory.mktemp("model") / "random"
+    torch.manual_seed(0)
+    processor = make_processor()
+    make_model(processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

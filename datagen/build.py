@@ -55,7 +55,7 @@ class Recipe:
 
     def counts(self) -> dict[str, int]:
         """Images in each split; they add up to `size`."""
-        train, validation, test = self.shares
+        _, validation, test = self.shares
         small = {"validation": self.size * validation // 100, "test": self.size * test // 100}
         return {"train": self.size - sum(small.values()), **small}
 
@@ -299,5 +299,8 @@ def card(manifest: Mapping[str, Any], spec: DatasetSpec) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = files("cards").joinpath("dataset.md.jinja").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    # Markdown, filled from our own manifest: nothing to escape
+    environment = Environment(  # noqa: S701
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     return environment.from_string(template).render(**manifest, spec=spec, configs=("r1", "raw"))

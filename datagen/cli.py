@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from datagen.errors import Parser, UserError, run, writable_folder
 
 SOURCES = ("mnist-5k", "mnist")
+SIZE = 5000  # images, unless --size says otherwise
 
 
 def digit_range(text: str) -> tuple[int, int]:
@@ -30,7 +32,7 @@ def shares(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def at_least(least: int) -> object:
+def at_least(least: int) -> Callable[[str], int]:
     """An argparse type: an integer that is not below `least`."""
 
     def integer(text: str) -> int:
@@ -53,7 +55,7 @@ def make_parser() -> Parser:
     one = commands.add_parser("build", help="draw a dataset", description="Draw a dataset into a folder.")
     one.set_defaults(main=build)
     one.add_argument("name", metavar="NAME", help="the dataset (see r1vlm-data tasks)")
-    one.add_argument("--size", type=at_least(1), default=5000, help="images in all splits together [5000]")
+    one.add_argument("--size", type=at_least(1), default=SIZE, help=f"images in all splits together [{SIZE}]")
     one.add_argument("--seed", type=at_least(0), default=0, help="another seed shares no image with this one [0]")
     one.add_argument("--splits", type=shares, default=(80, 10, 10), help="percent train/validation/test [80/10/10]")
     one.add_argument("--digits", type=digit_range, help="digits in an image [1..3]")
@@ -120,7 +122,7 @@ def tasks(arguments: argparse.Namespace) -> None:
     from datagen.tasks import DATASETS
 
     for spec in DATASETS.values():
-        print(f"{spec.name}: {spec.summary} (5000 images and {5000 * len(spec.tasks)} questions unless --size says otherwise)")
+        print(f"{spec.name}: {spec.summary}; {SIZE} images and {SIZE * len(spec.tasks)} questions by default")
         for task in spec.tasks:
             print(f"  {task.name:<8} {task.question}  rewards: {', '.join(task.rewards)}")
 
@@ -133,3 +135,7 @@ def main() -> NoReturn:
         arguments.main(arguments)
 
     run("r1vlm-data", command)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,13 +20,14 @@ SIDE = 28  # pixels, of a glyph
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Handwritten digits: `pixels` (n, 28, 28) uint8 with ink 255 on 0, `labels` (n,) 0 to 9, `ids` of their content."""
+    """Handwritten digits: `pixels` (n, 28, 28) uint8 with ink 255 on 0, `labels` (n,), `ids` from their pixels."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     ids: tuple[str, ...]
 
     def __len__(self) -> int:
+        """The number of glyphs."""
         return len(self.labels)
 
     @cached_property

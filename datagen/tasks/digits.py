@@ -60,11 +60,15 @@ def see(example: Truth) -> str:
     return f"I see {', '.join(map(str, sorted(example['digits'])))}."
 
 
-def add_up(example: Truth) -> str:
-    """The trace of a sum: what is seen, then one addition after the other."""
-    digits = sorted(example["digits"])
+def additions(digits: list[int]) -> str:
+    """One addition after the other, as in `3 + 8 = 11. 11 + 9 = 20.`, nothing for one digit."""
     steps = zip(digits[1:], pairwise(accumulate(digits)), strict=True)
-    return " ".join([see(example), *(f"{before} + {digit} = {after}." for digit, (before, after) in steps)])
+    return " ".join(f"{before} + {digit} = {after}." for digit, (before, after) in steps)
+
+
+def add_up(example: Truth) -> str:
+    """The trace of a sum: what is seen, then the additions."""
+    return f"{see(example)} {additions(sorted(example['digits']))}".rstrip()
 
 
 LIST = Task(

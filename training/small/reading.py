@@ -67,15 +67,14 @@ def batches(glyphs: Glyphs, size: int, seed: int, strength: float = 1.0) -> Iter
         yield (paper + (colour - paper) * ink).round().to(torch.uint8), cells.flatten(1)
 
 
-def cell_logits(
-    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: Tensor
-) -> Tensor:
+def cell_logits(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: Tensor) -> Tensor:
     """(images, 9, 11): how much each merged token looks like each digit's embedding, and like nothing's."""
     inputs = processor.image_processor(images=list(images.permute(0, 3, 1, 2)), return_tensors="pt")
     seen = model.model.visual(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
     names = [*processor.tokenizer.convert_tokens_to_ids(list("0123456789")), processor.tokenizer.eos_token_id]
     words = model.get_input_embeddings().weight[names]
-    return (seen @ words.T / math.sqrt(words.shape[1])).view(len(images), CELLS * CELLS, len(names))
+    logits: Tensor = seen @ words.T / math.sqrt(words.shape[1])
+    return logits.view(len(images), CELLS * CELLS, len(names))
 
 
 @torch.no_grad()
@@ -108,7 +107,7 @@ def learn_to_read(
     progress = tqdm(zip(range(1, steps + 1), batches(train, batch, seed), strict=False), total=steps, desc="reading")
     for step, (images, cells) in progress:
         loss = F.cross_entropy(cell_logits(model, processor, images).flatten(0, 1), cells.flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()

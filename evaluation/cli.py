@@ -1,0 +1,52 @@
+"""`r1vlm-eval`: score a checkpoint or its completions, and compare it with another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+from datagen.cli import at_least
+from datagen.errors import Parser, run
+
+
+def make_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(
+        prog="r1vlm-eval",
+        description="Score a checkpoint, or completions it has written, on questions it has not been trained on.",
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder, or a .jsonl file of completions")
+    add("--task", metavar="NAME", help="a task, or a dataset for all of its tasks [all]")
+    add("--data", metavar="DIR", help="a dataset folder [the one in the checkpoint's record]")
+    add("--split", default="test", help="train, validation or test [test]")
+    add("--baseline", metavar="OTHER", help="score this one too, as before, and compare")
+    add("--out", metavar="DIR", type=Path, default=Path("runs/eval"), help="the folder to write to [runs/eval]")
+    add("--report", action="store_true", help="write report.html, a page to look at")
+    add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="results to show beside these")
+    add("--limit", metavar="N", type=at_least(1), help="ask the first N questions alone")
+    add("--batch-size", metavar="N", type=at_least(1), default=128, help="questions at a time [128]")
+    add("--max-new-tokens", metavar="N", type=at_least(1), default=512, help="end an answer there [512]")
+    add("--metrics", metavar="FILE", type=Path, help="draw this metrics.jsonl [that of the checkpoint's run]")
+    return parser
+
+
+def main() -> NoReturn:
+    """Entry point of `r1vlm-eval`."""
+
+    def command() -> None:
+        arguments = make_parser().parse_args()
+
+        from evaluation.plan import make_plan
+
+        plan = make_plan(arguments)
+
+        from evaluation.evaluate import evaluate
+
+        evaluate(plan)
+
+    run("r1vlm-eval", command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Two models on the same questions: what changed, how sure that is, and one sentence that says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datagen.errors import UserError
+from evaluation.score import Scored, mean_rewards
+from evaluation.statistics import mean_interval, paired_difference
+
+P_VALUE_TEST = "exact sign test over images, which is McNemar's where an image is asked one question"
+
+
+def contrast(before: Scored, after: Scored) -> dict[str, Any]:
+    """The accuracies, their paired difference, the flips, and the mean of each reward on both sides.
+
+    A question is right where its correctness is 1.
+
+    Raises:
+        UserError: where the two do not answer the same questions in the same order.
+    """
+    if [q["id"] for q in before.questions] != [q["id"] for q in after.questions]:
+        raise UserError("the two sides answer different questions: score both on the same --data, --split and --task")
+    images = after.images
+    difference = paired_difference(before.correctness, after.correctness, images)
+    was, became = before.correctness == 1, after.correctness == 1
+    means = {"before": mean_rewards(before.rewards), "after": mean_rewards(after.rewards)}
+    return {
+        "n": len(images),
+        "images": len(set(images)),
+        "before": float(before.correctness.mean()),
+        "before_ci95": list(mean_interval(before.correctness, images)),
+        "after": float(after.correctness.mean()),
+        "after_ci95": list(mean_interval(after.correctness, images)),
+        "difference": difference.mean,
+        "difference_ci95": list(difference.interval),
+        "p_value": difference.p_value,
+        "wrong_to_right": int((~was & became).sum()),
+        "right_to_wrong": int((was & ~became).sum()),
+        "rewards": {name: {side: means[side][name] for side in means} for name in means["after"]},
+    }
+
+
+def compare(before: Scored, after: Scored, difficulty: str) -> dict[str, Any]:
+    """`contrast` of everything, with the verdict, and `slices`: the same by task, and by task and difficulty."""
+    pairs = [
+        (name, zip(before.groups(*columns), after.groups(*columns), strict=True))
+        for name, columns in (("by_task", ("task",)), ("by_difficulty", ("task", difficulty)))
+    ]
+    total = contrast(before, after)
+    return {
+        "verdict": verdict(total),
+        **total,
+        "p_value_test": P_VALUE_TEST,
+        "slices": {name: [{**key, **contrast(was, now)} for (key, was), (_, now) in both] for name, both in pairs},
+    }
+
+
+def verdict(total: Mapping[str, Any]) -> str:
+    """One sentence: better, worse, or not to be told apart; with the interval of the difference."""
+    low, high = total["difference_ci95"]
+    asked = f"{total['n']} questions about {total['images']} images"
+    sure = f"95% interval of the change {100 * low:+.1f} to {100 * high:+.1f}, {p_text(total['p_value'])}"
+    numbers = f"from {percent(total['before'])} to {percent(total['after'])}"
+    points = f"{abs(100 * total['difference']):.1f} points"
+    if low > 0:
+        return f"Accuracy rose by {points}, {numbers} ({sure}; {asked})."
+    if high < 0:
+        return f"Accuracy fell by {points}, {numbers} ({sure}; {asked})."
+    return f"No change in accuracy can be told: {numbers} ({sure}; {asked})."
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{100 * share:.1f}%"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as text people read."""
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.2g}"

@@ -1,0 +1,91 @@
+"""What a command line asks for, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datagen.dataset import BuiltDataset, check_split, open_dataset, tasks_of
+from datagen.errors import UserError, need, writable_folder
+from evaluation.beside import Row, beside_row, read_beside
+from evaluation.subject import RECORD, Subject, differences, open_subject
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is to be done. `warnings` are sentences about records that do not fit the dataset."""
+
+    subject: Subject
+    baseline: Subject | None
+    dataset: BuiltDataset
+    task: str
+    tasks: list[str]
+    split: str
+    limit: int | None
+    batch_size: int
+    max_new_tokens: int
+    out: Path
+    report: bool
+    beside: list[Row]
+    metrics: Path | None
+    warnings: list[str]
+
+
+def make_plan(arguments: Namespace) -> Plan:
+    """The checked plan of a parsed command line.
+
+    Raises:
+        UserError: for every mistake that can be found without loading a model.
+    """
+    subject = open_subject(arguments.checkpoint)
+    baseline = open_subject(arguments.baseline) if arguments.baseline else None
+    subjects = [one for one in (subject, baseline) if one]
+    dataset = open_dataset(arguments.data) if arguments.data else _recorded_dataset(subjects)
+    task = arguments.task or dataset.spec.name
+    tasks = tasks_of(dataset, task)
+    need("eval", "scipy", *(("torch", "torchvision", "transformers") if any(s.is_model for s in subjects) else ()))
+    return Plan(
+        subject=subject,
+        baseline=baseline,
+        dataset=dataset,
+        task=task,
+        tasks=tasks,
+        split=check_split(arguments.split),
+        limit=arguments.limit,
+        batch_size=arguments.batch_size,
+        max_new_tokens=arguments.max_new_tokens,
+        out=writable_folder(arguments.out),
+        report=arguments.report,
+        beside=_beside(subject, arguments.beside),
+        metrics=_metrics(subject, arguments.metrics),
+        warnings=[text for one in subjects for text in differences(one, dataset, tasks)],
+    )
+
+
+def _recorded_dataset(subjects: Sequence[Subject]) -> BuiltDataset:
+    """The dataset that the checkpoint's record names; the baseline's, where the checkpoint has none."""
+    for subject in subjects:
+        if folder := subject.record.get("dataset"):
+            if not Path(folder).is_dir():
+                raise UserError(f"{subject.path} was made with the dataset {folder}, which is gone: name one with --data")
+            return open_dataset(folder)
+    raise UserError(f"{subjects[0].path} does not say which dataset it belongs to: name its folder with --data")
+
+
+def _beside(subject: Subject, files: Sequence[Path]) -> list[Row]:
+    where = str(subject.path / RECORD)
+    recorded = [beside_row(row, "another run", where) for row in subject.record.get("beside", [])]
+    return recorded + [read_beside(path) for path in files]
+
+
+def _metrics(subject: Subject, given: Path | None) -> Path | None:
+    """The metrics that were named, or those of the checkpoint's run where they are still there."""
+    if given is not None:
+        if not given.is_file():
+            raise UserError(f"there is no metrics file {given}: name a run's metrics.jsonl with --metrics")
+        return given
+    run = subject.record.get("run")
+    path = Path(run) / "metrics.jsonl" if run else None
+    return path if path is not None and path.is_file() else None

@@ -1,0 +1,125 @@
+"""What is scored: a checkpoint folder with the record of what made it, or a file of completions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datagen.errors import UserError
+from datagen.files import sha256
+
+if TYPE_CHECKING:
+    from datagen.dataset import BuiltDataset
+
+RECORD = "r1vlm.json"  # written into a checkpoint by training; every key is optional
+RECORD_TYPES = {
+    "dataset": str,
+    "dataset_fingerprint": str,
+    "reward_hash": dict,
+    "stage": str,
+    "shown": str,
+    "run": str,
+    "beside": list,
+}
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
+WEIGHTS, SETTINGS = ("*.safetensors",), ("*.json", "*.jinja", "*.txt")
+NOT_SETTINGS = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint folder or a `.jsonl` of completions, and what its record says (nothing, for completions)."""
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it answers questions; completions have answered already."""
+        return self.path.is_dir()
+
+    @property
+    def label(self) -> str:
+        """The last two parts of its path, which tell the checkpoints of several runs apart."""
+        return "/".join(self.path.parts[-2:])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything in a checkpoint folder that determines what the model answers."""
+        files = sorted({path for pattern in (*WEIGHTS, *SETTINGS) for path in self.path.glob(pattern)})
+        lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_SETTINGS]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def open_subject(name: str) -> Subject:
+    """The checkpoint folder or the completions at the path `name`, checked without loading it.
+
+    Raises:
+        UserError: where it is neither, or its record is damaged.
+    """
+    path = Path(os.path.abspath(name))
+    if not path.exists():
+        raise UserError(f"there is no {name}: name a checkpoint folder or a .jsonl file of completions")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"can't read {name}: change its permissions")
+    if path.is_dir():
+        _check_checkpoint(path, name)
+        return Subject(path, _read_record(path / RECORD))
+    if path.suffix != ".jsonl":
+        raise UserError(f"{name} is neither a checkpoint folder nor a .jsonl file of completions")
+    return Subject(path, {})
+
+
+def _check_checkpoint(folder: Path, name: str) -> None:
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise UserError(f"{name} holds a LoRA adapter alone: merge it into its model and name the merged checkpoint")
+    present = {
+        "config.json": (folder / "config.json").is_file(),
+        "weights (*.safetensors)": any(folder.glob("*.safetensors")),
+        "processor (processor_config.json)": any((folder / file).is_file() for file in PROCESSOR_FILES),
+    }
+    if missing := [what for what, there in present.items() if not there]:
+        raise UserError(f"{name} is not a checkpoint folder: it has no {' and no '.join(missing)}")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: delete it, and name the dataset with --data") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not a checkpoint's record: delete it, and name the dataset with --data")
+    known = {key: value for key, value in record.items() if value is not None}
+    for key, kind in RECORD_TYPES.items():
+        if key in known and not isinstance(known[key], kind):
+            raise UserError(f"{key!r} in {path} is not a {kind.__name__}: delete the file, and use --data")
+    return known
+
+
+def differences(subject: Subject, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:
+    """A sentence for each way in which the dataset or the rewards are not those the checkpoint was made with."""
+    from datagen.task import reward_hash
+    from datagen.tasks import find_task
+
+    found = []
+    recorded = subject.record.get("dataset_fingerprint", dataset.fingerprint)
+    if recorded != dataset.fingerprint:
+        found.append(
+            f"{subject.label} was made with another dataset than {dataset.folder} "
+            f"(fingerprint {recorded[:12]}, not {dataset.fingerprint[:12]})."
+        )
+    hashes = subject.record.get("reward_hash", {})
+    for name in tasks:
+        now = reward_hash(find_task(name))
+        if hashes.get(name, now) != now:
+            found.append(
+                f"The rewards of task {name!r} have changed since {subject.label} was made "
+                f"(code hash {hashes[name]}, now {now})."
+            )
+    return found

@@ -1,0 +1,59 @@
+"""The results as a small table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.beside import Row
+from evaluation.compare import percent
+
+
+def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:
+    """An accuracy with its 95% interval, in percent."""
+    return f"{percent(accuracy):>6} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def result_table(result: Mapping[str, Any], beside: Sequence[Row]) -> str:
+    """One line a task, one for all of them where there are several, and one for each further result."""
+    tasks = [(row["task"], row) for row in result["slices"]["by_task"]]
+    rows = [*tasks, *([("all", result)] if len(tasks) > 1 else [])]
+    lines = [
+        [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), percent(row["rewards"]["format"]), str(row["n"])]
+        for name, row in rows
+    ]
+    further = [[row["name"], accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", str(row["n"])] for row in beside]
+    return _aligned([["task", "accuracy (95% interval)", "format", "n"], *lines, *further])
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """The same with before and after side by side; further results stand under `after`."""
+    tasks = [(row["task"], row) for row in comparison["slices"]["by_task"]]
+    rows = [*tasks, *([("all", comparison)] if len(tasks) > 1 else [])]
+    lines = [
+        [
+            name,
+            accuracy_text(row["before"], row["before_ci95"]),
+            accuracy_text(row["after"], row["after_ci95"]),
+            f"{100 * row['difference']:+.1f}",
+            " -> ".join(percent(row["rewards"]["format"][side]) for side in ("before", "after")),
+            str(row["n"]),
+        ]
+        for name, row in rows
+    ]
+    further = [
+        [row["name"], "", accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", "", str(row["n"])]
+        for row in comparison["beside"]
+    ]
+    head = ["task", "before (95% interval)", "after (95% interval)", "change", "format", "n"]
+    return _aligned([head, *lines, *further])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns two spaces apart: the first to the left, the last (a number) to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for *cells, last in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        lines.append(f"{line}  {last.rjust(widths[-1])}")
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Checkpoints that are complete or not there, and the record each carries of what made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from datagen.files import write_json
+from training.config import Run
+
+RECORD = "r1vlm.json"
+STAGING = ".saving"
+PACKAGES = ("r1vlm", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
+
+
+class WholeCheckpoints(Trainer):  # type: ignore[misc]
+    """A mixin for transformers' trainers: checkpoints are written in a staging folder and renamed when complete."""
+
+    record: dict[str, Any]
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return os.path.join(self.args.output_dir, STAGING)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        staging, out = Path(self._get_output_dir(trial)), Path(self.args.output_dir)
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed while it saved
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_json(staging / name / RECORD, {**self.record, "step": self.state.global_step})
+            shutil.rmtree(out / name, ignore_errors=True)
+            os.rename(staging / name, out / name)
+            shutil.rmtree(staging)
+            rotate_checkpoints(output_dir=str(out), save_total_limit=self.args.save_total_limit, use_mtime=True)
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The checkpoint of the highest step in a run folder, or None."""
+    found = get_last_checkpoint(str(out)) if out.is_dir() else None
+    return Path(found) if found else None
+
+
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """The record of a checkpoint; empty for a model that was not made here."""
+    path = checkpoint / RECORD
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record
+
+
+def make_record(run: Run, stage: str, shown: str, before: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its making. `before` is the record of the model that training started from."""
+    from datagen.dataset import open_dataset
+    from datagen.task import reward_hash
+    from datagen.tasks import TASKS
+
+    built = open_dataset(run.data)
+    return {
+        "stage": stage,
+        "shown": " ".join(part for part in (before.get("shown"), shown) if part),
+        "model": run.model,
+        "dataset": str(built.folder),
+        "dataset_fingerprint": built.fingerprint,
+        "tasks": run.tasks,
+        "reward_hash": {task: reward_hash(TASKS[task]) for task in run.tasks},
+        "run": str(Path(run.out).resolve()),
+        "seed": run.seed,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what a result depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit this code was run from, with `+` where files differ from it; None outside a git checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

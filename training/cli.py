@@ -1,0 +1,164 @@
+"""`r1vlm-train`: the cold start and GRPO."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from datagen.cli import at_least
+from datagen.errors import Parser, UserError, need, run, writable_folder
+from training.config import DEFAULT_MODEL, SMALL, Run, Stage
+
+RUN_FILE = "run.json"
+FINAL = "final"
+
+
+def make_parser() -> Parser:
+    """The command's arguments."""
+    parser = Parser(
+        prog="r1vlm-train",
+        description="Train a vision-language model with GRPO on a task with checkable answers. "
+        "Without a GPU it trains the small model that is built in, cold start first.",
+    )
+    parser.add_argument("name", metavar="TASK", help="a dataset (digits) for all its tasks, or one task (sum)")
+    parser.add_argument(
+        "--model", help=f"small, a checkpoint folder or a Hub model [{DEFAULT_MODEL}; small without a GPU]"
+    )
+    parser.add_argument("--data", help="the dataset folder [data/NAME]")
+    parser.add_argument("--task", help="train on this task of the dataset alone")
+    parser.add_argument("--out", type=Path, help="the run folder [runs/TASK]")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
+    parser.add_argument("--cold-start", action="store_true", help="supervised training on traces only, then stop")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="[0]")
+    group = parser.add_argument_group("training, by default as the model's recipe has it (training/recipes)")
+    group.add_argument("--steps", type=at_least(1), dest="max_steps", help="optimisation steps")
+    group.add_argument("--learning-rate", type=float, help="peak learning rate")
+    group.add_argument("--num-generations", type=at_least(2), help="completions a question (GRPO's group)")
+    group.add_argument("--traces", type=at_least(1), help="solutions the cold start may see")
+    group.add_argument("--report-to", help="tensorboard, trackio or wandb; nothing leaves the machine by default")
+    group.add_argument("--config", type=Path, help="a YAML file with any settings of TRL's GRPOConfig (or SFTConfig)")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
+    return parser
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """`r1vlm-train`."""
+    from datagen.dataset import open_dataset, tasks_of
+    from datagen.tasks import DATASETS, find_task
+
+    if arguments.name not in DATASETS:
+        find_task(arguments.name)
+    owner = next(spec for spec in DATASETS.values() if arguments.name in (spec.name, *(t.name for t in spec.tasks)))
+    built = open_dataset(arguments.data or Path("data") / owner.name)
+    tasks = tasks_of(built, arguments.task or arguments.name)
+    out = writable_folder(arguments.out or Path("runs") / arguments.name)
+    if out.is_dir() and any(out.iterdir()) and not arguments.resume:
+        raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
+    if arguments.cold_start and arguments.num_generations is not None:
+        raise UserError("--num-generations is GRPO's: leave it out with --cold-start")
+
+    need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
+    quiet()
+    from training.model import locate
+
+    model = arguments.model or default_model()
+    locate(model)
+    stage: Stage = "cold_start" if arguments.cold_start else "grpo"
+    asked = Run(stage, model, str(built.folder), tasks, str(out), arguments.seed, settings(arguments, model, stage))
+    if stage == "grpo" and model == SMALL:  # it has never seen the R1 format
+        first = replace(asked, stage="cold_start", out=str(out / "cold-start"))
+        first = replace(first, settings=settings(arguments, model, "cold_start", own=False))
+        asked = replace(asked, model=str(execute(first)))
+    last = execute(asked)
+    print(f"{last}: trained; score it with  r1vlm-eval {last}")
+
+
+def settings(arguments: argparse.Namespace, model: str, stage: Stage, *, own: bool = True) -> dict[str, Any]:
+    """The settings of a stage. What was said on the command line is for the stage that was asked for (`own`)."""
+    from training.config import settings_for
+
+    traces = {"traces": arguments.traces} if stage == "cold_start" else {}
+    if not own:
+        return settings_for(model, stage, None, traces, [])
+    names = ("max_steps", "learning_rate", "report_to") + (("num_generations",) if stage == "grpo" else ())
+    options = {name: getattr(arguments, name) for name in names}
+    return settings_for(model, stage, arguments.config, {**options, **traces}, arguments.set)
+
+
+def execute(asked: Run) -> Path:
+    """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint."""
+    from training.config import trl_config
+
+    out = Path(asked.out)
+    final = out / FINAL
+    claim(out, asked)
+    if final.exists():
+        print(f"{final}: already trained, {final.resolve().name}")
+        return final
+    trl_config(asked)  # settings that TRL refuses end here, before anything is loaded
+    started = time.monotonic()
+    if asked.stage == "grpo":
+        from training.grpo import train as stage
+    else:
+        from training.cold_start import train as stage
+    last = stage(asked)
+    final.symlink_to(last.name)
+    print(f"{final}: {asked.stage.replace('_', ' ')}, {last.name}, {time.monotonic() - started:.0f} s")
+    return final
+
+
+def claim(out: Path, asked: Run) -> None:
+    """Note the run's configuration in its folder, or check that it is the one noted there.
+
+    Raises:
+        UserError: where the folder holds a run with another configuration; names the first difference.
+    """
+    from datagen.files import write_json
+
+    path = out / RUN_FILE
+    wanted = json.loads(json.dumps(asked.as_json()))
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+        return
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    flat = [{**{k: v for k, v in run.items() if k != "settings"}, **run["settings"]} for run in (noted, wanted)]
+    for name in {**flat[0], **flat[1]}:
+        was, now = flat[0].get(name), flat[1].get(name)
+        if was != now:
+            raise UserError(
+                f"the run in {out} was started with {name}={was!r}, not {now!r}: repeat that, or name another --out"
+            )
+
+
+def default_model() -> str:
+    """Qwen2.5-VL-3B where there is a GPU, else the small model that is built in."""
+    import torch
+
+    return DEFAULT_MODEL if torch.cuda.is_available() else SMALL
+
+
+def quiet() -> None:
+    """Leave the terminal to one progress bar: no bars for loading weights, no advice from libraries."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.disable_progress_bar()
+
+
+def main() -> NoReturn:
+    """Entry point of `r1vlm-train`."""
+    run("r1vlm-train", lambda: train(make_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    main()

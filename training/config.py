@@ -1,0 +1,149 @@
+"""The configuration of a run: recipe, then a YAML file, then options; checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from datagen.errors import UserError, nearest
+
+Stage = Literal["cold_start", "grpo"]
+SMALL = "small"
+DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
+OURS = {"cold_start": ("traces",), "grpo": ()}  # fields that are not TRL's
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that determines a run; `settings` are the fields of TRL's configuration class of the stage."""
+
+    stage: Stage
+    model: str
+    data: str
+    tasks: list[str]
+    out: str
+    seed: int
+    settings: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the run folder's `run.json`."""
+        return asdict(self)
+
+
+def settings_for(
+    model: str, stage: Stage, file: Path | None, options: dict[str, Any], sets: list[str]
+) -> dict[str, Any]:
+    """The merged and checked settings of a stage: recipe < YAML file < options < `--set`.
+
+    Raises:
+        UserError: for an unknown name (naming the nearest) or a value of the wrong type.
+    """
+    import yaml
+
+    recipe = "small" if is_small(model) else "default"
+    text = files("training").joinpath("recipes", f"{recipe}.yaml").read_text(encoding="utf-8")
+    merged: dict[str, Any] = yaml.safe_load(text)[stage]
+    if file is not None:
+        merged |= checked(stage, _read_yaml(file))
+    merged |= {name: value for name, value in options.items() if value is not None}
+    return merged | checked(stage, dict(_assignment(text) for text in sets))
+
+
+def is_small(model: str) -> bool:
+    """Whether `model` is the built-in model, or a checkpoint of a model as small."""
+    config = Path(model) / "config.json"
+    if model == SMALL or not config.is_file():
+        return model == SMALL
+    import json
+
+    shape = json.loads(config.read_text(encoding="utf-8"))
+    width = shape.get("text_config", shape).get("hidden_size", 0)
+    return bool(width and width <= 256)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"can't read {file}: name a YAML file of settings with --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} must hold settings as `name: value` lines")
+    return values
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"--set {text!r} is not of the form name=value")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text!r} has a value that is not valid YAML") from error
+
+
+def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
+    """`values`, where each is a field of the stage's TRL configuration and of its type."""
+    if not values:
+        return values
+    from pydantic import TypeAdapter, ValidationError
+
+    types = typing.get_type_hints(config_class(stage)) | dict.fromkeys(OURS[stage], int)
+    result = {}
+    for name, value in values.items():
+        if name not in types:
+            raise UserError(f"there is no setting {name!r}: {nearest(str(name), sorted(types))}")
+        try:
+            result[name] = TypeAdapter(types[name]).validate_python(value)
+        except ValidationError as error:
+            wanted = error.errors()[0]["msg"]
+            raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
+    if result.get("use_vllm"):
+        raise UserError(
+            "use_vllm=true is refused: TRL 1.16 hands vLLM image placeholders twice and trains on garbage "
+            "(TRL #6294, #6401); leave it off"
+        )
+    return result
+
+
+def config_class(stage: Stage) -> Any:
+    """TRL's configuration class of a stage."""
+    if stage == "grpo":
+        from trl import GRPOConfig
+
+        return GRPOConfig
+    from trl import SFTConfig
+
+    return SFTConfig
+
+
+def trl_config(run: Run) -> Any:
+    """TRL's configuration object of a run.
+
+    Raises:
+        UserError: where TRL refuses the combination of settings; the sentence is TRL's.
+    """
+    import torch
+
+    fixed = {
+        "output_dir": run.out,
+        "seed": run.seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
+    settings = {name: value for name, value in run.settings.items() if name not in OURS[run.stage]}
+    try:
+        return config_class(run.stage)(**{**fixed, **settings})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error

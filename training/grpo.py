@@ -1,0 +1,78 @@
+"""GRPO: a model samples several answers to a question, and the better ones become likelier.
+
+Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300) as TRL's GRPOTrainer has it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback
+from trl import GRPOTrainer
+
+from datagen.dataset import open_dataset
+from datagen.errors import UserError
+from datagen.r1 import completion_of
+from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
+from training.config import Run, trl_config
+from training.model import load, locate, vision_token_ids
+from training.progress import COMPLETIONS, Progress, forget_after
+from training.rewards import Judge
+
+
+class WholeGRPOTrainer(WholeCheckpoints, GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer with checkpoints that are complete or not there."""
+
+
+def train(run: Run) -> Path:
+    """Run GRPO, or go on with it from the last checkpoint in its folder; returns the last checkpoint.
+
+    Raises:
+        UserError: for settings that TRL refuses, and a completion limit that the longest solution does not fit.
+    """
+    out = Path(run.out)
+    config = trl_config(run)
+    questions = open_dataset(run.data).questions("train", run.tasks)
+    model, processor = load(run.model)
+    check_limit(questions["solution"], processor, config.max_completion_length)
+    config.generation_kwargs = {"suppress_tokens": vision_token_ids(processor), **(config.generation_kwargs or {})}
+    judge = Judge(run.tasks, out / COMPLETIONS)
+    trainer = WholeGRPOTrainer(
+        model=model,
+        processing_class=processor,
+        args=config,
+        train_dataset=questions,
+        reward_funcs=judge.functions(),
+        callbacks=[Progress(out, "GRPO")],
+    )
+    before = read_record(Path(locate(run.model)))
+    shown = f"{config.max_steps} steps of GRPO on questions with a checkable answer and no traces."
+    trainer.record = make_record(run, "grpo", shown, before)
+    return go(trainer, out)
+
+
+def go(trainer: Any, out: Path) -> Path:
+    """Train from the last checkpoint in `out`, or from the start; returns the last checkpoint."""
+    for noisy in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(noisy)
+    resume = last_checkpoint(out)
+    forget_after(out, int(resume.name.rpartition("-")[2]) if resume else 0)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    last = last_checkpoint(out)
+    if last is None:
+        raise RuntimeError(f"training ended without a checkpoint in {out}")
+    return last
+
+
+def check_limit(solutions: list[str], processor: Any, limit: int) -> None:
+    """Raise a `UserError` where the longest solution has more tokens than a completion may have.
+
+    A limit that is too short silently punishes the longest right answers.
+    """
+    lengths = [len(ids) for ids in processor.tokenizer([completion_of(text) for text in solutions])["input_ids"]]
+    longest = max(lengths) + 1  # the end of the turn
+    if longest > limit:
+        raise UserError(
+            f"max_completion_length={limit} cuts off right answers, which have up to {longest} tokens: raise it"
+        )

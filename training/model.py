@@ -1,0 +1,63 @@
+"""Loading a model to train, with the opening words in its chat template and vision tokens banned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datagen.errors import UserError
+from datagen.r1 import with_opening
+from training.config import SMALL
+
+# A sampled placeholder is a token without an image behind it: the loss crashes, or the image shifts by one.
+VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+BUILT_IN = Path(__file__).parent / "small" / "base"
+
+
+def locate(model: str) -> str:
+    """The folder or Hub name that `model` stands for.
+
+    Raises:
+        UserError: where it names a folder that holds no model.
+    """
+    if model == SMALL:
+        return str(BUILT_IN)
+    folder = Path(model)
+    if folder.exists() or model.count("/") != 1:
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model or small"
+            )
+        try:
+            json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{folder / 'config.json'} is damaged: name another checkpoint") from error
+    return model
+
+
+def load(model: str) -> tuple[Any, Any]:
+    """`(model, processor)`, in bfloat16 on a GPU and float32 elsewhere.
+
+    The processor's chat template puts the opening words at the start of the assistant's turn. The model's generation
+    config never samples an image, video or vision token; both are saved with every checkpoint.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    where = locate(model)
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    try:
+        processor = AutoProcessor.from_pretrained(where, padding_side="left")
+        network = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
+    processor.chat_template = with_opening(processor.chat_template)
+    network.generation_config.suppress_tokens = vision_token_ids(processor)
+    return network, processor
+
+
+def vision_token_ids(processor: Any) -> list[int]:
+    """The ids of the tokens that stand for images and videos, those that the tokenizer has."""
+    vocabulary = processor.tokenizer.get_vocab()
+    return sorted(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)

@@ -1,0 +1,65 @@
+"""The only module that knows how TRL calls a reward: `datagen`'s rewards in TRL's convention, with a log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datagen.r1 import full_message
+from datagen.tasks import TASKS
+
+TRLReward = Callable[..., list[float]]
+
+
+class Judge:
+    """The rewards of some tasks as TRL reward functions, each completion judged by its own row's task.
+
+    Every batch that all of the functions have judged is appended to `log` as JSON lines
+    `{"step", "id", "completion", "rewards"}`, with the full assistant message as completion.
+    """
+
+    def __init__(self, tasks: list[str], log: Path | None = None) -> None:
+        self.names = list(dict.fromkeys(name for task in tasks for name in TASKS[task].rewards))
+        self.log = log
+        self._judged: dict[str, list[float]] = {}
+
+    def functions(self) -> list[TRLReward]:
+        """One function a reward, in the order of `names`."""
+        return [self._function(name) for name in self.names]
+
+    def _function(self, name: str) -> TRLReward:
+        def reward(completions: list[Any], **columns: Any) -> list[float]:
+            messages = [full_message(completion[0]["content"]) for completion in completions]
+            rows = [
+                {key: columns[key][i] for key in self._columns(columns, len(messages))} for i in range(len(messages))
+            ]
+            values = [
+                TASKS[row["task"]].rewards[name](message, row) for message, row in zip(messages, rows, strict=True)
+            ]
+            self._note(name, values, messages, rows, columns)
+            return values
+
+        reward.__name__ = name
+        return reward
+
+    @staticmethod
+    def _columns(columns: dict[str, Any], count: int) -> list[str]:
+        return [key for key, value in columns.items() if isinstance(value, list) and len(value) == count]
+
+    def _note(
+        self, name: str, values: list[float], messages: list[str], rows: list[dict[str, Any]], columns: dict[str, Any]
+    ) -> None:
+        self._judged[name] = values
+        if len(self._judged) < len(self.names):
+            return
+        judged, self._judged = self._judged, {}
+        if self.log is None:
+            return
+        step = columns["trainer_state"].global_step + 1
+        with self.log.open("a", encoding="utf-8") as file:
+            for i, (message, row) in enumerate(zip(messages, rows, strict=True)):
+                rewards = {reward: scores[i] for reward, scores in judged.items()}
+                line = {"step": step, "id": row["id"], "completion": message, "rewards": rewards}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

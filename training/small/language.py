@@ -1,0 +1,111 @@
+"""Stage 2 of the small model: it learns to read aloud and to add, as any base model does before it meets R1.
+
+Two kinds of plain chat, no reasoning tags and none of the tasks' questions: "Read the digits." under an image, answered
+with the digits from lowest to highest, and "Add 3, 8, 9." without an image, answered with one addition after the other.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from datagen.sources import Glyphs
+from datagen.tasks.digits import additions
+from training.small.architecture import CHAT_TEMPLATE
+from training.small.reading import NOTHING, batches
+
+PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
+
+
+def chat(processor: Qwen2_5_VLProcessor, questions: list[list[dict[str, Any]]], answers: list[str]) -> BatchFeature:
+    """A padded batch whose `labels` are the answers' tokens and the end of the turn; all else is -100."""
+    users = [[{"role": "user", "content": content}] for content in questions]
+    render = processor.tokenizer.apply_chat_template
+    prompts = render(users, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False)
+    texts = [f"{prompt}{answer}<|im_end|>" for prompt, answer in zip(prompts, answers, strict=True)]
+    images = [part["image"] for content in questions for part in content if part["type"] == "image"] or None
+    batch = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+    behind = [len(processor.tokenizer(f"{answer}<|im_end|>")["input_ids"]) for answer in answers]
+    columns = torch.arange(batch["input_ids"].shape[1])
+    answered = columns[None] >= columns.numel() - torch.tensor(behind)[:, None]
+    batch["labels"] = torch.where(answered, batch["input_ids"], -100)
+    return batch
+
+
+def transcriptions(processor: Qwen2_5_VLProcessor, images: Tensor, cells: Tensor) -> BatchFeature:
+    """Images (n, 84, 84, 3) with the digits of `cells` (n, 9), to be read aloud from lowest to highest."""
+    digits = [sorted(row[row != NOTHING].tolist()) for row in cells]
+    questions = [
+        [{"type": "image", "image": image}, {"type": "text", "text": "Read the digits."}]
+        for image in images.permute(0, 3, 1, 2)
+    ]
+    return chat(processor, questions, [", ".join(map(str, row)) for row in digits])
+
+
+def sums(processor: Qwen2_5_VLProcessor, rng: random.Random, size: int) -> BatchFeature:
+    """Two or three digits, to be added without an image."""
+    rows = [sorted(rng.choices(range(10), k=rng.choice((2, 3)))) for _ in range(size)]
+    questions = [[{"type": "text", "text": f"Add {', '.join(map(str, row))}."}] for row in rows]
+    return chat(processor, questions, [additions(row) for row in rows])
+
+
+def learn_to_speak(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    train: Glyphs,
+    *,
+    steps: int,
+    seed: int,
+    batch: int = 64,
+    learning_rate: float = 1.5e-3,
+) -> None:
+    """Train the whole model on both kinds of chat, `batch` of each a step; the glyphs are distorted as in stage 1."""
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
+    rng = random.Random(seed)  # noqa: S311
+    pictures: Iterator[tuple[Tensor, Tensor]] = batches(train, batch, seed + 1)
+    progress = tqdm(range(steps), desc="speaking")
+    for _ in progress:
+        losses = [
+            model(**part).loss for part in (transcriptions(processor, *next(pictures)), sums(processor, rng, batch))
+        ]
+        torch.autograd.backward(losses)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        progress.set_postfix(reading=f"{losses[0].item():.3f}", adding=f"{losses[1].item():.3f}")
+
+
+@torch.no_grad()
+def read_aloud(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: Tensor) -> list[str]:
+    """What the model answers, greedily, to "Read the digits." under each image (n, 84, 84, 3)."""
+    batch = transcriptions(processor, images, torch.full((len(images), 1), NOTHING))
+    prompt = {name: value[:, :-1] for name, value in batch.items() if name in PER_TOKEN}  # without the end of turn
+    vision = {name: value for name, value in batch.items() if name not in (*PER_TOKEN, "labels")}
+    spoken = model.generate(**prompt, **vision, do_sample=False, max_new_tokens=16)
+    answers: list[str] = processor.batch_decode(spoken[:, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answers
+
+
+def transcription_accuracy(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, glyphs: Glyphs, images: int = 1024
+) -> tuple[float, float]:
+    """Images of one to four undistorted glyphs read aloud: `(share of digits named, share of images all right)`."""
+    pictures, cells = next(batches(glyphs, images, seed=2, strength=0.0))
+    truth = [sorted(row[row != NOTHING].tolist()) for row in cells]
+    said = read_aloud(model, processor, pictures)
+    named = sum(
+        min(text.count(str(d)), digits.count(d)) for text, digits in zip(said, truth, strict=True) for d in set(digits)
+    )
+    exact = sum(text == ", ".join(map(str, digits)) for text, digits in zip(said, truth, strict=True))
+    return named / sum(map(len, truth)), exact / images

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # not for us to mend
 
 
 class UserError(Exception):
@@ -35,12 +40,17 @@ def run(program: str, main: Callable[[], None]) -> NoReturn:
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        if error.errno not in DISK:
+            raise
+        print(f"{program}: can't write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{program}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output (head, less) has gone: not an error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(0)
 
 
@@ -69,6 +79,8 @@ def writable_folder(path: Path) -> Path:
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"{existing} is a file, and a folder is wanted there: name another folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"can't write to {existing}: name another folder or change its permissions")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # permissions alone do not tell: a full or read-only disk
+    except OSError as error:
+        raise UserError(f"can't write to {existing} ({error.strerror}): name another folder") from error
     return path

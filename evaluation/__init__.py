@@ -1,1 +1,1 @@
-"""Scoring a checkpoint or its completions with the tasks' own rewards, before and after, with intervals and a report."""
+"""Scoring a checkpoint or its completions with the tasks' own rewards: intervals, a comparison, and a report."""

@@ -45,9 +45,13 @@ def beside_row(value: Any, name: str, where: str) -> Row:
         raise UserError(f"{where} holds no result: its accuracy and accuracy_ci95 are not numbers from 0 to 1")
     if not isinstance(n, int) or n < 1:
         raise UserError(f"{where} holds no result: its n is not a number of questions")
-    row = {key: value[key] for key in SAME if key in value}
-    text = shown if isinstance(shown, str) else None
-    return {**row, "name": str(value.get("name", name)), "accuracy": numbers[0], "accuracy_ci95": interval, "shown": text}
+    return {
+        **{key: value[key] for key in SAME if key in value},
+        "name": str(value.get("name", name)),
+        "accuracy": numbers[0],
+        "accuracy_ci95": interval,
+        "shown": shown if isinstance(shown, str) else None,
+    }
 
 
 def mark_others(rows: list[Row], result: Mapping[str, Any]) -> list[Row]:

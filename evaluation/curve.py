@@ -1,0 +1,84 @@
+"""The reward curve of a training run, from its `metrics.jsonl`, as coordinates for the report."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REWARD_KEY = re.compile(r"rewards/(.+)/mean")  # how TRL logs the mean of each reward function
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One reward: its points as logged and smoothed, as SVG has them (on 100 x 100), and where the smooth line ends."""
+
+    name: str
+    raw: str
+    smooth: str
+    last: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The lines of a run, from its first to its last step; the canvas is `top` high."""
+
+    lines: list[Line]
+    first: int
+    last: int
+    top: float
+
+
+def read_metrics(path: Path) -> dict[str, Points]:
+    """`(step, value)` of each reward by name, in order of steps; `reward` is their sum as it was optimised.
+
+    Lines that can't be read are left out: the run may be writing the last one. A step that was done again after
+    the run was resumed counts as it came out last.
+    """
+    series: dict[str, dict[int, float]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(entry, dict) or not isinstance(step := entry.get("step"), int):
+            continue
+        for key, value in entry.items():
+            match = REWARD_KEY.fullmatch(key)
+            name = match[1] if match else key
+            if (match or key == "reward") and isinstance(value, int | float) and math.isfinite(value):
+                series.setdefault(name, {})[step] = float(value)
+    return {name: sorted(values.items()) for name, values in series.items()}
+
+
+def make_curve(path: Path) -> Curve | None:
+    """The curve of each reward, or of their sum where they were not logged apart; None for fewer than two steps."""
+    series = read_metrics(path)
+    parts = {name: points for name, points in series.items() if name != "reward"} or series
+    parts = {name: points for name, points in parts.items() if len(points) > 1}
+    if not parts:
+        return None
+    steps = [step for points in parts.values() for step, _ in points]
+    values = [value for points in parts.values() for _, value in points]
+    first, last, top = int(min(steps)), int(max(steps)), max(1.0, *values)
+
+    def place(points: Points) -> str:
+        return " ".join(f"{100 * (x - first) / (last - first):.2f},{100 * (1 - y / top):.2f}" for x, y in points)
+
+    lines = []
+    for name, points in parts.items():
+        smooth = smoothed(points)
+        lines.append(Line(name, place(points), place(smooth), smooth[-1][1]))
+    return Curve(lines, first, last, top)
+
+
+def smoothed(points: Sequence[tuple[float, float]]) -> Points:
+    """The same steps, each with the mean over its neighbourhood: a twentieth of the run to either side."""
+    reach = len(points) // 20
+    values = [value for _, value in points]
+    near = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [(step, sum(part) / len(part)) for (step, _), part in zip(points, near, strict=True)]

@@ -1,0 +1,80 @@
+"""What an evaluation leaves: the result record of each side, and the record of their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from datagen.files import sha256
+from datagen.task import reward_hash
+from datagen.tasks import find_task
+from evaluation.beside import mark_others
+from evaluation.compare import compare
+from evaluation.plan import Plan, Side
+from evaluation.score import Scored, slices, summary
+from evaluation.subject import differences
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Record = dict[str, Any]
+"""Something that is written as JSON."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A full assistant message for each question, and how they came about."""
+
+    messages: list[str]
+    engine: Mapping[str, str]
+    seconds: float
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a report shows. `rows` are the questions with their images; `comparison` is None without a baseline."""
+
+    rows: Dataset
+    results: Mapping[str, Record]
+    scored: Mapping[str, Scored]
+    comparison: Record | None
+
+
+def make_result(plan: Plan, side: Side, answers: Answers, scored: Scored) -> Record:
+    """The record of one side. Its completions must be written already: the record holds their hash."""
+    record = side.subject.record
+    return {
+        "model": str(side.subject.path),
+        "stage": record.get("stage"),
+        "shown": record.get("shown"),
+        "data": str(plan.dataset.folder),
+        "dataset_fingerprint": plan.dataset.fingerprint,
+        "split": plan.split,
+        "task": plan.task,
+        "tasks": plan.tasks,
+        **summary(scored),
+        "slices": slices(scored, plan.dataset.spec.difficulty),
+        "engine": dict(answers.engine),
+        "settings": {"greedy": True, "max_new_tokens": plan.max_new_tokens} if side.subject.is_model else {},
+        "seconds": answers.seconds,
+        "reward_hash": {name: reward_hash(find_task(name)) for name in plan.tasks},
+        "versions": {"r1vlm": version("r1vlm")},
+        "completions_key": answers.key,
+        "completions_sha256": sha256(side.completions),
+        "warnings": differences(side.subject, plan.dataset, plan.tasks),
+    }
+
+
+def make_comparison(plan: Plan, results: Mapping[str, Record], scored: Mapping[str, Scored]) -> Record:
+    """The record of `before` and `after` on the same questions."""
+    after = results["after"]
+    return {
+        **compare(scored["before"], scored["after"], plan.dataset.spec.difficulty),
+        **{key: after[key] for key in ("data", "dataset_fingerprint", "split", "task", "tasks", "reward_hash")},
+        **{key: {side: results[side][key] for side in results} for key in ("model", "stage", "shown")},
+        "beside": mark_others(plan.beside, after),
+        "warnings": plan.warnings,
+    }

@@ -1,0 +1,69 @@
+"""`r1vlm-data` as users run it: what it answers, and how it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.processes import refused, run
+
+
+def test_help_loads_nothing_heavy() -> None:
+    done = run("datagen.cli", "--help")
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("build", "preview", "tasks"))
+
+
+def test_tasks_lists_sizes_tasks_and_rewards() -> None:
+    done = run("datagen.cli", "tasks")
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("digits", "5000", "list", "sum", "format", "correctness"))
+
+
+def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    done = run("datagen.cli", "preview", digits_folder, "--count", "3", "--out", out)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.size == (1120, 2 * 188)
+        assert len(sheet.getcolors(1 << 20) or []) > 50
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["build", "digit"], "did you mean 'digits'"),
+        (["build", "digits", "--size", "0"], "--size: 0 is below 1"),
+        (["build", "digits", "--size", "many"], "'many' is not an integer"),
+        (["build", "digits", "--size", "5"], "at least 10"),
+        (["build", "digits", "--digits", "3..1"], "1..3"),
+        (["build", "digits", "--digits", "4"], "1..3"),
+        (["build", "digits", "--splits", "90/10"], "80/10/10"),
+        (["build", "digits", "--source", "emnist"], "emnist"),
+        (["build", "digits", "--out", "FILE"], "is a file"),
+        (["build", "digits", "--out", "FULL"], "holds something else"),
+        (["preview", "nowhere"], "there is no dataset nowhere"),
+        (["preview", "FULL"], "not a dataset folder"),
+        (["preview", "FILE"], "not a dataset folder"),
+        (["preview", "DATA", "--split", "dev"], "train, validation, test"),
+        (["preview", "DATA", "--out", "FULL"], "is a folder"),
+        ([], "COMMAND"),
+        (["paint"], "paint"),
+    ],
+)
+def test_a_wrong_argument_gets_one_sentence(words: list[str], says: str, digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("something")
+    places = {"DATA": digits_folder, "FULL": tmp_path / "full", "FILE": tmp_path / "full" / "file"}
+    sentence = refused(run("datagen.cli", *(places.get(word, word) for word in words), cwd=tmp_path))
+    assert says in sentence
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, a folder that nobody may write to")
+def test_an_unwritable_folder_gets_one_sentence() -> None:
+    sentence = refused(run("datagen.cli", "build", "digits", "--size", "10", "--out", "/proc/nowhere"))
+    assert "can't write to /proc" in sentence

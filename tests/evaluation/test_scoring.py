@@ -1,0 +1,126 @@
+"""Scoring messages, and reading and writing files of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import solutions, write_lines
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from datagen import r1
+from datagen.errors import UserError
+from datagen.tasks import TASKS
+from evaluation.completions import read_completions, write_completions
+from evaluation.score import score, score_one, slices, summary
+
+HOSTILE = [
+    *("", "<think>" * 1000, "</answer><answer>6</answer>", "<think><" * 12_500, "\x00\x1b[31m", "\ud800", "\u202e6"),
+    *(r1.solution("", "9" * 5000), r1.solution("x", "٣"), r1.solution("x", "NaN"), r1.solution("x", "[[[[")),
+]
+texts = st.one_of(st.sampled_from(HOSTILE), st.text(), st.lists(st.sampled_from(r1.TAGS)).map("".join))
+
+
+def test_solutions_earn_full_marks(questions: list[dict[str, Any]]) -> None:
+    result = summary(score(questions, [question["solution"] for question in questions]))
+    assert result["n"] == len(questions) == 40
+    assert result["accuracy"] == 1.0
+    assert result["rewards"] == {"format": 1.0, "correctness": 1.0}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts)
+def test_any_text_gets_a_number(questions: list[dict[str, Any]], text: str) -> None:
+    for question in questions[:2]:
+        assert all(0 <= value <= 1 for value in score_one(question, text).values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5])
+def test_a_reward_out_of_range_stops_the_run(
+    questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setitem(TASKS, "sum", replace(TASKS["sum"], rewards={"correctness": lambda message, example: value}))
+    with pytest.raises(ValueError, match="not in \\[0, 1\\]"):
+        score_one({"task": "sum", "id": "x"}, "")
+
+
+def test_a_reward_that_raises_stops_the_run(questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(message: str, example: object) -> float:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(TASKS, "sum", replace(TASKS["sum"], rewards={"correctness": broken}))
+    with pytest.raises(ZeroDivisionError):
+        score(questions, [""] * len(questions))
+
+
+def test_as_many_messages_as_questions(questions: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        score(questions, [""])
+
+
+def test_slices_add_up(questions: list[dict[str, Any]]) -> None:
+    messages = [q["solution"] if i % 3 else "" for i, q in enumerate(questions)]
+    scored = score(questions, messages)
+    cut = slices(scored, "num_digits")
+    right = scored.correctness.sum()
+    for rows in cut.values():
+        assert sum(row["n"] for row in rows) == len(questions)
+        assert sum(row["n"] * row["accuracy"] for row in rows) == pytest.approx(right)
+    assert [row["task"] for row in cut["by_task"]] == ["list", "sum"]
+    one_digit = [q for q in questions if q["task"] == "sum" and q["num_digits"] == 1]
+    [row] = [row for row in cut["by_difficulty"] if row["task"] == "sum" and row["num_digits"] == 1]
+    assert row["n"] == len(one_digit)
+
+
+@given(st.lists(st.text(st.characters(codec=None))))
+def test_completions_survive_writing(tmp_path_factory: pytest.TempPathFactory, messages: list[str]) -> None:
+    path = tmp_path_factory.mktemp("completions") / "c.jsonl"
+    ids = [f"id-{i}" for i in range(len(messages))]
+    write_completions(path, ids, messages)
+    assert read_completions(path, ids[::-1], set(ids), "here") == messages[::-1]
+
+
+def test_lines_for_other_questions_are_left_out(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "c.jsonl", {"a": "1", "b": "2", "c": "3"})
+    assert read_completions(path, ["c", "a"], {"a", "b", "c"}, "here") == ["3", "1"]
+
+
+GOOD = '{"id": "a", "completion": "x"}'
+BAD_LINES = [
+    (f"{GOOD}\nnot json", r"line 2 of .* is not JSON"),
+    ("[" * 200_000, "line 1 of .* is not JSON"),
+    (f"{GOOD}\n" + '{"id": "b", "completion": ' + "1" * 5000 + "}", "line 2 of .* is not JSON"),
+    ("[1]", "line 1 of .* is not an object"),
+    ('{"completion": "x"}', "line 1 of .* has no 'id'"),
+    (f'{GOOD}\n\n{{"id": "b"}}', "line 3 of .* has no 'completion'"),
+    ('{"id": "a", "completion": null}', "line 1 of .* has no 'completion'"),
+    (f'{GOOD}\n{{"id": "z", "completion": "x"}}', "line 2 of .* answers 'z', which is no question of here"),
+    (f"{GOOD}\n{GOOD}", "line 2 of .* answers 'a' a second time"),
+    (GOOD, "answers 1 of 2 questions, 1 are missing, the first of them 'b'"),
+    ("", "answers 0 of 2 questions, 2 are missing"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_LINES, ids=[message for _, message in BAD_LINES])
+def test_bad_files_of_completions(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_completions(path, ["a", "b"], {"a", "b"}, "here")
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_completions(tmp_path / "c.jsonl", ["a"], {"a"}, "here")
+
+
+def test_written_as_json_lines(tmp_path: Path, questions: list[dict[str, Any]]) -> None:
+    given_messages = solutions(questions)
+    write_completions(tmp_path / "c.jsonl", list(given_messages), list(given_messages.values()))
+    lines = (tmp_path / "c.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"id": i, "completion": m} for i, m in given_messages.items()]

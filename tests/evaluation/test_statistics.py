@@ -1,0 +1,114 @@
+"""Intervals and p-values against scipy's, and what must hold for any numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from evaluation.statistics import effective_n, mean_interval, paired_difference, sign_test, wilson
+
+counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+answers = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 9)), min_size=2, max_size=60)
+
+
+def names(images: object) -> list[str]:
+    return [f"image-{i}" for i in images]  # type: ignore[attr-defined]
+
+
+@given(counts)
+def test_wilson_is_scipys(count: tuple[int, int]) -> None:
+    right, n = count
+    expected = binomtest(right, n).proportion_ci(method="wilson")
+    assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@given(st.floats(0, 1), st.floats(1, 1e6))
+def test_wilson_holds_the_mean_and_stays_in_range(mean: float, n: float) -> None:
+    low, high = wilson(mean, n)
+    assert 0 <= low <= mean <= high <= 1
+    assert low < high
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200))
+def test_one_question_an_image_is_plain_wilson(right: list[bool]) -> None:
+    assert effective_n(right, names(range(len(right)))) == len(right)
+    assert mean_interval(right, names(range(len(right)))) == wilson(np.mean(right), len(right))
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=200))
+def test_asking_the_same_twice_teaches_nothing(right: list[bool]) -> None:
+    images = names(range(len(right)))
+    assert mean_interval(right * 2, images * 2) == pytest.approx(mean_interval(right, images), abs=1e-12)
+
+
+@given(answers)
+def test_effective_n_lies_between_images_and_questions(rows: list[tuple[bool, bool, int]]) -> None:
+    right, images = [row[0] for row in rows], names(row[2] for row in rows)
+    assert len(set(images)) - 1e-9 <= effective_n(right, images) <= len(rows) + 1e-9
+
+
+def test_interval_covers_the_truth_when_answers_to_one_image_agree() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        misread = rng.random(200) < 0.3  # an image that is misread gets both of its questions wrong, nine times in ten
+        right = np.where(rng.random((2, 200)) < 0.9, ~misread, rng.random((2, 200)) < 0.7).ravel()
+        low, high = mean_interval(right, names(range(200)) * 2)
+        covered.append(low <= 0.7 <= high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_difference_by_hand() -> None:
+    before = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    after = [1, 1, 1, 1, 1, 0, 0, 1, 1, 1]
+    found = paired_difference(before, after, names(range(10)))
+    assert found.mean == pytest.approx(0.4)
+    assert found.p_value == pytest.approx(2 * (6 + 1) / 2**6)  # 5 of 6 flips are gains
+    assert found.interval[0] <= 0 < found.interval[1]
+
+
+def test_bootstrap_agrees_with_the_normal_interval_where_there_are_many() -> None:
+    rng = np.random.default_rng(1)
+    before, after = rng.random(4000) < 0.5, rng.random(4000) < 0.7
+    change = after.astype(float) - before
+    half = 1.96 * change.std() / np.sqrt(4000)
+    found = paired_difference(before, after, names(range(4000)))
+    assert found.interval == pytest.approx((change.mean() - half, change.mean() + half), abs=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(answers)
+def test_difference_of_swapped_sides(rows: list[tuple[bool, bool, int]]) -> None:
+    before, after, images = ([row[i] for row in rows] for i in range(3))
+    one, other = paired_difference(before, after, names(images)), paired_difference(after, before, names(images))
+    assert one.mean == pytest.approx(-other.mean)
+    assert one.p_value == other.p_value
+    assert one == paired_difference(before, after, names(images))
+    assert -1 <= one.interval[0] <= one.interval[1] <= 1
+
+
+def test_questions_about_one_image_count_once() -> None:
+    rng = np.random.default_rng(2)
+    before, after = rng.random(100) < 0.5, rng.random(100) < 0.6
+    once = paired_difference(before, after, names(range(100)))
+    thrice = paired_difference(np.tile(before, 3), np.tile(after, 3), names(range(100)) * 3)
+    assert thrice == once
+
+
+def test_one_image_alone_says_nothing() -> None:
+    assert paired_difference([0, 0], [1, 1], ["a", "a"]).interval == (-1.0, 1.0)
+
+
+def test_nothing_changed() -> None:
+    found = paired_difference([1, 0, 1], [1, 0, 1], ["a", "b", "c"])
+    assert (found.mean, found.interval, found.p_value) == (0.0, (0.0, 0.0), 1.0)
+
+
+@given(st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=100))
+def test_sign_test_is_mcnemars(change: list[int]) -> None:
+    better, worse = change.count(1), change.count(-1)
+    expected = binomtest(better, better + worse).pvalue if better + worse else 1.0
+    assert sign_test(change) == pytest.approx(expected)

@@ -1,0 +1,53 @@
+"""Running our commands as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def command(module: str, *words: str | Path) -> list[str]:
+    """The command line of one of our commands, as this Python runs it."""
+    return [sys.executable, "-m", module, *map(str, words)]
+
+
+def run(module: str, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(command(module, *words), check=False, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence of a command that ended with exit code 2; fails where it said more, or something else."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def kill_when(ready: Callable[[], bool], module: str, *words: str | Path) -> None:
+    """Start a command in a process group of its own and SIGKILL its first process as soon as `ready`."""
+    with subprocess.Popen(
+        command(module, *words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not ready():
+            assert process.poll() is None, f"ended before it could be killed: {process.communicate()[1]}"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def gone(group_leader: int) -> bool:
+    """Whether no process of that group is left."""
+    try:
+        os.killpg(group_leader, 0)
+    except ProcessLookupError:
+        return True
+    return False

@@ -1,0 +1,68 @@
+"""Settings: recipes that TRL accepts, and names and values that are refused with the nearest valid one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datagen.errors import UserError
+from training.config import Run, Stage, settings_for, trl_config
+
+STAGES: list[Stage] = ["cold_start", "grpo"]
+
+
+def run_with(settings: dict[str, Any], stage: Stage, out: Path) -> Run:
+    return Run(stage, "small", "data", ["sum"], str(out), 0, settings)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("model", ["small", "Qwen/Qwen2.5-VL-3B-Instruct"])
+def test_every_recipe_is_a_configuration_that_trl_accepts(stage: Stage, model: str, tmp_path: Path) -> None:
+    settings = settings_for(model, stage, None, {}, ["bf16=false"])
+    config = trl_config(run_with(settings, stage, tmp_path))
+    for name, value in settings.items():
+        assert name == "traces" or getattr(config, name) == value
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("temperature: 0.7\nmax_steps: 5\nnum_generations: 4\n")
+    settings = settings_for("small", "grpo", file, {"max_steps": 6, "learning_rate": None}, ["num_generations=2"])
+    assert (settings["temperature"], settings["max_steps"], settings["num_generations"]) == (0.7, 6, 2)
+    assert settings["learning_rate"] == settings_for("small", "grpo", None, {}, [])["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("temprature=1", "did you mean 'temperature'?"),
+        ("temperature=hot", "temperature='hot' is not possible"),
+        ("num_generations=2.5", "num_generations=2.5 is not possible"),
+        ("temperature", "not of the form name=value"),
+        ("temperature=[", "not valid YAML"),
+        ("use_vllm=true", "#6294"),
+    ],
+)
+def test_a_wrong_setting_gets_one_sentence(assignment: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings_for("small", "grpo", None, {}, [assignment])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "temprature: 1\n"])
+def test_a_wrong_file_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError):
+        settings_for("small", "grpo", file, {}, [])
+    with pytest.raises(UserError, match="can't read"):
+        settings_for("small", "grpo", tmp_path / "none.yaml", {}, [])
+
+
+def test_what_trl_refuses_is_one_sentence(tmp_path: Path) -> None:
+    settings = settings_for("small", "grpo", None, {}, ["num_generations=3"])
+    with pytest.raises(UserError, match="TRL refuses these settings"):
+        trl_config(run_with(settings, "grpo", tmp_path))

@@ -1,0 +1,140 @@
+"""`r1vlm-train` as users run it, on the small model with random weights: a run folder, a crash, and going on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datagen import r1
+from datagen.task import reward_hash
+from datagen.tasks import TASKS
+from tests.processes import kill_when, refused, run
+
+TINY = ("--set", "per_device_train_batch_size=8", "--set", "num_generations=4", "--set", "max_completion_length=32")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path, random_checkpoint: Path) -> Path:
+    """A GRPO run of six steps, killed behind its second checkpoint (step 4), then resumed."""
+    out = tmp_path_factory.mktemp("run") / "digits"
+    words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", out, "--steps", "6"]
+    words += [*TINY, "--set", "save_steps=2"]
+
+    def behind_step_4() -> bool:
+        return (out / "checkpoint-4").is_dir()
+
+    kill_when(behind_step_4, "training.cli", *words)
+    assert not (out / "final").exists()
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss": 99}\n{"step": 5, "half-writ')  # what a kill may leave behind
+    sentence = refused(run("training.cli", *words))
+    assert "--resume" in sentence
+    done = run("training.cli", *words, "--resume")
+    assert done.returncode == 0, done.stderr
+    again = run("training.cli", *words, "--resume")
+    assert "already trained" in again.stdout
+    other = refused(run("training.cli", *words, "--resume", "--seed", "4"))
+    assert "seed=0, not 4" in other
+    return out
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(killed_and_resumed: Path) -> None:
+    metrics = lines(killed_and_resumed / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+    assert all(row["loss"] != 99 for row in metrics)
+    state = json.loads((killed_and_resumed / "final" / "trainer_state.json").read_text())
+    assert state["global_step"] == 6
+    assert not (killed_and_resumed / ".saving").exists()
+
+
+def test_the_run_folder_has_everything(killed_and_resumed: Path, digits_folder: Path) -> None:
+    assert (killed_and_resumed / "reward_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((killed_and_resumed / "run.json").read_text())["settings"]["max_steps"] == 6
+    completions = lines(killed_and_resumed / "completions.jsonl")
+    assert [row["step"] for row in completions] == [step for step in range(1, 7) for _ in range(8)]
+    from datagen.dataset import open_dataset
+
+    questions = {row["id"]: row for row in open_dataset(digits_folder).questions("train")}
+    for row in completions:
+        question = questions[row["id"]]
+        assert row["completion"].startswith(r1.OPENING)
+        rewards = TASKS[question["task"]].rewards
+        assert row["rewards"] == {name: reward(row["completion"], question) for name, reward in rewards.items()}
+
+
+def test_a_checkpoint_says_what_made_it(killed_and_resumed: Path, digits_folder: Path) -> None:
+    from datagen.dataset import open_dataset
+
+    record = json.loads((killed_and_resumed / "final" / "r1vlm.json").read_text())
+    assert record["dataset_fingerprint"] == open_dataset(digits_folder).fingerprint
+    assert record["reward_hash"] == {task: reward_hash(TASKS[task]) for task in ("list", "sum")}
+    assert record["stage"] == "grpo"
+    assert "6 steps of GRPO" in record["shown"]
+    assert record["versions"]["trl"].startswith("1.16.")
+
+
+def test_a_checkpoint_starts_the_turn_with_the_opening_words_and_never_samples_vision_tokens(
+    killed_and_resumed: Path,
+) -> None:
+    from transformers import AutoProcessor, GenerationConfig
+
+    from training.model import VISION_TOKENS
+
+    processor = AutoProcessor.from_pretrained(killed_and_resumed / "final")
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": "Q"}]}], add_generation_prompt=True, tokenize=False
+    )
+    assert prompt.endswith("assistant\n" + r1.OPENING)
+    assert prompt.count(r1.OPENING) == 1
+    banned = GenerationConfig.from_pretrained(killed_and_resumed / "final").suppress_tokens
+    assert {processor.tokenizer.convert_ids_to_tokens(token) for token in banned} == set(VISION_TOKENS)
+
+
+def test_cold_start_trains_on_the_asked_number_of_traces(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "cold"
+    words = ["sum", "--data", digits_folder, "--model", random_checkpoint, "--out", out, "--cold-start"]
+    done = run("training.cli", *words, "--traces", "12", "--steps", "8", "--set", "per_device_train_batch_size=12")
+    assert done.returncode == 0, done.stderr
+    losses = [row["loss"] for row in lines(out / "metrics.jsonl") if "loss" in row]
+    assert len(losses) == 8
+    assert losses[-1] < 0.8 * losses[0]
+    record = json.loads((out / "final" / "r1vlm.json").read_text())
+    assert record["shown"] == "12 correct traces of sum, 8 steps of supervised training."
+    assert record["tasks"] == ["sum"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["digit"], "did you mean"),
+        (["digits", "--data", "nowhere"], "there is no dataset nowhere"),
+        (["digits", "--data", "DATA", "--task", "word"], "there is no task 'word'"),
+        (["digits", "--data", "DATA", "--model", "nowhere"], "nowhere is no model folder"),
+        (["digits", "--data", "DATA", "--model", "DATA"], "is no model folder"),
+        (["digits", "--data", "DATA", "--out", "FILE"], "is a file"),
+        (["digits", "--data", "DATA", "--out", "FULL"], "--resume"),
+        (["digits", "--data", "DATA", "--steps", "0"], "0 is below 1"),
+        (["digits", "--data", "DATA", "--set", "temprature=1"], "did you mean 'temperature'"),
+        (["digits", "--data", "DATA", "--num-generations", "3"], "TRL refuses"),
+        (["digits", "--data", "DATA", "--set", "max_completion_length=10"], "cuts off right answers"),
+        (["digits", "--data", "DATA", "--cold-start", "--num-generations", "4"], "--cold-start"),
+    ],
+)
+def test_a_wrong_argument_gets_one_sentence(
+    words: list[str], says: str, digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("something")
+    places = {"DATA": digits_folder, "FULL": tmp_path / "full", "FILE": tmp_path / "full" / "file"}
+    model = [] if "--model" in words else ["--model", str(random_checkpoint)]
+    sentence = refused(run("training.cli", *(places.get(word, word) for word in words), *model, cwd=tmp_path))
+    assert says in sentence

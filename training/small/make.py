@@ -1,0 +1,122 @@
+"""Making the small model that is built in, from nothing but our own data: `python -m training.small.make --out DIR`.
+
+Stage 1, the vision tower learns to read; stage 2, the whole model learns to read aloud and to add. Both use the glyphs
+of the `train` split alone. It never sees a question of the tasks, the R1 format or a trace of reasoning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from transformers import AutoModelForImageTextToText
+
+from datagen.cli import at_least
+from datagen.errors import Parser, run, writable_folder
+from datagen.files import write_json, write_text
+from datagen.sources import Glyphs, load_glyphs
+from training.checkpoints import RECORD, versions
+from training.model import vision_token_ids
+from training.small.architecture import make_model, make_processor
+from training.small.language import learn_to_speak, transcription_accuracy
+from training.small.reading import digit_accuracy, learn_to_read
+
+SHOWN = "No traces: pretrained to read digits aloud and to add."
+
+
+def make(out: Path, *, reading_steps: int, speaking_steps: int, seed: int, batch: int) -> dict[str, Any]:
+    """Make the model and write it to `out`, with its card; returns its record.
+
+    A stage that is complete is kept in `OUT.partial`, so that a run that was killed goes on with the next one.
+    """
+    glyphs = load_glyphs("mnist-5k")
+    partial = out.with_name(out.name + ".partial")
+    processor = make_processor()
+    torch.manual_seed(seed)
+    model = make_model(processor)
+    model.generation_config.suppress_tokens = vision_token_ids(processor)
+    seconds = {}
+    train, validation = glyphs.of_split("train"), glyphs.of_split("validation")
+
+    def read() -> None:
+        learn_to_read(model, processor, train, validation, steps=reading_steps, seed=seed, batch=batch)
+
+    def speak() -> None:
+        learn_to_speak(model, processor, train, steps=speaking_steps, seed=seed, batch=batch // 2)
+
+    for name, work in (("reading", read), ("speaking", speak)):
+        seconds[name] = stage(partial / name, model, work)
+    settings = {"reading_steps": reading_steps, "speaking_steps": speaking_steps, "seed": seed, "batch": batch}
+    record = {"stage": "base", "shown": SHOWN, "settings": settings, "seconds": seconds, "versions": versions()}
+    record["measured"] = measure(model, processor, glyphs)
+    finished = partial / "model"
+    model.save_pretrained(finished)
+    processor.save_pretrained(finished)
+    write_json(finished / RECORD, record)
+    write_text(finished / "README.md", card(record, model))
+    os.rename(finished, out)
+    shutil.rmtree(partial)
+    return record
+
+
+def stage(folder: Path, model: Any, work: Callable[[], None]) -> float:
+    """Do a stage and keep its weights in `folder`, or load them from there; returns the seconds it took."""
+    note = folder / "seconds.json"
+    if folder.is_dir():
+        model.load_state_dict(AutoModelForImageTextToText.from_pretrained(folder).state_dict())
+        return float(json.loads(note.read_text()))
+    started = time.monotonic()
+    work()
+    unfinished = folder.with_name(f".{folder.name}")
+    model.save_pretrained(unfinished)
+    write_json(unfinished / note.name, round(time.monotonic() - started))
+    os.rename(unfinished, folder)
+    return float(json.loads(note.read_text()))
+
+
+def measure(model: Any, processor: Any, glyphs: Glyphs) -> dict[str, float]:
+    """How well unseen glyphs (the `test` split, 1,024 images of one to four) are read by the tower and read aloud."""
+    unseen = glyphs.of_split("test")
+    named, exact = transcription_accuracy(model, processor, unseen)
+    return {
+        "digits_named_by_the_vision_tower": digit_accuracy(model, processor, unseen),
+        "digits_read_aloud": named,
+        "images_read_aloud_without_error": exact,
+    }
+
+
+def card(record: dict[str, Any], model: Any) -> str:
+    """The model card, as Markdown with YAML front matter."""
+    template = files("cards").joinpath("small.md.jinja").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return environment.from_string(template).render(**record, parameters=parameters)
+
+
+def command() -> None:
+    """`python -m training.small.make`."""
+    parser = Parser(prog="training.small.make", description="Make the small model that is built in.")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--reading-steps", type=at_least(1), default=4500, help="of stage 1 [4500]")
+    parser.add_argument("--speaking-steps", type=at_least(1), default=1500, help="of stage 2 [1500]")
+    parser.add_argument(
+        "--batch", type=at_least(2), default=128, help="images a step of stage 1, twice stage 2's [128]"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0, help="[0]")
+    given: argparse.Namespace = parser.parse_args()
+    steps = {"reading_steps": given.reading_steps, "speaking_steps": given.speaking_steps}
+    record = make(writable_folder(given.out), **steps, seed=given.seed, batch=given.batch)
+    print(f"{given.out}: {record['measured']}")
+
+
+if __name__ == "__main__":
+    run("training.small.make", command)

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from datagen import r1
 from datagen.canvas import png
+from datagen.cards import render
 from datagen.errors import UserError
 from datagen.files import replacing, sha256, write_json, write_text
 from datagen.randomness import stream
@@ -288,19 +289,5 @@ def write_manifest(folder: Path, recipe: Recipe) -> None:
         "splits": prove(folder, spec),
         "files": {str(path.relative_to(folder)): sha256(path) for path in files},
     }
-    write_text(folder / "README.md", card(manifest, spec))
+    write_text(folder / "README.md", render("dataset.md.jinja", **manifest, spec=spec, configs=("r1", "raw")))
     write_json(folder / MANIFEST, manifest)
-
-
-def card(manifest: Mapping[str, Any], spec: DatasetSpec) -> str:
-    """The dataset card, as Markdown with the YAML that declares the configs."""
-    from importlib.resources import files
-
-    from jinja2 import Environment, StrictUndefined
-
-    template = files("cards").joinpath("dataset.md.jinja").read_text(encoding="utf-8")
-    # Markdown, filled from our own manifest: nothing to escape
-    environment = Environment(  # noqa: S701
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return environment.from_string(template).render(**manifest, spec=spec, configs=("r1", "raw"))

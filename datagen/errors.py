@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # not for us to mend
 
 

@@ -40,7 +40,7 @@ def read_completions(path: Path, wanted: Sequence[str], known: Collection[str], 
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(
-            f"{path} answers {len(wanted) - len(missing)} of {len(wanted)} questions, {len(missing)} are missing, "
+            f"{path} answers {len(wanted) - len(missing)} of {len(wanted)} questions, {len(missing)} missing, "
             f"the first of them {missing[0]!r}: complete it, or take fewer questions with --task or --limit"
         )
     return [found[name] for name in wanted]

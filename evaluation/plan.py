@@ -82,7 +82,16 @@ def make_plan(arguments: Namespace) -> Plan:
         warnings=[text for one in subjects for text in differences(one, dataset, tasks)],
     )
     _check_overwriting(plan)
+    _make_folder(plan.out)
     return plan
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder now: where that fails, nothing has been generated yet."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't write to {out} ({error.strerror}): name another folder with --out") from error
 
 
 def _check_overwriting(plan: Plan) -> None:

@@ -23,7 +23,7 @@ TEMPLATE = "report.html.jinja"
 EXAMPLES = 24  # of each kind
 SHORT, LONG = 200, 1200  # characters of a model's answer and of its message that are shown
 SIDE, BYTES = 384, 60_000  # pixels and bytes of an image: 48 of them, as base64, stay below 5 MB
-STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "after GRPO"}
+STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "GRPO"}
 
 
 def write_report(path: Path, plan: Plan, outcome: Outcome) -> None:
@@ -125,7 +125,7 @@ def visible(text: str) -> str:
 def _visible(character: str) -> str:
     if character in "\n\t" or not unicodedata.category(character).startswith("C"):
         return character
-    return f"\N{LEFT ANGLE BRACKET}U+{ord(character):04X}\N{RIGHT ANGLE BRACKET}"
+    return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(character):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
 
 
 def data_url(image: Image) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from datagen.files import write_json
+from datagen.cards import render
+from datagen.files import write_json, write_text
 from training.config import Run
 
 RECORD = "r1vlm.json"
@@ -37,11 +38,16 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_json(staging / name / RECORD, {**self.record, "step": self.state.global_step})
+            record = {**self.record, "step": self.state.global_step}
+            write_json(staging / name / RECORD, record)
+            write_text(staging / name / "README.md", render("model.md.jinja", **record))
             shutil.rmtree(out / name, ignore_errors=True)
             os.rename(staging / name, out / name)
             shutil.rmtree(staging)
             rotate_checkpoints(output_dir=str(out), save_total_limit=self.args.save_total_limit, use_mtime=True)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL's own card says less than ours, and is not written in one step with the checkpoint."""
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -74,6 +80,7 @@ def make_record(run: Run, stage: str, shown: str, before: dict[str, Any]) -> dic
         "reward_hash": {task: reward_hash(TASKS[task]) for task in run.tasks},
         "run": str(Path(run.out).resolve()),
         "seed": run.seed,
+        "settings": run.settings,
         "versions": versions(),
         "git_commit": git_commit(),
     }

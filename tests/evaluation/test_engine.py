@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from trl.data_utils import prepare_multimodal_messages
 
 from datagen import r1
 from datagen.dataset import open_dataset
@@ -40,6 +39,8 @@ def prompt_ids(inputs: Any) -> list[list[int]]:
 
 
 def test_prompts_are_trls(loaded: engine.Engine, rows: Any) -> None:
+    from trl.data_utils import prepare_multimodal_messages  # not above: it imports datasets, which fixes its cache
+
     batch = list(rows.select(range(6)))
     expected = loaded.processor.apply_chat_template(
         [prepare_multimodal_messages(row["prompt"], [row["image"]]) for row in batch],

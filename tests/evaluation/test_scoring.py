@@ -100,8 +100,8 @@ BAD_LINES = [
     ('{"id": "a", "completion": null}', "line 1 of .* has no 'completion'"),
     (f'{GOOD}\n{{"id": "z", "completion": "x"}}', "line 2 of .* answers 'z', which is no question of here"),
     (f"{GOOD}\n{GOOD}", "line 2 of .* answers 'a' a second time"),
-    (GOOD, "answers 1 of 2 questions, 1 are missing, the first of them 'b'"),
-    ("", "answers 0 of 2 questions, 2 are missing"),
+    (GOOD, "answers 1 of 2 questions, 1 missing, the first of them 'b'"),
+    ("", "answers 0 of 2 questions, 2 missing"),
 ]
 
 

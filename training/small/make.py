@@ -12,14 +12,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from transformers import AutoModelForImageTextToText
 
+from datagen.cards import render
 from datagen.cli import at_least
 from datagen.errors import Parser, run, writable_folder
 from datagen.files import write_json, write_text
@@ -62,7 +61,8 @@ def make(out: Path, *, reading_steps: int, speaking_steps: int, seed: int, batch
     model.save_pretrained(finished)
     processor.save_pretrained(finished)
     write_json(finished / RECORD, record)
-    write_text(finished / "README.md", card(record, model))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    write_text(finished / "README.md", render("small.md.jinja", **record, parameters=parameters))
     os.rename(finished, out)
     shutil.rmtree(partial)
     return record
@@ -92,14 +92,6 @@ def measure(model: Any, processor: Any, glyphs: Glyphs) -> dict[str, float]:
         "digits_read_aloud": named,
         "images_read_aloud_without_error": exact,
     }
-
-
-def card(record: dict[str, Any], model: Any) -> str:
-    """The model card, as Markdown with YAML front matter."""
-    template = files("cards").joinpath("small.md.jinja").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return environment.from_string(template).render(**record, parameters=parameters)
 
 
 def command() -> None:

@@ -1,0 +1,94 @@
+"""Two sides on the same questions, with flips that were counted by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from datagen import r1
+from datagen.errors import UserError
+from evaluation.beside import beside_row, mark_others
+from evaluation.compare import compare, contrast, verdict
+from evaluation.score import Scored, score
+
+WRONG = r1.solution("I see nothing.", "999")
+
+
+@pytest.fixture
+def sums(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [question for question in questions if question["task"] == "sum"]
+
+
+def answered(questions: list[dict[str, Any]], wrong: set[int]) -> Scored:
+    """All solved but for the questions at these places."""
+    return score(questions, [WRONG if i in wrong else q["solution"] for i, q in enumerate(questions)])
+
+
+def test_numbers_by_hand(sums: list[dict[str, Any]]) -> None:
+    found = contrast(answered(sums, set(range(8))), answered(sums, {0, 1, 19}))
+    assert (found["n"], found["images"]) == (20, 20)
+    assert (found["before"], found["after"]) == (12 / 20, 17 / 20)
+    assert found["difference"] == pytest.approx(5 / 20)
+    assert (found["wrong_to_right"], found["right_to_wrong"]) == (6, 1)
+    assert found["p_value"] == pytest.approx(2 * (7 + 1) / 2**7)  # at least 6 of 7 heads, or at most 1
+    assert found["difference_ci95"][0] < 0.25 < found["difference_ci95"][1]
+    assert found["rewards"] == {
+        "format": {"before": 1.0, "after": 1.0},
+        "correctness": {"before": 12 / 20, "after": 17 / 20},
+    }
+
+
+def test_slices_hold_the_same_numbers(questions: list[dict[str, Any]], sums: list[dict[str, Any]]) -> None:
+    places = [i for i, q in enumerate(questions) if q["task"] == "sum"]
+    before, after = {places[i] for i in range(8)}, {places[i] for i in (0, 1, 19)}
+    found = compare(answered(questions, before), answered(questions, after), "num_digits")
+    alone = contrast(answered(sums, set(range(8))), answered(sums, {0, 1, 19}))
+    by_task = {row.pop("task"): row for row in found["slices"]["by_task"]}
+    assert by_task["sum"] == alone
+    assert by_task["list"]["difference"] == 0
+    assert by_task["list"]["p_value"] == 1
+    levels = found["slices"]["by_difficulty"]
+    assert sum(row["wrong_to_right"] for row in levels) == found["wrong_to_right"] == 6
+    assert sum(row["n"] for row in levels) == found["n"] == 40
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "begin"),
+    [
+        (set(range(20)), set(), "Accuracy rose by 100.0 points, from 0.0% to 100.0% (95% interval"),
+        (set(), set(range(10)), "Accuracy fell by 50.0 points, from 100.0% to 50.0% (95% interval"),
+        ({0, 1}, {2, 3}, "No change in accuracy can be told: from 90.0% to 90.0% (95% interval"),
+    ],
+)
+def test_verdict(sums: list[dict[str, Any]], before: set[int], after: set[int], begin: str) -> None:
+    text = verdict(contrast(answered(sums, before), answered(sums, after)))
+    assert text.startswith(begin)
+    assert text.endswith("20 questions about 20 images).")
+
+
+def test_sides_must_answer_the_same_questions(sums: list[dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match="different questions"):
+        contrast(answered(sums, set()), answered(sums[::-1], set()))
+
+
+BESIDE = {"name": "supervised", "accuracy": 0.8, "accuracy_ci95": [0.7, 0.9], "n": 40, "shown": "All clean traces."}
+
+
+def test_results_beside_tell_whether_the_questions_are_the_same() -> None:
+    result = {"dataset_fingerprint": "f", "split": "test", "tasks": ["sum"], "n": 40}
+    rows = [beside_row(row, "x", "file") for row in (BESIDE, {**BESIDE, "n": 41}, {**BESIDE, "split": "train"})]
+    assert [row["other_questions"] for row in mark_others(rows, result)] == [False, True, True]
+    assert mark_others(rows, result)[0] == {**BESIDE, "other_questions": False}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([], None, {}, {**BESIDE, "accuracy": "0.8"}, {**BESIDE, "accuracy": 80}, {**BESIDE, "accuracy_ci95": [0.7]}),
+        *({**BESIDE, "n": 0}, {**BESIDE, "n": None}, {**BESIDE, "accuracy": float("nan")}),
+    ],
+)
+def test_what_is_no_result(value: object) -> None:
+    with pytest.raises(UserError, match=r"file\.json holds no result"):
+        beside_row(value, "x", "file.json")

@@ -1,0 +1,281 @@
+"""The command: what it writes, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Call, read, solutions, write_lines
+
+from datagen import r1
+from datagen.dataset import open_dataset
+from datagen.task import reward_hash
+from datagen.tasks import find_task
+from evaluation import engine
+
+RESULT_KEYS = {
+    *("model", "data", "dataset_fingerprint", "split", "task", "n", "accuracy", "accuracy_ci95", "rewards", "slices"),
+    *("engine", "seconds", "reward_hash", "shown", "warnings"),
+}
+SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "reward_hash")
+
+
+@pytest.fixture
+def solved(tmp_path: Path, questions: list[dict[str, Any]]) -> Path:
+    return write_lines(tmp_path / "solved.jsonl", solutions(questions))
+
+
+@pytest.fixture
+def recorded(random_checkpoint: Path, digits_folder: Path, tmp_path: Path) -> Path:
+    """A checkpoint with a record, as training leaves it."""
+    folder = shutil.copytree(random_checkpoint, tmp_path / "run" / "checkpoint-3")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "reward": 0.1}\n{"step": 2, "reward": 0.2}\n')
+    record = {
+        "dataset": str(digits_folder),
+        "dataset_fingerprint": open_dataset(digits_folder).fingerprint,
+        "reward_hash": {name: reward_hash(find_task(name)) for name in ("list", "sum")},
+        "stage": "grpo",
+        "shown": "It has been shown nothing at all.",
+        "run": str(tmp_path / "run"),
+        "beside": [{"name": "supervised", "accuracy": 0.7, "accuracy_ci95": [0.6, 0.8], "n": 40, "shown": "Traces."}],
+    }
+    (folder / "r1vlm.json").write_text(json.dumps(record))
+    return folder
+
+
+def change_record(checkpoint: Path, **changes: object) -> None:
+    path = checkpoint / "r1vlm.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "evaluation.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_solutions_score_one(solved: Path, digits_folder: Path, tmp_path: Path) -> None:
+    done = command(solved, "--task", "sum", "--data", digits_folder, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = read(tmp_path / "out" / "results.json")
+    assert set(result) >= RESULT_KEYS
+    assert (result["accuracy"], result["n"], result["tasks"]) == (1.0, 20, ["sum"])
+    assert result["rewards"] == {"format": 1.0, "correctness": 1.0}
+    assert "100.0%" in done.stdout
+
+
+def test_help_answers_at_once() -> None:
+    start = time.perf_counter()
+    done = command("--help")
+    assert time.perf_counter() - start < 1
+    assert done.returncode == 0
+    assert "CHECKPOINT" in done.stdout
+
+
+def test_mistakes_are_found_before_anything_heavy_is_imported(random_checkpoint: Path, digits_folder: Path) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['r1vlm-eval', {str(random_checkpoint)!r}, '--data', {str(digits_folder)!r}, '--split', 'exam']\n"
+        "from evaluation.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    print(ended.code)\n"
+        "print(sorted({'torch', 'transformers', 'scipy', 'datasets', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n[]\n"
+    assert done.stderr == "r1vlm-eval: there is no split 'exam': take one of train, validation, test\n"
+
+
+def test_rescoring_a_run_gives_its_numbers(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call, questions: list[dict[str, Any]]
+) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    called = r1vlm_eval(random_checkpoint, "--data", digits_folder, "--out", first, "--max-new-tokens", 6)
+    assert called.code == 0, called.err
+    lines = [json.loads(line) for line in (first / "completions.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [question["id"] for question in questions]
+    assert all(line["completion"].startswith(r1.OPENING) for line in lines)
+    assert r1vlm_eval(first / "completions.jsonl", "--data", digits_folder, "--out", again).code == 0
+    one, other = read(first / "results.json"), read(again / "results.json")
+    assert {key: one[key] for key in SCORES} == {key: other[key] for key in SCORES}
+    assert one["engine"]["name"] == "transformers"
+    assert other["engine"]["name"] == "completions file"
+
+
+def test_the_checkpoints_record_is_used(recorded: Path, tmp_path: Path, r1vlm_eval: Call, digits_folder: Path) -> None:
+    out = tmp_path / "out"
+    called = r1vlm_eval(recorded, "--out", out, "--limit", 3, "--max-new-tokens", 4, "--report")
+    assert called.code == 0, called.err
+    result = read(out / "results.json")
+    assert (result["data"], result["n"], result["warnings"]) == (str(digits_folder), 3, [])
+    assert (result["stage"], result["shown"]) == ("grpo", "It has been shown nothing at all.")
+    assert [row["name"] for row in result["beside"]] == ["supervised"]
+    assert "supervised" in called.out
+    assert "supervised was scored on other questions" in called.out  # on 40, and here are 3
+    page = (out / "report.html").read_text()
+    assert "It has been shown nothing at all." in page
+    assert page.count("<polyline") == 2
+
+
+def test_a_record_that_does_not_fit_is_the_first_line(recorded: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    change_record(recorded, dataset_fingerprint="0" * 64, reward_hash={"sum": "0" * 16, "list": "0" * 16})
+    called = r1vlm_eval(recorded, "--task", "sum", "--out", tmp_path / "o", "--limit", 2, "--max-new-tokens", 2)
+    first, second, *_ = called.out.splitlines()
+    assert first.startswith("warning: run/checkpoint-3 was made with another dataset than")
+    assert second.startswith("warning: The rewards of task 'sum' have changed since run/checkpoint-3 was made")
+    warnings = read(tmp_path / "o" / "results.json")["warnings"]
+    assert [f"warning: {text}" for text in warnings] == [first, second]
+
+
+def test_completions_are_used_again_only_where_nothing_has_changed(
+    recorded: Path, tmp_path: Path, r1vlm_eval: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+    load = engine.load
+    monkeypatch.setattr(engine, "load", lambda folder, tokens: (loads.append(tokens), load(folder, tokens))[1])
+    arguments = (recorded, "--out", tmp_path / "out", "--limit", 3, "--max-new-tokens")
+    assert r1vlm_eval(*arguments, 4).code == 0
+    first = read(tmp_path / "out" / "results.json")
+    assert "used again" in r1vlm_eval(*arguments, 4).out
+    assert read(tmp_path / "out" / "results.json") == first
+    assert loads == [4]
+    assert "used again" not in r1vlm_eval(*arguments, 5).out  # another setting
+    completions = tmp_path / "out" / "completions.jsonl"
+    completions.write_text(completions.read_text().replace("step", "stop"))
+    assert "used again" not in r1vlm_eval(*arguments, 5).out  # other completions
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: tensor + 0.1 for name, tensor in load_file(recorded / "model.safetensors").items()}
+    save_file(weights, recorded / "model.safetensors", {"format": "pt"})
+    assert "used again" not in r1vlm_eval(*arguments, 5).out  # other weights
+    assert loads == [4, 5, 5, 5]
+
+
+def test_baseline(solved: Path, recorded: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    out = tmp_path / "out"
+    sides = (solved, "--baseline", recorded)  # the dataset is the one of the baseline's record
+    called = r1vlm_eval(*sides, "--task", "sum", "--out", out, "--max-new-tokens", 3, "--report")
+    assert called.code == 0, called.err
+    names = {"before.json", "after.json", "comparison.json", "before.completions.jsonl", "after.completions.jsonl"}
+    assert {path.name for path in out.iterdir()} == {*names, "report.html"}
+    comparison = read(out / "comparison.json")
+    assert comparison["before"] == read(out / "before.json")["accuracy"] == 0.0
+    assert comparison["after"] == read(out / "after.json")["accuracy"] == 1.0
+    assert comparison["shown"] == {"before": "It has been shown nothing at all.", "after": None}
+    assert comparison["p_value"] == pytest.approx(2 / 2**20)
+    assert comparison["verdict"] in called.out
+    assert comparison["verdict"].startswith("Accuracy rose by 100.0 points")
+
+
+def test_results_beside(solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    common = (solved, "--data", digits_folder, "--task", "sum", "--out")
+    assert r1vlm_eval(*common, tmp_path / "supervised").code == 0
+    beside = tmp_path / "supervised" / "results.json"
+    called = r1vlm_eval(*common, tmp_path / "out", "--baseline", solved, "--beside", beside)
+    assert called.code == 0, called.err
+    [row] = read(tmp_path / "out" / "comparison.json")["beside"]
+    assert (row["name"], row["accuracy"], row["n"], row["other_questions"]) == ("supervised", 1.0, 20, False)
+    assert "supervised" in called.out
+
+
+def test_hostile_completions_are_scored(
+    tmp_path: Path, questions: list[dict[str, Any]], digits_folder: Path, r1vlm_eval: Call
+) -> None:
+    texts = ["", "\ud800", "\x00", "<think>" * 5000, "<answer>" + "9" * 9999, "\u2028\u2029\r\n", "{{ 1/0 }}"]
+    messages = {q["id"]: texts[i % len(texts)] for i, q in enumerate(questions)}
+    path = write_lines(tmp_path / "c.jsonl", messages)
+    called = r1vlm_eval(path, "--data", digits_folder, "--out", tmp_path / "out", "--report")
+    assert called.code == 0, called.err
+    assert read(tmp_path / "out" / "results.json")["accuracy"] == 0.0
+    written = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
+    assert {line["id"]: line["completion"] for line in written} == messages
+
+
+def test_limit_takes_the_first_questions(
+    tmp_path: Path, questions: list[dict[str, Any]], digits_folder: Path, r1vlm_eval: Call
+) -> None:
+    few = write_lines(tmp_path / "few.jsonl", solutions(questions[:5]))
+    out = tmp_path / "out"
+    assert r1vlm_eval(few, "--data", digits_folder, "--out", out, "--limit", 5).code == 0
+    assert read(out / "results.json")["n"] == 5
+    refused = r1vlm_eval(few, "--data", digits_folder, "--out", out)
+    assert refused.code == 2
+    assert "5 of 40 questions, 35 missing" in refused.err
+
+
+def refused(called: Any, message: str) -> None:
+    """One sentence on stderr, exit code 2, no traceback."""
+    assert called.code == 2
+    assert called.err.count("\n") == 1, called.err
+    assert called.err.startswith("r1vlm-eval: ")
+    assert message in called.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "summ"], "there is no task 'summ': did you mean 'sum'?"),
+        (["--data", "/no/such"], "there is no dataset /no/such"),
+        (["--data", "/etc"], "/etc is not a dataset folder"),
+        (["--data", "{solved}"], "is not a dataset folder"),
+        (["--split", "exam"], "there is no split 'exam'"),
+        (["--limit", "0"], "0 is below 1"),
+        (["--limit", "many"], "'many' is not an integer"),
+        (["--batch-size", "-1"], "-1 is below 1"),
+        (["--max-new-tokens", "0"], "0 is below 1"),
+        (["--out", "{solved}"], "is a file, and a folder is wanted there"),
+        (["--out", "{solved}/below"], "is a file, and a folder is wanted there"),
+        (["--out", "/proc/nowhere"], "can't write to /proc"),
+        (["--beside", "/no/such.json"], "there is no result file /no/such.json"),
+        (["--beside", "{solved}"], "is not JSON"),
+        (["--metrics", "/no/such.jsonl"], "there is no metrics file /no/such.jsonl"),
+        (["--baseline", "/no/such"], "there is no /no/such: name a checkpoint folder or a .jsonl file"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, solved: Path, digits_folder: Path, r1vlm_eval: Call
+) -> None:
+    out = solved.parent / "out"
+    filled = [argument.format(solved=solved) for argument in arguments]
+    refused(r1vlm_eval(solved, "--data", digits_folder, "--out", out, *filled), message)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "is not a checkpoint folder: it has no config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights (*.safetensors)"),
+        (lambda folder: (folder / "processor_config.json").unlink(), "has no processor (processor_config.json)"),
+        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "holds a LoRA adapter alone"),
+        (lambda folder: (folder / "r1vlm.json").unlink(), "does not say which dataset it belongs to"),
+        (lambda folder: (folder / "r1vlm.json").write_text("{"), "r1vlm.json is damaged"),
+        (lambda folder: (folder / "r1vlm.json").write_text("[]"), "r1vlm.json is not a checkpoint's record"),
+        (lambda folder: change_record(folder, shown=3), "'shown' in"),
+        (lambda folder: change_record(folder, dataset="/gone"), "/gone, is gone: name one with --data"),
+        (lambda folder: change_record(folder, beside=[{}]), "holds no result"),
+    ],
+)
+def test_checkpoints_that_are_none(spoil: Any, message: str, recorded: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    spoil(recorded)
+    refused(r1vlm_eval(recorded, "--out", tmp_path / "out"), message)
+
+
+def test_other_things_that_are_no_checkpoint(digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    refused(r1vlm_eval(digits_folder), "is not a checkpoint folder: it has no config.json and no weights")
+    refused(r1vlm_eval("Qwen/Qwen2.5-VL-3B-Instruct"), "there is no Qwen/Qwen2.5-VL-3B-Instruct")
+    refused(r1vlm_eval(digits_folder / "manifest.json"), "neither a checkpoint folder nor a .jsonl file")
+    refused(r1vlm_eval(), "the following arguments are required: CHECKPOINT")
+
+
+def test_input_is_never_overwritten(solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    kept = solved.rename(tmp_path / "completions.jsonl")
+    before = kept.read_bytes()
+    refused(r1vlm_eval(kept, "--data", digits_folder, "--out", tmp_path), "would be overwritten")
+    assert kept.read_bytes() == before

@@ -1,0 +1,48 @@
+"""The `r1` config trains with TRL alone, by a loop written from TRL's own documentation, with nothing of ours in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import GRPOConfig, GRPOTrainer
+
+
+def reward_answer(completions: list[Any], answer: list[str], **kwargs: object) -> list[float]:
+    return [float(f"<answer>{right}</answer>" in completion[0]["content"]) + len(completion[0]["content"]) / 1000
+            for completion, right in zip(completions, answer, strict=True)]  # fmt: skip
+
+
+def test_the_r1_config_trains_with_trls_own_example(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(random_checkpoint)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer = GRPOTrainer(
+        model=model,
+        processing_class=AutoProcessor.from_pretrained(random_checkpoint, padding_side="left"),
+        reward_funcs=reward_answer,
+        args=GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=8,
+            num_generations=4,
+            max_completion_length=16,
+            max_steps=2,
+            learning_rate=1e-3,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            logging_steps=1,
+            generation_kwargs={"suppress_tokens": [model.config.image_token_id, model.config.video_token_id]},
+        ),
+        train_dataset=load_dataset(str(digits_folder), "r1", split="train"),
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert all("reward" in row for row in trainer.state.log_history[:2])
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert any("visual" in name for name in moved)
+    assert any("language_model" in name for name in moved)

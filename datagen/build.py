@@ -278,16 +278,22 @@ def prove(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, recipe: Recipe) -> None:
-    """Prove the splits disjoint, then write the manifest and the card."""
+    """Prove the splits disjoint, then write the manifest and the card.
+
+    The card's YAML carries the fingerprint of the files because `datasets` 5.2 names its cache of a local folder by the
+    folder's last name and that YAML alone: two datasets in folders of one name would be taken for each other.
+    """
     spec = DATASETS[recipe.dataset]
-    files = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
+    paths = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
+    files = {str(path.relative_to(folder)): sha256(path) for path in paths}
     manifest = {
         "recipe": _as_json(recipe),
+        "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "source_sha256": load_glyphs(recipe.source).fingerprint,
         "versions": {name: version(name) for name in ("r1vlm", "numpy", "pillow", "pyarrow", "datasets")},
         "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
         "splits": prove(folder, spec),
-        "files": {str(path.relative_to(folder)): sha256(path) for path in files},
+        "files": files,
     }
     write_text(folder / "README.md", render("dataset.md.jinja", **manifest, spec=spec, configs=("r1", "raw")))
     write_json(folder / MANIFEST, manifest)

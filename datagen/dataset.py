@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.build import MANIFEST
 from datagen.errors import UserError
-from datagen.files import sha256
 from datagen.sources import SPLITS
 from datagen.task import DatasetSpec
 from datagen.tasks import DATASETS, find_task
@@ -38,8 +37,8 @@ class BuiltDataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the manifest, which holds the hash of every file."""
-        return sha256(self.folder / MANIFEST)
+        """SHA-256 over the hashes of all files."""
+        return str(self.manifest["fingerprint"])
 
     def questions(self, split: str, tasks: list[str] | None = None) -> Dataset:
         """The rows of the `r1` config of a split, those of `tasks` alone where given, in the order of the files."""

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def hugging_face_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Caches of the Hugging Face libraries go to a temporary folder."""
-    home = tmp_path_factory.mktemp("hf")
-    os.environ["HF_HOME"] = str(home)
-    os.environ["HF_DATASETS_CACHE"] = str(home / "datasets")
-    return home
+# Caches of the Hugging Face libraries are ours alone. Set here, since the libraries read it when they are imported.
+CACHE = tempfile.TemporaryDirectory(prefix="r1vlm-tests-")
+os.environ["HF_HOME"] = CACHE.name
 
 
 @pytest.fixture(scope="session")

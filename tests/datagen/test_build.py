@@ -136,6 +136,15 @@ def test_datasets_reads_both_configs_and_the_boxes_hold_the_glyphs(undisturbed: 
         assert np.ptp(picture[empty]) == 0
 
 
+def test_datasets_cache_does_not_take_one_folder_for_another_of_the_same_name(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for seed in (1, 2):
+        build(recipe(size=20, seed=seed), tmp_path / str(seed) / "digits", workers=1)
+    first, second = (load_dataset(str(tmp_path / str(seed) / "digits"), "r1", split="test") for seed in (1, 2))
+    assert set(first["id"]).isdisjoint(second["id"])
+
+
 def test_digits_option_and_counts(tmp_path: Path) -> None:
     build(recipe(size=30, digits=(2, 2)), tmp_path / "two", workers=1)
     assert set(open_dataset(tmp_path / "two").questions("train")["num_digits"]) == {2}

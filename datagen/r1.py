@@ -14,6 +14,9 @@ from typing import Any
 SYSTEM = "You are a helpful assistant. You think before you answer."
 PREAMBLE = "Let me solve this step by step.\n"
 OPENING = PREAMBLE + "<think>"
+# What stands for images and videos in Qwen's models. None may ever be sampled: it claims an image that is not there,
+# and the next forward pass crashes, or takes another image for it.
+VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -33,6 +36,11 @@ def with_opening(chat_template: str) -> str:
     """
     opening = "{%- if add_generation_prompt %}{{- " + json.dumps(OPENING) + " }}{%- endif %}"
     return chat_template if chat_template.endswith(opening) else chat_template.rstrip("\n") + opening
+
+
+def vision_token_ids(vocabulary: Mapping[str, int]) -> list[int]:
+    """The ids of those vision tokens that a tokenizer's vocabulary has, to be suppressed when text is generated."""
+    return sorted(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)
 
 
 def full_message(completion: str) -> str:

@@ -14,9 +14,6 @@ from datagen.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# A sampled placeholder claims an image that is not there; the next forward pass then crashes.
-VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
-
 
 @dataclass(frozen=True)
 class Engine:
@@ -76,13 +73,12 @@ def generation_config(model: Any, processor: Any, max_new_tokens: int) -> Any:
     """
     from transformers import GenerationConfig
 
-    vocabulary = processor.tokenizer.get_vocab()
     own = model.generation_config
     pad = processor.tokenizer.pad_token_id
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        suppress_tokens=[vocabulary[token] for token in VISION_TOKENS if token in vocabulary] or None,
+        suppress_tokens=r1.vision_token_ids(processor.tokenizer.get_vocab()) or None,
         eos_token_id=own.eos_token_id if own.eos_token_id is not None else processor.tokenizer.eos_token_id,
         pad_token_id=pad if pad is not None else own.pad_token_id,
     )

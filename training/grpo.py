@@ -13,10 +13,10 @@ from trl import GRPOTrainer
 
 from datagen.dataset import open_dataset
 from datagen.errors import UserError
-from datagen.r1 import completion_of
+from datagen.r1 import completion_of, vision_token_ids
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
 from training.config import Run, trl_config
-from training.model import load, locate, vision_token_ids
+from training.model import load, locate
 from training.progress import COMPLETIONS, Progress, forget_after
 from training.rewards import Judge
 
@@ -36,7 +36,10 @@ def train(run: Run) -> Path:
     questions = open_dataset(run.data).questions("train", run.tasks)
     model, processor = load(run.model)
     check_limit(questions["solution"], processor, config.max_completion_length)
-    config.generation_kwargs = {"suppress_tokens": vision_token_ids(processor), **(config.generation_kwargs or {})}
+    config.generation_kwargs = {
+        "suppress_tokens": vision_token_ids(processor.tokenizer.get_vocab()),
+        **(config.generation_kwargs or {}),
+    }
     judge = Judge(run.tasks, out / COMPLETIONS)
     trainer = WholeGRPOTrainer(
         model=model,

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from datagen.errors import UserError
-from datagen.r1 import with_opening
+from datagen.r1 import vision_token_ids, with_opening
 from training.config import SMALL
 
-# A sampled placeholder is a token without an image behind it: the loss crashes, or the image shifts by one.
-VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 BUILT_IN = Path(__file__).parent / "small" / "base"
 
 
@@ -53,11 +51,5 @@ def load(model: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
     processor.chat_template = with_opening(processor.chat_template)
-    network.generation_config.suppress_tokens = vision_token_ids(processor)
+    network.generation_config.suppress_tokens = vision_token_ids(processor.tokenizer.get_vocab())
     return network, processor
-
-
-def vision_token_ids(processor: Any) -> list[int]:
-    """The ids of the tokens that stand for images and videos, those that the tokenizer has."""
-    vocabulary = processor.tokenizer.get_vocab()
-    return sorted(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)

@@ -77,7 +77,7 @@ def test_a_batch_answers_as_each_question_alone(loaded: engine.Engine, rows: Any
 
 
 def test_vision_tokens_are_never_generated(loaded: engine.Engine, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    vision = loaded.processor.tokenizer.convert_tokens_to_ids(list(engine.VISION_TOKENS))
+    vision = loaded.processor.tokenizer.convert_tokens_to_ids(list(r1.VISION_TOKENS))
     hook = loaded.model.lm_head.register_forward_hook(
         lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(vision), 1e4)
     )

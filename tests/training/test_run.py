@@ -85,8 +85,6 @@ def test_a_checkpoint_starts_the_turn_with_the_opening_words_and_never_samples_v
 ) -> None:
     from transformers import AutoProcessor, GenerationConfig
 
-    from training.model import VISION_TOKENS
-
     processor = AutoProcessor.from_pretrained(killed_and_resumed / "final")
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "text", "text": "Q"}]}], add_generation_prompt=True, tokenize=False
@@ -94,7 +92,7 @@ def test_a_checkpoint_starts_the_turn_with_the_opening_words_and_never_samples_v
     assert prompt.endswith("assistant\n" + r1.OPENING)
     assert prompt.count(r1.OPENING) == 1
     banned = GenerationConfig.from_pretrained(killed_and_resumed / "final").suppress_tokens
-    assert {processor.tokenizer.convert_ids_to_tokens(token) for token in banned} == set(VISION_TOKENS)
+    assert {processor.tokenizer.convert_ids_to_tokens(token) for token in banned} == set(r1.VISION_TOKENS)
 
 
 def test_cold_start_trains_on_the_asked_number_of_traces(

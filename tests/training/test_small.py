@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from datagen.r1 import vision_token_ids
 from datagen.sources import SIDE, load_glyphs
 from tests.processes import refused, run
-from training.model import BUILT_IN, load, vision_token_ids
+from training.model import BUILT_IN, load
 from training.small.reading import NOTHING, batches, digit_accuracy, distort
 
 
@@ -44,7 +45,7 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
     assert not out.with_name("mini.partial").exists()
     model, processor = load(str(out))
     assert sum(parameter.numel() for parameter in model.parameters()) < 2_000_000
-    assert len(vision_token_ids(processor)) == 5
+    assert len(vision_token_ids(processor.tokenizer.get_vocab())) == 5
     assert "is a file" in refused(run("training.small.make", "--out", out / "config.json"))
 
 

@@ -22,9 +22,9 @@ from datagen.cards import render
 from datagen.cli import at_least
 from datagen.errors import Parser, run, writable_folder
 from datagen.files import write_json, write_text
+from datagen.r1 import vision_token_ids
 from datagen.sources import Glyphs, load_glyphs
 from training.checkpoints import RECORD, versions
-from training.model import vision_token_ids
 from training.small.architecture import make_model, make_processor
 from training.small.language import learn_to_speak, transcription_accuracy
 from training.small.reading import digit_accuracy, learn_to_read
@@ -42,7 +42,7 @@ def make(out: Path, *, reading_steps: int, speaking_steps: int, seed: int, batch
     processor = make_processor()
     torch.manual_seed(seed)
     model = make_model(processor)
-    model.generation_config.suppress_tokens = vision_token_ids(processor)
+    model.generation_config.suppress_tokens = vision_token_ids(processor.tokenizer.get_vocab())
     seconds = {}
     train, validation = glyphs.of_split("train"), glyphs.of_split("validation")
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SEED ?= 0
 UV := $(shell command -v uv 2>/dev/null || echo .venv/uv/bin/uv)
-DEMO := runs/demo
+DEMO ?= runs/demo
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 

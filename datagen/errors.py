@@ -48,7 +48,9 @@ def run(program: str, main: Callable[[], None]) -> NoReturn:
         print(f"{program}: can't write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(
+            f"{program}: interrupted: the same command goes on from here (r1vlm-train with --resume)", file=sys.stderr
+        )
         sys.exit(130)
     sys.exit(0)
 

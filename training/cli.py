@@ -16,6 +16,7 @@ from training.config import DEFAULT_MODEL, SMALL, Run, Stage
 
 RUN_FILE = "run.json"
 FINAL = "final"
+COLD_START = "cold-start"
 
 
 def make_parser() -> Parser:
@@ -57,13 +58,13 @@ def train(arguments: argparse.Namespace) -> None:
     built = open_dataset(arguments.data or Path("data") / owner.name)
     tasks = tasks_of(built, arguments.task or arguments.name)
     out = writable_folder(arguments.out or Path("runs") / arguments.name)
-    if out.is_dir() and any(out.iterdir()) and not arguments.resume:
-        raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
+    check_folder(out, arguments.resume)
     if arguments.cold_start and arguments.num_generations is not None:
         raise UserError("--num-generations is GRPO's: leave it out with --cold-start")
 
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     quiet()
+    from training.config import trl_config
     from training.model import locate
 
     model = arguments.model or default_model()
@@ -71,11 +72,23 @@ def train(arguments: argparse.Namespace) -> None:
     stage: Stage = "cold_start" if arguments.cold_start else "grpo"
     asked = Run(stage, model, str(built.folder), tasks, str(out), arguments.seed, settings(arguments, model, stage))
     if stage == "grpo" and model == SMALL:  # it has never seen the R1 format
-        first = replace(asked, stage="cold_start", out=str(out / "cold-start"))
+        first = replace(asked, stage="cold_start", out=str(out / COLD_START))
         first = replace(first, settings=settings(arguments, model, "cold_start", own=False))
+        for one in (first, asked):
+            trl_config(one)  # settings that TRL refuses end here, before anything is trained
         asked = replace(asked, model=str(execute(first)))
     last = execute(asked)
     print(f"{last}: trained; score it with  r1vlm-eval {last}")
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Raise a `UserError` where `out` holds something that this run would mix with."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not resume:
+        raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
+    if not any((folder / RUN_FILE).is_file() for folder in (out, out / COLD_START)):
+        raise UserError(f"{out} holds no run to go on with: name another folder with --out")
 
 
 def settings(arguments: argparse.Namespace, model: str, stage: Stage, *, own: bool = True) -> dict[str, Any]:
@@ -96,11 +109,11 @@ def execute(asked: Run) -> Path:
 
     out = Path(asked.out)
     final = out / FINAL
+    trl_config(asked)  # settings that TRL refuses end here, before anything is written
     claim(out, asked)
     if final.exists():
         print(f"{final}: already trained, {final.resolve().name}")
         return final
-    trl_config(asked)  # settings that TRL refuses end here, before anything is loaded
     started = time.monotonic()
     if asked.stage == "grpo":
         from training.grpo import train as stage

@@ -1,0 +1,60 @@
+"""What the README promises is true: its task works as written, and its commands and options exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from datagen.build import draw_shard, make_recipe, plan, schemas, write_manifest
+from datagen.dataset import open_dataset
+from datagen.tasks import DATASETS, TASKS
+from tests import test_contract
+from tests.processes import run
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_task_of_the_readme_is_a_dataset_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    file = tmp_path / "largest.py"
+    file.write_text(code)
+    found = importlib.util.spec_from_file_location("largest", file)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, "largest", module)
+    found.loader.exec_module(module)
+    spec = module.LARGEST_DIGIT
+    monkeypatch.setitem(DATASETS, spec.name, spec)
+    monkeypatch.setitem(TASKS, spec.tasks[0].name, spec.tasks[0])
+    for name, check in vars(test_contract).items():
+        if name.startswith("test_"):
+            check(spec, *([monkeypatch] if "monkeypatch" in check.__annotations__ else []))
+    recipe = make_recipe(spec.name, size=20, seed=0, shares=(80, 10, 10), source="mnist-5k", options={})
+    for shard in plan(recipe):  # here and not in workers, which do not know a task that this test alone has
+        draw_shard(tmp_path / "built", recipe, shard, schemas(spec))
+    write_manifest(tmp_path / "built", recipe)
+    for row in open_dataset(tmp_path / "built").questions("test"):
+        assert row["answer"] == str(max(row["digits"]))
+        assert spec.tasks[0].rewards["correctness"](row["solution"], row) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("datagen.cli", "r1vlm-data"), ("training.cli", "r1vlm-train"), ("evaluation.cli", "r1vlm-eval")],
+)
+def test_every_option_of_the_readme_is_in_the_help(module: str, command: str) -> None:
+    lines = re.findall(r"`([^`]+)`|^    (.+)$", README, flags=re.MULTILINE)
+    said = [re.sub(r"\s+#.*", "", one or other) for one, other in lines]
+    calls = [line for line in said if line.startswith(command + " ")]
+    assert calls
+    text = run(module, "--help").stdout
+    if command == "r1vlm-data":
+        text += run(module, "build", "--help").stdout + run(module, "preview", "--help").stdout
+    for call in calls:
+        for option in re.findall(r"--[a-z-]+", call):
+            assert option in text, f"{command} has no {option}"

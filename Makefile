@@ -3,6 +3,7 @@ PYTHON ?= python3
 SEED ?= 0
 UV := $(shell command -v uv 2>/dev/null || echo .venv/uv/bin/uv)
 DEMO ?= runs/demo
+BESIDE := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervised-*.json))
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
@@ -21,7 +22,8 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/r1vlm-data build digits --seed $(SEED) --out $(DEMO)/data
 	$(BIN)/r1vlm-train digits --seed $(SEED) --data $(DEMO)/data --out $(DEMO)/train --resume
-	$(BIN)/r1vlm-eval $(DEMO)/train/final --baseline $(DEMO)/train/cold-start/final --out $(DEMO) --report
+	$(BIN)/r1vlm-eval $(DEMO)/train/final --baseline $(DEMO)/train/cold-start/final \
+		--max-new-tokens 64 $(BESIDE) --out $(DEMO) --report
 
 test: setup
 	$(BIN)/pytest

@@ -1,7 +1,8 @@
 """Stage 2 of the small model: it learns to read aloud and to add, as any base model does before it meets R1.
 
 Two kinds of plain chat, no reasoning tags and none of the tasks' questions: "Read the digits." under an image, answered
-with the digits from lowest to highest, and "Add 3, 8, 9." without an image, answered with one addition after the other.
+with the digits from lowest to highest, and "Add 9, 3, 8." without an image, answered with the digits from lowest to
+highest and then one addition after the other, so that it learns to work with what it has written itself.
 """
 
 from __future__ import annotations
@@ -45,14 +46,19 @@ def transcriptions(processor: Qwen2_5_VLProcessor, images: Tensor, cells: Tensor
         [{"type": "image", "image": image}, {"type": "text", "text": "Read the digits."}]
         for image in images.permute(0, 3, 1, 2)
     ]
-    return chat(processor, questions, [", ".join(map(str, row)) for row in digits])
+    return chat(processor, questions, [spoken(row) for row in digits])
 
 
 def sums(processor: Qwen2_5_VLProcessor, rng: random.Random, size: int) -> BatchFeature:
-    """Two or three digits, to be added without an image."""
-    rows = [sorted(rng.choices(range(10), k=rng.choice((2, 3)))) for _ in range(size)]
-    questions = [[{"type": "text", "text": f"Add {', '.join(map(str, row))}."}] for row in rows]
-    return chat(processor, questions, [additions(row) for row in rows])
+    """One to three digits in any order, to be sorted and added without an image."""
+    rows = [rng.choices(range(10), k=rng.randint(1, 3)) for _ in range(size)]
+    questions = [[{"type": "text", "text": f"Add {spoken(row)}."}] for row in rows]
+    return chat(processor, questions, [f"{spoken(sorted(row))}. {additions(sorted(row))}".rstrip() for row in rows])
+
+
+def spoken(digits: list[int]) -> str:
+    """The digits with commas between them."""
+    return ", ".join(map(str, digits))
 
 
 def learn_to_speak(
@@ -107,5 +113,5 @@ def transcription_accuracy(
     named = sum(
         min(text.count(str(d)), digits.count(d)) for text, digits in zip(said, truth, strict=True) for d in set(digits)
     )
-    exact = sum(text == ", ".join(map(str, digits)) for text, digits in zip(said, truth, strict=True))
+    exact = sum(text == spoken(digits) for text, digits in zip(said, truth, strict=True))
     return named / sum(map(len, truth)), exact / images

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
     """A mixin for transformers' trainers: checkpoints are written in a staging folder and renamed when complete."""
 
     record: dict[str, Any]
+    shown: Callable[[int], str]  # what the model has been shown when it has taken so many steps
 
     def _get_output_dir(self, trial: Any) -> str:
         return os.path.join(self.args.output_dir, STAGING)
@@ -38,7 +40,8 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            record = {**self.record, "step": self.state.global_step}
+            step = self.state.global_step
+            record = {**self.record, "step": step, "shown": self.shown(step)}
             write_json(staging / name / RECORD, record)
             write_text(staging / name / "README.md", render("model.md.jinja", **record))
             shutil.rmtree(out / name, ignore_errors=True)
@@ -63,8 +66,8 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     return record
 
 
-def make_record(run: Run, stage: str, shown: str, before: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its making. `before` is the record of the model that training started from."""
+def make_record(run: Run, stage: str) -> dict[str, Any]:
+    """What a checkpoint says of its making, beside its step and what the model has been shown."""
     from datagen.dataset import open_dataset
     from datagen.task import reward_hash
     from datagen.tasks import TASKS
@@ -72,7 +75,6 @@ def make_record(run: Run, stage: str, shown: str, before: dict[str, Any]) -> dic
     built = open_dataset(run.data)
     return {
         "stage": stage,
-        "shown": " ".join(part for part in (before.get("shown"), shown) if part),
         "model": run.model,
         "dataset": str(built.folder),
         "dataset_fingerprint": built.fingerprint,

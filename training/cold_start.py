@@ -41,9 +41,10 @@ def train(run: Run) -> Path:
         train_dataset=rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")]),
         callbacks=[Progress(out, "cold start")],
     )
-    before = read_record(Path(locate(run.model)))
-    shown = f"{len(rows)} correct traces of {', '.join(run.tasks)}, {config.max_steps} steps of supervised training."
-    trainer.record = make_record(run, "cold-start", shown, before)
+    before = read_record(Path(locate(run.model))).get("shown", "")
+    what = f"supervised training on {len(rows)} correct traces of {', '.join(run.tasks)}."
+    trainer.record = make_record(run, "cold-start") | {"traces": len(rows)}
+    trainer.shown = lambda step: f"{before} {step} steps of {what}".strip()
     return go(trainer, out)
 
 

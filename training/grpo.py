@@ -33,7 +33,11 @@ def train(run: Run) -> Path:
     """
     out = Path(run.out)
     config = trl_config(run)
-    questions = open_dataset(run.data).questions("train", run.tasks)
+    built = open_dataset(run.data)
+    questions = built.questions("train", run.tasks)
+    start = read_record(Path(locate(run.model)))
+    if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
+        questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
     model, processor = load(run.model)
     check_limit(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {
@@ -49,9 +53,8 @@ def train(run: Run) -> Path:
         reward_funcs=judge.functions(),
         callbacks=[Progress(out, "GRPO")],
     )
-    before = read_record(Path(locate(run.model)))
-    shown = f"{config.max_steps} steps of GRPO on questions with a checkable answer and no traces."
-    trainer.record = make_record(run, "grpo", shown, before)
+    trainer.record = make_record(run, "grpo")
+    trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return go(trainer, out)
 
 

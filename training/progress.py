@@ -57,8 +57,8 @@ def forget_after(out: Path, step: int) -> None:
     for name in (METRICS, COMPLETIONS):
         path = out / name
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            *lines, _ = path.read_text(encoding="utf-8").split("\n")  # what follows the last line feed is half a line
+            kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
             write_text(path, "".join(kept))
 
 

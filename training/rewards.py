@@ -62,4 +62,4 @@ class Judge:
             for i, (message, row) in enumerate(zip(messages, rows, strict=True)):
                 rewards = {reward: scores[i] for reward, scores in judged.items()}
                 line = {"step": step, "id": row["id"], "completion": message, "rewards": rewards}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(json.dumps(line) + "\n")

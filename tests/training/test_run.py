@@ -106,7 +106,7 @@ def test_cold_start_trains_on_the_asked_number_of_traces(
     assert len(losses) == 8
     assert losses[-1] < 0.8 * losses[0]
     record = json.loads((out / "final" / "r1vlm.json").read_text())
-    assert record["shown"] == "12 correct traces of sum, 8 steps of supervised training."
+    assert record["shown"] == "8 steps of supervised training on 12 correct traces of sum."
     assert record["tasks"] == ["sum"]
 
 

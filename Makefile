@@ -13,9 +13,9 @@ setup: .venv/ready
 
 # uv puts the exact versions of requirements/dev.txt into .venv; where uv is missing, pip fetches it.
 .venv/ready: requirements/dev.txt pyproject.toml
-	@test -x "$(UV)" || command -v "$(UV)" >/dev/null || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv; }
+	@test -x "$(UV)" || command -v "$(UV)" >/dev/null || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv==0.13.9; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(UV) pip install --quiet --python $(BIN)/python -r requirements/dev.txt
+	$(UV) pip install --python $(BIN)/python -r requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

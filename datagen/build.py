@@ -149,6 +149,7 @@ def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
 
 @cache
 def _split_glyphs(source: str, split: str) -> Glyphs:
+    """Of this process: a worker draws many shards of few splits."""
     return load_glyphs(source).of_split(split)
 
 
@@ -173,24 +174,46 @@ def build(recipe: Recipe, out: Path, workers: int) -> bool:
     if _is_built(out, recipe):
         return False
     partial = out.with_name(out.name + ".partial")
+    if partial.exists() and not partial.is_dir():
+        raise UserError(f"{partial} is in the way: delete it, or name another folder with --out")
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial):
         _claim(partial, recipe)
+        for rest in partial.rglob("*.tmp"):  # of a worker that was killed
+            rest.unlink()
+        load_glyphs(recipe.source)  # a source that must be downloaded is downloaded once, and not by every worker
         _draw_missing(partial, recipe, workers)
         write_manifest(partial, recipe)
-        (partial / RECIPE).unlink()
         (partial / ".lock").unlink()
         os.rename(partial, out)
+    (out / RECIPE).unlink()
     return True
 
 
 def _is_built(out: Path, recipe: Recipe) -> bool:
     if not out.exists() or not any(out.iterdir()):
         return False
-    manifest = out / MANIFEST
-    if manifest.is_file() and json.loads(manifest.read_text())["recipe"] == _as_json(recipe):
+    if _read_json(out / MANIFEST).get("recipe") == _as_json(recipe):
+        check_files(out, _read_json(out / MANIFEST))
+        (out / RECIPE).unlink(missing_ok=True)  # of a build that was killed in its last moment
         return True
     raise UserError(f"{out} already holds something else: name another folder with --out, or delete it")
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise a `UserError` that names the first file of the manifest that is not in the folder."""
+    for name in manifest["files"]:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is damaged, {name} is missing: delete the folder and build it again")
+
+
+def _read_json(path: Path) -> Any:
+    """What a JSON file holds; an empty dictionary where there is none, or it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _as_json(recipe: Recipe) -> Any:
@@ -213,7 +236,7 @@ def _claim(partial: Path, recipe: Recipe) -> None:
     note = partial / RECIPE
     if not note.exists():
         write_json(note, _as_json(recipe))
-    elif json.loads(note.read_text()) != _as_json(recipe):
+    elif _read_json(note) != _as_json(recipe):
         raise UserError(f"{partial} holds an unfinished build of another recipe: delete it, or name another --out")
 
 

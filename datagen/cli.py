@@ -105,8 +105,8 @@ def preview(arguments: argparse.Namespace) -> None:
 
     built = open_dataset(arguments.dir)
     split = check_split(arguments.split)
-    if arguments.out.is_dir():
-        raise UserError(f"{arguments.out} is a folder: name a PNG file with --out")
+    if arguments.out.exists() and not arguments.out.is_file():
+        raise UserError(f"{arguments.out} is there already and no file: name a PNG file with --out")
     writable_folder(arguments.out.parent)
 
     from datagen.preview import contact_sheet, save, show

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datagen.build import MANIFEST
+from datagen.build import MANIFEST, check_files
 from datagen.errors import UserError
 from datagen.sources import SPLITS
 from datagen.task import DatasetSpec
@@ -65,7 +65,8 @@ def open_dataset(folder: str | Path) -> BuiltDataset:
     built = BuiltDataset(folder.resolve())
     try:
         known = built.manifest["recipe"]["dataset"] in DATASETS
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        check_files(folder, built.manifest)
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error
     if not known:
         raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # not for us to mend
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)  # not for us to mend
 
 
 class UserError(Exception):
@@ -74,7 +74,7 @@ def writable_folder(path: Path) -> Path:
     Raises:
         UserError: where it is a file, or it (or its nearest existing parent) can't be written.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
     existing = path
     while not existing.exists():
         existing = existing.parent

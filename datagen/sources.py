@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def split_of(glyph_id: str) -> str:
     return "train" if position < 0.8 else "validation" if position < 0.9 else "test"
 
 
+@cache
 def load_glyphs(source: str) -> Glyphs:
     """All glyphs of a source, `mnist-5k` (inside a package, 5,000) or `mnist` (downloaded once, 70,000).
 
@@ -86,7 +87,7 @@ def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     try:
         parts = [part(True), part(False)]
-    except (OSError, RuntimeError) as error:  # what torchvision raises without a network
+    except (OSError, RuntimeError, EOFError) as error:  # what torchvision raises without a network
         raise UserError(
             f"MNIST could not be downloaded to {folder}: check the network, or use --source mnist-5k, which is built in"
         ) from error

@@ -63,10 +63,10 @@ def verdict(total: Mapping[str, Any]) -> str:
 
 
 def headline(total: Mapping[str, Any]) -> str:
-    """What changed, without a full stop. A change counts where its 95% interval leaves out 0."""
+    """What changed, without a full stop. A change counts where its 95% interval leaves out 0 and p < 0.05."""
     low, high = total["difference_ci95"]
     numbers = f"from {percent(total['before'])} to {percent(total['after'])}"
-    if low <= 0 <= high:
+    if low <= 0 <= high or total["p_value"] >= 0.05:
         return f"No change in accuracy can be told: {numbers}"
     return f"Accuracy {'rose' if low > 0 else 'fell'} by {abs(100 * total['difference']):.1f} points, {numbers}"
 

@@ -42,12 +42,3 @@ def kill_when(ready: Callable[[], bool], module: str, *words: str | Path) -> Non
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def gone(group_leader: int) -> bool:
-    """Whether no process of that group is left."""
-    try:
-        os.killpg(group_leader, 0)
-    except ProcessLookupError:
-        return True
-    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from typing import Any
 
@@ -96,12 +97,13 @@ def test_copying_the_prompt_or_listing_every_answer_earns_nothing(spec: DatasetS
                 assert task.rewards["correctness"](text, question) in ({0.0, 1.0} if honest else {0.0})
 
 
-def test_reward_hash_changes_with_the_judging_code(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    import inspect
-
-    task = spec.tasks[0]
-    before = reward_hash(task)
-    assert before == reward_hash(task)
+def test_reward_hash_changes_with_the_code_of_any_reward(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     source = inspect.getsource
-    monkeypatch.setattr(inspect, "getsource", lambda module: source(module) + "#")
-    assert reward_hash(task) != before
+    for task in spec.tasks:
+        before = reward_hash(task)
+        assert before == reward_hash(task)
+        for reward in task.rewards.values():
+            edited = inspect.getmodule(reward)
+            with monkeypatch.context() as patch:
+                patch.setattr(inspect, "getsource", lambda one, edited=edited: source(one) + "#" * (one is edited))
+                assert reward_hash(task) != before

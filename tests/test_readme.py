@@ -18,6 +18,10 @@ from tests.processes import run
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_readme_is_finished() -> None:
+    assert "@@" not in README
+
+
 def test_the_task_of_the_readme_is_a_dataset_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     file = tmp_path / "largest.py"

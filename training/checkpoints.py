@@ -68,18 +68,13 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 def make_record(run: Run, stage: str) -> dict[str, Any]:
     """What a checkpoint says of its making, beside its step and what the model has been shown."""
-    from datagen.dataset import open_dataset
-    from datagen.task import reward_hash
-    from datagen.tasks import TASKS
-
-    built = open_dataset(run.data)
     return {
         "stage": stage,
         "model": run.model,
-        "dataset": str(built.folder),
-        "dataset_fingerprint": built.fingerprint,
+        "dataset": run.data,
+        "dataset_fingerprint": run.dataset_fingerprint,
         "tasks": run.tasks,
-        "reward_hash": {task: reward_hash(TASKS[task]) for task in run.tasks},
+        "reward_hash": run.reward_hash,
         "run": str(Path(run.out).resolve()),
         "seed": run.seed,
         "settings": run.settings,
@@ -111,5 +106,7 @@ def git_commit() -> str | None:
             return None
         return done.stdout.strip()
 
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:  # installed inside somebody else's checkout
+        return None
     commit = git("rev-parse", "HEAD")
     return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -19,6 +19,17 @@ FINAL = "final"
 COLD_START = "cold-start"
 
 
+def positive(text: str) -> float:
+    """A number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def make_parser() -> Parser:
     """The command's arguments."""
     parser = Parser(
@@ -38,7 +49,7 @@ def make_parser() -> Parser:
     parser.add_argument("--seed", type=at_least(0), default=0, help="[0]")
     group = parser.add_argument_group("training, by default as the model's recipe has it (training/recipes)")
     group.add_argument("--steps", type=at_least(1), dest="max_steps", help="optimisation steps")
-    group.add_argument("--learning-rate", type=float, help="peak learning rate")
+    group.add_argument("--learning-rate", type=positive, help="peak learning rate")
     group.add_argument("--num-generations", type=at_least(2), help="completions a question (GRPO's group)")
     group.add_argument("--traces", type=at_least(1), help="solutions the cold start may see")
     group.add_argument("--report-to", help="tensorboard, trackio or wandb; nothing leaves the machine by default")
@@ -50,8 +61,11 @@ def make_parser() -> Parser:
 def train(arguments: argparse.Namespace) -> None:
     """`r1vlm-train`."""
     from datagen.dataset import open_dataset, tasks_of
-    from datagen.tasks import DATASETS, find_task
+    from datagen.task import reward_hash
+    from datagen.tasks import DATASETS, TASKS, find_task
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training in several processes is not supported yet: start r1vlm-train without a launcher")
     if arguments.name not in DATASETS:
         find_task(arguments.name)
     owner = next(spec for spec in DATASETS.values() if arguments.name in (spec.name, *(t.name for t in spec.tasks)))
@@ -70,7 +84,17 @@ def train(arguments: argparse.Namespace) -> None:
     model = arguments.model or default_model()
     locate(model)
     stage: Stage = "cold_start" if arguments.cold_start else "grpo"
-    asked = Run(stage, model, str(built.folder), tasks, str(out), arguments.seed, settings(arguments, model, stage))
+    asked = Run(
+        stage=stage,
+        model=model,
+        data=str(built.folder),
+        tasks=tasks,
+        out=str(out),
+        seed=arguments.seed,
+        settings=settings(arguments, model, stage),
+        dataset_fingerprint=built.fingerprint,
+        reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
+    )
     if stage == "grpo" and model == SMALL:  # it has never seen the R1 format
         first = replace(asked, stage="cold_start", out=str(out / COLD_START))
         first = replace(first, settings=settings(arguments, model, "cold_start", own=False))

@@ -13,7 +13,7 @@ from trl import SFTTrainer
 
 from datagen.dataset import open_dataset
 from training.checkpoints import WholeCheckpoints, make_record, read_record
-from training.config import Run, trl_config
+from training.config import Run, refusals, trl_config
 from training.grpo import go
 from training.model import load, locate
 from training.progress import Progress
@@ -34,13 +34,15 @@ def train(run: Run) -> Path:
     rows = open_dataset(run.data).questions("train", run.tasks)
     rows = rows.select(range(min(run.settings["traces"], len(rows))))
     model, processor = load(run.model)
-    trainer = WholeSFTTrainer(
-        model=model,
-        processing_class=processor,
-        args=config,
-        train_dataset=rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")]),
-        callbacks=[Progress(out, "cold start")],
-    )
+    traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
+    with refusals():
+        trainer = WholeSFTTrainer(
+            model=model,
+            processing_class=processor,
+            args=config,
+            train_dataset=traces,
+            callbacks=[Progress(out, "cold start")],
+        )
     before = read_record(Path(locate(run.model))).get("shown", "")
     what = f"supervised training on {len(rows)} correct traces of {', '.join(run.tasks)}."
     trainer.record = make_record(run, "cold-start") | {"traces": len(rows)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +18,18 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 OURS = {"cold_start": ("traces",), "grpo": ()}  # fields that are not TRL's
 
 
+OWN = {  # settings that would break what a run folder promises
+    "output_dir": "use --out",
+    "seed": "use --seed",
+    "data_seed": "use --seed",
+    "save_strategy": "it saves every save_steps steps",
+    "load_best_model_at_end": "score the checkpoints with r1vlm-eval",
+    "eval_strategy": "score the checkpoints with r1vlm-eval",
+    "remove_unused_columns": "the rewards need every column",
+    "resume_from_checkpoint": "use --resume",
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """Everything that determines a run; `settings` are the fields of TRL's configuration class of the stage."""
@@ -27,6 +41,8 @@ class Run:
     out: str
     seed: int
     settings: dict[str, Any]
+    dataset_fingerprint: str
+    reward_hash: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """For the run folder's `run.json`."""
@@ -106,6 +122,8 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
+        if name in OWN:
+            raise UserError(f"{name} is set by this command itself: {OWN[name]}")
     if result.get("use_vllm"):
         raise UserError(
             "use_vllm=true is refused: TRL 1.16 hands vLLM image placeholders twice and trains on garbage "
@@ -143,7 +161,14 @@ def trl_config(run: Run) -> Any:
         "remove_unused_columns": False,
     }
     settings = {name: value for name, value in run.settings.items() if name not in OURS[run.stage]}
-    try:
+    with refusals():
         return config_class(run.stage)(**{**fixed, **settings})
-    except (ValueError, TypeError) as error:
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what TRL and transformers say of impossible settings into a `UserError`. Nothing else may run inside."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error

@@ -15,7 +15,7 @@ from datagen.dataset import open_dataset
 from datagen.errors import UserError
 from datagen.r1 import completion_of, vision_token_ids
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
-from training.config import Run, trl_config
+from training.config import Run, refusals, trl_config
 from training.model import load, locate
 from training.progress import COMPLETIONS, Progress, forget_after
 from training.rewards import Judge
@@ -45,14 +45,15 @@ def train(run: Run) -> Path:
         **(config.generation_kwargs or {}),
     }
     judge = Judge(run.tasks, out / COMPLETIONS)
-    trainer = WholeGRPOTrainer(
-        model=model,
-        processing_class=processor,
-        args=config,
-        train_dataset=questions,
-        reward_funcs=judge.functions(),
-        callbacks=[Progress(out, "GRPO")],
-    )
+    with refusals():
+        trainer = WholeGRPOTrainer(
+            model=model,
+            processing_class=processor,
+            args=config,
+            train_dataset=questions,
+            reward_funcs=judge.functions(),
+            callbacks=[Progress(out, "GRPO")],
+        )
     trainer.record = make_record(run, "grpo")
     trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return go(trainer, out)

@@ -32,9 +32,8 @@ class Judge:
     def _function(self, name: str) -> TRLReward:
         def reward(completions: list[Any], **columns: Any) -> list[float]:
             messages = [full_message(completion[0]["content"]) for completion in completions]
-            rows = [
-                {key: columns[key][i] for key in self._columns(columns, len(messages))} for i in range(len(messages))
-            ]
+            keys = [key for key, column in columns.items() if isinstance(column, list) and len(column) == len(messages)]
+            rows = [{key: columns[key][i] for key in keys} for i in range(len(messages))]
             values = [
                 TASKS[row["task"]].rewards[name](message, row) for message, row in zip(messages, rows, strict=True)
             ]
@@ -43,10 +42,6 @@ class Judge:
 
         reward.__name__ = name
         return reward
-
-    @staticmethod
-    def _columns(columns: dict[str, Any], count: int) -> list[str]:
-        return [key for key, value in columns.items() if isinstance(value, list) and len(value) == count]
 
     def _note(
         self, name: str, values: list[float], messages: list[str], rows: list[dict[str, Any]], columns: dict[str, Any]

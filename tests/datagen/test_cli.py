@@ -49,7 +49,7 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
         (["preview", "FULL"], "not a dataset folder"),
         (["preview", "FILE"], "not a dataset folder"),
         (["preview", "DATA", "--split", "dev"], "train, validation, test"),
-        (["preview", "DATA", "--out", "FULL"], "is a folder"),
+        (["preview", "DATA", "--out", "FULL"], "no file"),
         ([], "COMMAND"),
         (["paint"], "paint"),
     ],

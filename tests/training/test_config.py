@@ -14,7 +14,7 @@ STAGES: list[Stage] = ["cold_start", "grpo"]
 
 
 def run_with(settings: dict[str, Any], stage: Stage, out: Path) -> Run:
-    return Run(stage, "small", "data", ["sum"], str(out), 0, settings)
+    return Run(stage, "small", "data", ["sum"], str(out), 0, settings, "fingerprint", {})
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -43,6 +43,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("temperature", "not of the form name=value"),
         ("temperature=[", "not valid YAML"),
         ("use_vllm=true", "#6294"),
+        ("output_dir=x", "use --out"),
+        ("save_strategy=no", "save_steps"),
     ],
 )
 def test_a_wrong_setting_gets_one_sentence(assignment: str, says: str) -> None:

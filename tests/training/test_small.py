@@ -47,6 +47,7 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) < 2_000_000
     assert len(vision_token_ids(processor.tokenizer.get_vocab())) == 5
     assert "is a file" in refused(run("training.small.make", "--out", out / "config.json"))
+    assert "there already" in refused(run("training.small.make", "--out", out))
 
 
 def test_reading_batches_label_the_cells_of_the_digits_centres() -> None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText
 
 from datagen.cards import render
 from datagen.cli import at_least
-from datagen.errors import Parser, run, writable_folder
+from datagen.errors import Parser, UserError, run, writable_folder
 from datagen.files import write_json, write_text
 from datagen.r1 import vision_token_ids
 from datagen.sources import Glyphs, load_glyphs
@@ -37,8 +37,15 @@ def make(out: Path, *, reading_steps: int, speaking_steps: int, seed: int, batch
 
     A stage that is complete is kept in `OUT.partial`, so that a run that was killed goes on with the next one.
     """
+    if out.exists():
+        raise UserError(f"{out} is there already: name another folder with --out")
     glyphs = load_glyphs("mnist-5k")
+    settings = {"reading_steps": reading_steps, "speaking_steps": speaking_steps, "seed": seed, "batch": batch}
     partial = out.with_name(out.name + ".partial")
+    note = partial / "settings.json"
+    if note.exists() and json.loads(note.read_text()) != settings:
+        raise UserError(f"{partial} was begun with other settings: delete it, or name another folder with --out")
+    write_json(note, settings)
     processor = make_processor()
     torch.manual_seed(seed)
     model = make_model(processor)
@@ -54,7 +61,6 @@ def make(out: Path, *, reading_steps: int, speaking_steps: int, seed: int, batch
 
     for name, work in (("reading", read), ("speaking", speak)):
         seconds[name] = stage(partial / name, model, work)
-    settings = {"reading_steps": reading_steps, "speaking_steps": speaking_steps, "seed": seed, "batch": batch}
     record = {"stage": "base", "shown": SHOWN, "settings": settings, "seconds": seconds, "versions": versions()}
     record["measured"] = measure(model, processor, glyphs)
     finished = partial / "model"
@@ -99,7 +105,7 @@ def command() -> None:
     parser = Parser(prog="training.small.make", description="Make the small model that is built in.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--reading-steps", type=at_least(1), default=4500, help="of stage 1 [4500]")
-    parser.add_argument("--speaking-steps", type=at_least(1), default=1500, help="of stage 2 [1500]")
+    parser.add_argument("--speaking-steps", type=at_least(1), default=1000, help="of stage 2 [1000]")
     parser.add_argument(
         "--batch", type=at_least(2), default=128, help="images a step of stage 1, twice stage 2's [128]"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,7 +96,6 @@ def learn_to_read(
     seed: int,
     batch: int = 128,
     learning_rate: float = 2e-3,
-    save: Path | None = None,
 ) -> float:
     """Train the vision tower (and the digits' embeddings) to name digits; returns the accuracy on `validation`."""
     parameters = [*model.model.visual.parameters(), model.get_input_embeddings().weight]
@@ -115,6 +113,4 @@ def learn_to_read(
         if step % 250 == 0 or step == steps:
             accuracy = digit_accuracy(model, processor, validation)
             progress.set_postfix(loss=f"{loss.item():.3f}", digits=f"{accuracy:.1%}")
-            if save is not None:
-                model.save_pretrained(save)
     return accuracy

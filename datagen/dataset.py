@@ -64,7 +64,7 @@ def open_dataset(folder: str | Path) -> BuiltDataset:
         raise UserError(f"{folder} is not a dataset folder (no {MANIFEST} in it): name what r1vlm-data build wrote")
     built = BuiltDataset(folder.resolve())
     try:
-        known = built.manifest["recipe"]["dataset"] in DATASETS
+        known = built.manifest["recipe"]["dataset"] in DATASETS and built.fingerprint != ""
         check_files(folder, built.manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error

@@ -29,7 +29,7 @@ from training.small.architecture import make_model, make_processor
 from training.small.language import learn_to_speak, transcription_accuracy
 from training.small.reading import digit_accuracy, learn_to_read
 
-SHOWN = "No traces: pretrained to read digits aloud and to add."
+SHOWN = "Pretrained to read digits aloud and to add, without a trace."
 
 
 def make(out: Path, *, reading_steps: int, speaking_steps: int, seed: int, batch: int) -> dict[str, Any]:

@@ -62,13 +62,11 @@ def train(arguments: argparse.Namespace) -> None:
     """`r1vlm-train`."""
     from datagen.dataset import open_dataset, tasks_of
     from datagen.task import reward_hash
-    from datagen.tasks import DATASETS, TASKS, find_task
+    from datagen.tasks import TASKS, find_owner
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("training in several processes is not supported yet: start r1vlm-train without a launcher")
-    if arguments.name not in DATASETS:
-        find_task(arguments.name)
-    owner = next(spec for spec in DATASETS.values() if arguments.name in (spec.name, *(t.name for t in spec.tasks)))
+    owner = find_owner(arguments.name)
     built = open_dataset(arguments.data or Path("data") / owner.name)
     tasks = tasks_of(built, arguments.task or arguments.name)
     out = writable_folder(arguments.out or Path("runs") / arguments.name)

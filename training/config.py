@@ -115,6 +115,8 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
     types = typing.get_type_hints(config_class(stage)) | dict.fromkeys(OURS[stage], int)
     result = {}
     for name, value in values.items():
+        if name in OWN:
+            raise UserError(f"{name} is set by this command itself: {OWN[name]}")
         if name not in types:
             raise UserError(f"there is no setting {name!r}: {nearest(str(name), sorted(types))}")
         try:
@@ -122,8 +124,6 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
-        if name in OWN:
-            raise UserError(f"{name} is set by this command itself: {OWN[name]}")
     if result.get("use_vllm"):
         raise UserError(
             "use_vllm=true is refused: TRL 1.16 hands vLLM image placeholders twice and trains on garbage "

@@ -17,6 +17,18 @@ def find_dataset(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
+def find_owner(name: str) -> DatasetSpec:
+    """The dataset of that name, or the one that asks the task of that name.
+
+    Raises:
+        UserError: where `name` is neither; it names the nearest one.
+    """
+    for spec in DATASETS.values():
+        if name in (spec.name, *(task.name for task in spec.tasks)):
+            return spec
+    raise UserError(f"there is no dataset or task {name!r}: {nearest(name, [*DATASETS, *TASKS])}")
+
+
 def find_task(name: str) -> Task:
     """The task of that name; a `UserError` naming the nearest one where there is none."""
     if name not in TASKS:

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+RECORD = "r1vlm.json"  # in a checkpoint, written by training and read by evaluation; every key is optional there
+METRICS = "metrics.jsonl"  # in a run folder, a line a logged step
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

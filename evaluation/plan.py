@@ -9,8 +9,9 @@ from pathlib import Path
 
 from datagen.dataset import BuiltDataset, check_split, open_dataset, tasks_of
 from datagen.errors import UserError, need, writable_folder
+from datagen.files import METRICS, RECORD
 from evaluation.beside import Row, beside_row, read_beside
-from evaluation.subject import RECORD, Subject, differences, open_subject
+from evaluation.subject import Subject, differences, open_subject
 
 
 @dataclass(frozen=True)
@@ -124,5 +125,5 @@ def _metrics(subject: Subject, given: Path | None) -> Path | None:
             raise UserError(f"there is no metrics file {given}: name a run's metrics.jsonl with --metrics")
         return given
     run = subject.record.get("run")
-    path = Path(run) / "metrics.jsonl" if run else None
+    path = Path(run) / METRICS if run else None
     return path if path is not None and path.is_file() else None

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.errors import UserError
-from datagen.files import sha256
+from datagen.files import RECORD, sha256
 
 if TYPE_CHECKING:
     from datagen.dataset import BuiltDataset
 
-RECORD = "r1vlm.json"  # written into a checkpoint by training; every key is optional
 RECORD_TYPES = {
     "dataset": str,
     "dataset_fingerprint": str,

@@ -15,10 +15,9 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from datagen.cards import render
-from datagen.files import write_json, write_text
+from datagen.files import RECORD, write_json, write_text
 from training.config import Run
 
-RECORD = "r1vlm.json"
 STAGING = ".saving"
 PACKAGES = ("r1vlm", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 

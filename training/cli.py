@@ -96,8 +96,7 @@ def train(arguments: argparse.Namespace) -> None:
     if stage == "grpo" and model == SMALL:  # it has never seen the R1 format
         first = replace(asked, stage="cold_start", out=str(out / COLD_START))
         first = replace(first, settings=settings(arguments, model, "cold_start", own=False))
-        for one in (first, asked):
-            trl_config(one)  # settings that TRL refuses end here, before anything is trained
+        trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
         asked = replace(asked, model=str(execute(first)))
     last = execute(asked)
     print(f"{last}: trained; score it with  r1vlm-eval {last}")

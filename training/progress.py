@@ -9,9 +9,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from datagen.files import replacing, write_text
+from datagen.files import METRICS, replacing, write_text
 
-METRICS = "metrics.jsonl"
 COMPLETIONS = "completions.jsonl"
 CURVE = "reward_curve.png"
 SHOWN = {"reward": "reward", "rewards/correctness/mean": "correct", "loss": "loss", "entropy": "entropy"}

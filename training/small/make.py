@@ -21,10 +21,10 @@ from transformers import AutoModelForImageTextToText
 from datagen.cards import render
 from datagen.cli import at_least
 from datagen.errors import Parser, UserError, run, writable_folder
-from datagen.files import write_json, write_text
+from datagen.files import RECORD, write_json, write_text
 from datagen.r1 import vision_token_ids
 from datagen.sources import Glyphs, load_glyphs
-from training.checkpoints import RECORD, versions
+from training.checkpoints import versions
 from training.small.architecture import make_model, make_processor
 from training.small.language import learn_to_speak, transcription_accuracy
 from training.small.reading import digit_accuracy, learn_to_read

@@ -1,8 +1,8 @@
 """Stage 2 of the small model: it learns to read aloud and to add, as any base model does before it meets R1.
 
-Two kinds of plain chat, no reasoning tags and none of the tasks' questions: "Read the digits." under an image, answered
-with the digits from lowest to highest, and "Add 9, 3, 8." without an image, answered with the digits from lowest to
-highest and then one addition after the other, so that it learns to work with what it has written itself.
+Three kinds of plain chat, no reasoning tags and none of the tasks' questions: under an image "Read the digits.", answered
+with the digits from lowest to highest, or "Read and add the digits.", which goes on with one addition after the other;
+and "Add 9, 3, 8." without an image, so that it learns to work with what it has written itself.
 """
 
 from __future__ import annotations
@@ -39,21 +39,28 @@ def chat(processor: Qwen2_5_VLProcessor, questions: list[list[dict[str, Any]]], 
     return batch
 
 
-def transcriptions(processor: Qwen2_5_VLProcessor, images: Tensor, cells: Tensor) -> BatchFeature:
-    """Images (n, 84, 84, 3) with the digits of `cells` (n, 9), to be read aloud from lowest to highest."""
+def readings(processor: Qwen2_5_VLProcessor, images: Tensor, cells: Tensor, *, adding: int = 0) -> BatchFeature:
+    """Images (n, 84, 84, 3) with the digits of `cells` (n, 9), to be read aloud; the first `adding` to be added too."""
     digits = [sorted(row[row != NOTHING].tolist()) for row in cells]
+    requests = ["Read and add the digits."] * adding + ["Read the digits."] * (len(images) - adding)
     questions = [
-        [{"type": "image", "image": image}, {"type": "text", "text": "Read the digits."}]
-        for image in images.permute(0, 3, 1, 2)
+        [{"type": "image", "image": image}, {"type": "text", "text": text}]
+        for image, text in zip(images.permute(0, 3, 1, 2), requests, strict=True)
     ]
-    return chat(processor, questions, [spoken(row) for row in digits])
+    answers = [added(row) if i < adding else spoken(row) for i, row in enumerate(digits)]
+    return chat(processor, questions, answers)
 
 
 def sums(processor: Qwen2_5_VLProcessor, rng: random.Random, size: int) -> BatchFeature:
     """One to three digits in any order, to be sorted and added without an image."""
     rows = [rng.choices(range(10), k=rng.randint(1, 3)) for _ in range(size)]
     questions = [[{"type": "text", "text": f"Add {spoken(row)}."}] for row in rows]
-    return chat(processor, questions, [f"{spoken(sorted(row))}. {additions(sorted(row))}".rstrip() for row in rows])
+    return chat(processor, questions, [added(sorted(row)) for row in rows])
+
+
+def added(digits: list[int]) -> str:
+    """The digits with commas between them, then one addition after the other."""
+    return f"{spoken(digits)}. {additions(digits)}".rstrip()
 
 
 def spoken(digits: list[int]) -> str:
@@ -71,7 +78,10 @@ def learn_to_speak(
     batch: int = 64,
     learning_rate: float = 1.5e-3,
 ) -> None:
-    """Train the whole model on both kinds of chat, `batch` of each a step; the glyphs are distorted as in stage 1."""
+    """Train the whole model, `batch` chats with an image (half of them to be added) and `batch` without one a step.
+
+    The glyphs are distorted as in stage 1.
+    """
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
@@ -81,9 +91,8 @@ def learn_to_speak(
     pictures: Iterator[tuple[Tensor, Tensor]] = batches(train, batch, seed + 1)
     progress = tqdm(range(steps), desc="speaking")
     for _ in progress:
-        losses = [
-            model(**part).loss for part in (transcriptions(processor, *next(pictures)), sums(processor, rng, batch))
-        ]
+        seen, unseen = readings(processor, *next(pictures), adding=batch // 2), sums(processor, rng, batch)
+        losses = [model(**part).loss for part in (seen, unseen)]
         torch.autograd.backward(losses)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -95,7 +104,7 @@ def learn_to_speak(
 @torch.no_grad()
 def read_aloud(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: Tensor) -> list[str]:
     """What the model answers, greedily, to "Read the digits." under each image (n, 84, 84, 3)."""
-    batch = transcriptions(processor, images, torch.full((len(images), 1), NOTHING))
+    batch = readings(processor, images, torch.full((len(images), 1), NOTHING))
     prompt = {name: value[:, :-1] for name, value in batch.items() if name in PER_TOKEN}  # without the end of turn
     vision = {name: value for name, value in batch.items() if name not in (*PER_TOKEN, "labels")}
     spoken = model.generate(**prompt, **vision, do_sample=False, max_new_tokens=16)

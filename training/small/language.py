@@ -1,8 +1,8 @@
 """Stage 2 of the small model: it learns to read aloud and to add, as any base model does before it meets R1.
 
 Three kinds of plain chat, no reasoning tags and none of the tasks' questions: under an image "Read the digits.", answered
-with the digits from lowest to highest, or "Read and add the digits.", which goes on with one addition after the other;
-and "Add 9, 3, 8." without an image, so that it learns to work with what it has written itself.
+with the digits from lowest to highest, or "Read and add the digits.", which goes on with one addition after the other
+and ends with the sum; and "Add 9, 3, 8." without an image, so that it learns to work with what it has written itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from datagen.sources import Glyphs
+from datagen.glyphs import Glyphs
 from datagen.tasks.digits import additions
 from training.small.architecture import CHAT_TEMPLATE
 from training.small.reading import NOTHING, batches
@@ -59,8 +59,8 @@ def sums(processor: Qwen2_5_VLProcessor, rng: random.Random, size: int) -> Batch
 
 
 def added(digits: list[int]) -> str:
-    """The digits with commas between them, then one addition after the other."""
-    return f"{spoken(digits)}. {additions(digits)}".rstrip()
+    """The digits with commas between them, one addition after the other, and the sum again."""
+    return f"{spoken(digits)}. {additions(digits)}".rstrip() + f" Sum {sum(digits)}."
 
 
 def spoken(digits: list[int]) -> str:

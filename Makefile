@@ -34,7 +34,8 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m benchmarks.digits
+	$(BIN)/python -m benchmarks.commands
+	$(BIN)/python -m benchmarks.datagen
 
 clean:
 	rm -rf .venv runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,17 +23,20 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datagen import r1
+from datagen.attacks import audit, summary
 from datagen.canvas import png
 from datagen.cards import render
-from datagen.errors import UserError
+from datagen.errors import UserError, nearest
 from datagen.files import replacing, sha256, write_json, write_text
 from datagen.randomness import stream
-from datagen.sources import SPLITS, Glyphs, load_glyphs
+from datagen.sources import SPLITS, load_source
 from datagen.task import DatasetSpec, Task, reward_hash
 from datagen.tasks import DATASETS, find_dataset
 
@@ -77,15 +80,27 @@ class Shard:
 
 
 def make_recipe(
-    name: str, *, size: int, seed: int, shares: tuple[int, int, int], source: str, options: Mapping[str, Any]
+    name: str,
+    *,
+    size: int,
+    seed: int,
+    shares: tuple[int, int, int] = (80, 10, 10),
+    source: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """A checked recipe.
+    """A checked recipe; the dataset's first source and the defaults of its options, unless they are given.
 
     Raises:
-        UserError: for an unknown dataset, or a size that leaves a split empty.
+        UserError: for an unknown dataset, source or option, or a size that leaves a split empty.
     """
+    options = options or {}
     spec = find_dataset(name)
-    recipe = Recipe(spec.name, spec.version, seed, size, shares, source, {**spec.options, **options})
+    known = {option.name: option.default for option in spec.options}
+    for option in options.keys() - known.keys():
+        raise UserError(f"{name} has no option {option!r}: {nearest(option, list(known))}")
+    if source is not None and source not in spec.sources:
+        raise UserError(f"{name} is not drawn from {source}: take --source {' or '.join(spec.sources)}")
+    recipe = Recipe(spec.name, spec.version, seed, size, shares, source or spec.sources[0], {**known, **options})
     if sum(shares) != 100 or min(shares) < 1:
         raise UserError(f"--splits {'/'.join(map(str, shares))} must be three whole percentages that add up to 100")
     if min(recipe.counts().values()) < 1:
@@ -102,9 +117,10 @@ def plan(recipe: Recipe) -> list[Shard]:
     return shards
 
 
-def raw_row(spec: DatasetSpec, recipe: Recipe, glyphs: Glyphs, split: str, index: int) -> dict[str, Any]:
-    """One image and its ground truth: a row of the `raw` config. `glyphs` are those of the split."""
-    drawing = spec.draw(stream(spec.name, spec.version, recipe.seed, split, index), glyphs, recipe.options)
+def raw_row(spec: DatasetSpec, recipe: Recipe, split: str, index: int) -> dict[str, Any]:
+    """One image and its ground truth: a row of the `raw` config."""
+    material = material_of(recipe.source, split)
+    drawing = spec.draw(stream(spec.name, spec.version, recipe.seed, split, index), material, recipe.options)
     image = {"bytes": png(drawing.image), "path": None}
     return {"id": f"{spec.name}-{recipe.seed}-{split}-{index:07d}", "image": image, **drawing.truth}
 
@@ -116,12 +132,17 @@ def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, A
         "id": f"{raw['id']}-{task.name}",
         "image_id": raw["id"],
         "task": task.name,
-        "prompt": r1.messages(task.question, task.example_answer),
+        "prompt": r1.messages(task.ask(raw), task.example_answer),
         "image": raw["image"],
         "answer": answer,
         "solution": r1.solution(task.solve(raw), answer),
         **{column: raw[column] for column in spec.r1_columns},
     }
+
+
+def questions_of(spec: DatasetSpec, raw: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """All questions about some images: rows of the `r1` config, in order."""
+    return [r1_row(spec, task, row) for row in raw for task in spec.tasks if task.asked(row)]
 
 
 def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
@@ -148,18 +169,16 @@ def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
 
 
 @cache
-def _split_glyphs(source: str, split: str) -> Glyphs:
-    """Of this process: a worker draws many shards of few splits."""
-    return load_glyphs(source).of_split(split)
+def material_of(source: str, split: str) -> Any:
+    """What a split may be drawn from; kept, since a worker draws many shards of few splits."""
+    return load_source(source).of_split(split)
 
 
 def draw_shard(folder: Path, recipe: Recipe, shard: Shard, schema: Mapping[str, pa.Schema]) -> int:
     """Draw a shard and write its two files; returns its number of images."""
     spec = DATASETS[recipe.dataset]
-    glyphs = _split_glyphs(recipe.source, shard.split)
-    raw = [raw_row(spec, recipe, glyphs, shard.split, index) for index in range(shard.start, shard.stop)]
-    rows = {"raw": raw, "r1": [r1_row(spec, task, row) for row in raw for task in spec.tasks]}
-    for config, values in rows.items():
+    raw = [raw_row(spec, recipe, shard.split, index) for index in range(shard.start, shard.stop)]
+    for config, values in (("raw", raw), ("r1", questions_of(spec, raw))):
         with replacing(folder / shard.path(config)) as temporary:
             pq.write_table(pa.Table.from_pylist(values, schema[config]), temporary)
     return shard.stop - shard.start
@@ -181,7 +200,7 @@ def build(recipe: Recipe, out: Path, workers: int) -> bool:
         _claim(partial, recipe)
         for rest in partial.rglob("*.tmp"):  # of a worker that was killed
             rest.unlink()
-        load_glyphs(recipe.source)  # a source that must be downloaded is downloaded once, and not by every worker
+        load_source(recipe.source)  # a source that must be downloaded is downloaded once, and not by every worker
         _draw_missing(partial, recipe, workers)
         write_manifest(partial, recipe)
         (partial / ".lock").unlink()
@@ -274,49 +293,94 @@ def prove(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
     """Read the written files back and show that the splits are disjoint.
 
     Returns, for each split, the number of images, of distinct images, and of distinct values of each column that
-    must be disjoint, and the number of values that two splits share (which is 0).
+    must be disjoint, and the number of values that two splits share (which is 0). Memory is 16 bytes an image.
 
     Raises:
         RuntimeError: where two splits share an image or such a value. That is a mistake of ours.
     """
-    found: dict[str, dict[str, set[str]]] = {}
+    found: dict[str, dict[str, NDArray[np.bytes_]]] = {}
     images: dict[str, int] = {}
     for split in SPLITS:
-        seen: dict[str, set[str]] = {"images": set(), **{column: set() for column in spec.disjoint}}
+        parts: dict[str, list[NDArray[np.bytes_]]] = {"images": [], **{column: [] for column in spec.disjoint}}
         images[split] = 0
         for path in sorted((folder / "raw").glob(f"{split}-*.parquet")):
             table = pq.read_table(path, columns=["image", *spec.disjoint])
             pictures = table["image"].combine_chunks().field("bytes")
-            seen["images"].update(hashlib.sha256(picture.as_buffer()).hexdigest() for picture in pictures)
+            parts["images"].append(_digests(picture.as_buffer() for picture in pictures))
             for column in spec.disjoint:
-                seen[column].update(table[column].combine_chunks().flatten().to_pylist())
+                values = table[column].combine_chunks()
+                flat = values.flatten() if pa.types.is_list(values.type) else values
+                parts[column].append(_digests(value.encode() for value in flat.unique().to_pylist()))
             images[split] += len(table)
-        found[split] = seen
+        found[split] = {what: np.unique(np.concatenate(digests)) for what, digests in parts.items()}
     pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
-    shared = {what: sum(len(found[a][what] & found[b][what]) for a, b in pairs) for what in found["train"]}
+    shared = {
+        what: sum(len(np.intersect1d(found[a][what], found[b][what], assume_unique=True)) for a, b in pairs)
+        for what in found["train"]
+    }
     if any(shared.values()):
         raise RuntimeError(f"splits share {shared}")
     distinct = {split: {what: len(values) for what, values in seen.items()} for split, seen in found.items()}
     return {"images": images, "distinct": distinct, "shared_between_splits": shared}
 
 
+def _digests(values: Iterable[bytes]) -> NDArray[np.bytes_]:
+    """The first 16 bytes of each value's SHA-256."""
+    return np.frombuffer(b"".join(hashlib.sha256(value).digest()[:16] for value in values), dtype="S16")
+
+
+def make_manifest(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards."""
+    spec = DATASETS[recipe.dataset]
+    paths = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
+    files = {str(path.relative_to(folder)): sha256(path) for path in paths}
+    return {
+        "recipe": _as_json(recipe),
+        "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+        "source_sha256": load_source(recipe.source).fingerprint,
+        "versions": {name: version(name) for name in ("r1vlm", "numpy", "pillow", "pyarrow", "datasets")},
+        "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
+        "splits": prove(folder, spec),
+        "audit": audit_of(recipe),
+        "files": files,
+    }
+
+
+def audit_of(recipe: Recipe, images: int = 12) -> dict[str, Any]:
+    """The reward attacks on each task's questions about the first images of the train split, in short."""
+    spec = DATASETS[recipe.dataset]
+    raw = [raw_row(spec, recipe, "train", index) for index in range(min(images, recipe.counts()["train"]))]
+    asked = questions_of(spec, raw)
+    found = {}
+    for task in spec.tasks:
+        if questions := [question for question in asked if question["task"] == task.name]:
+            found[task.name] = summary(audit(task, questions))
+    return found
+
+
 def write_manifest(folder: Path, recipe: Recipe) -> None:
-    """Prove the splits disjoint, then write the manifest and the card.
+    """Write the manifest, and the card that is filled from it.
 
     The card's YAML carries the fingerprint of the files because `datasets` 5.2 names its cache of a local folder by the
     folder's last name and that YAML alone: two datasets in folders of one name would be taken for each other.
     """
     spec = DATASETS[recipe.dataset]
-    paths = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
-    files = {str(path.relative_to(folder)): sha256(path) for path in paths}
-    manifest = {
-        "recipe": _as_json(recipe),
-        "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-        "source_sha256": load_glyphs(recipe.source).fingerprint,
-        "versions": {name: version(name) for name in ("r1vlm", "numpy", "pillow", "pyarrow", "datasets")},
-        "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
-        "splits": prove(folder, spec),
-        "files": files,
-    }
+    manifest = make_manifest(folder, recipe)
     write_text(folder / "README.md", render("dataset.md.jinja", **manifest, spec=spec, configs=("r1", "raw")))
     write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a dataset folder.
+
+    Raises:
+        UserError: where there is no such folder, or it has no manifest that can be read.
+    """
+    if not folder.exists():
+        raise UserError(f"there is no dataset {folder}: build one with  r1vlm-data build digits --out {folder}")
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is not a dataset folder (no {MANIFEST} in it): name what r1vlm-data build wrote")
+    manifest: dict[str, Any] = _read_json(folder / MANIFEST)
+    if not {"recipe", "fingerprint", "files"} <= manifest.keys():
+        raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again")
+    return manifest

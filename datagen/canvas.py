@@ -1,8 +1,9 @@
-"""Drawing glyphs on a canvas: light paper, dark ink, nothing overlapping."""
+"""Drawing on a canvas: light paper, dark ink, nothing overlapping."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,33 +12,53 @@ from PIL import Image
 from datagen.sources import SIDE
 
 CANVAS = 84  # pixels: 3 x 3 merged patches of Qwen2.5-VL (14-pixel patches, merged 2 x 2)
+TRIES = 64  # places tried for a box before all boxes are placed anew
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first outside
 
 
-def scatter(rng: np.random.Generator, count: int) -> list[Box]:
-    """Boxes of `count` glyphs at random places that do not overlap, ordered from left to right."""
+def scatter(rng: np.random.Generator, sides: Sequence[int], canvas: int = CANVAS) -> list[Box]:
+    """Square boxes of the given sides at random places that do not overlap, in the order of `sides`."""
     while True:
-        corners = rng.integers(0, CANVAS - SIDE, size=(count, 2), endpoint=True)
-        gaps = np.abs(corners[:, None] - corners[None]).max(axis=-1) + SIDE * np.eye(count, dtype=int)
-        if gaps.min() >= SIDE:
-            return [(int(x), int(y), int(x) + SIDE, int(y) + SIDE) for x, y in sorted(corners.tolist())]
+        boxes: list[Box] = []
+        for side in sides:
+            box = _free_place(rng, side, canvas, boxes)
+            if box is None:
+                break
+            boxes.append(box)
+        else:
+            return boxes
 
 
-def paint(rng: np.random.Generator, glyphs: list[NDArray[np.uint8]], boxes: list[Box]) -> Image.Image:
-    """An RGB image of the glyphs in their boxes, in one random dark ink on one random light paper.
+def _free_place(rng: np.random.Generator, side: int, canvas: int, taken: list[Box]) -> Box | None:
+    for x, y in rng.integers(0, canvas - side, size=(TRIES if taken else 1, 2), endpoint=True).tolist():
+        if all(x + side <= x1 or x2 <= x or y + side <= y1 or y2 <= y for x1, y1, x2, y2 in taken):
+            return x, y, x + side, y + side
+    return None
+
+
+def place(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int = CANVAS) -> NDArray[np.uint8]:
+    """The ink of square glyphs in their boxes: (canvas, canvas), 0 for paper to 255 for ink. Sizes are fitted."""
+    ink = np.zeros((canvas, canvas), dtype=np.uint8)
+    for glyph, (x1, y1, x2, y2) in zip(glyphs, boxes, strict=True):
+        fitted = glyph if x2 - x1 == SIDE else np.asarray(Image.fromarray(glyph).resize((x2 - x1, y2 - y1)))
+        ink[y1:y2, x1:x2] = fitted
+    return ink
+
+
+def paint(rng: np.random.Generator, ink: NDArray[np.uint8]) -> Image.Image:
+    """An RGB image of the ink (height, width; 0 to 255), in one random dark colour on one random light paper.
 
     The tints are hard to see; they make it practically impossible that two examples are the same image.
     """
-    ink = np.zeros((CANVAS, CANVAS, 1), dtype=np.float32)
-    for glyph, (x1, y1, x2, y2) in zip(glyphs, boxes, strict=True):
-        ink[y1:y2, x1:x2, 0] = glyph / np.float32(255)
-    paper = rng.integers(224, 255, size=3, endpoint=True).astype(np.float32)
-    colour = rng.integers(0, 63, size=3, endpoint=True).astype(np.float32)
-    return Image.fromarray(np.rint(paper + (colour - paper) * ink).astype(np.uint8), "RGB")
+    tints = rng.integers((224, 224, 224, 0, 0, 0), (256, 256, 256, 64, 64, 64)).astype(np.float32)
+    ramp = tints[:3] + (tints[3:] - tints[:3]) * (np.arange(256, dtype=np.float32)[:, None] / np.float32(255))
+    image = Image.fromarray(ink)
+    image.putpalette(np.rint(ramp).astype(np.uint8).tobytes())
+    return image.convert("RGB")
 
 
 def png(image: Image.Image) -> bytes:
-    """The image as PNG, at the compression level that is fastest."""
+    """The image as PNG."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,27 +1,17 @@
-"""`r1vlm-data`: build, preview and list datasets."""
+"""`r1vlm-data`: build, preview, verify and list datasets, and audit their rewards."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from datagen.errors import Parser, UserError, run, writable_folder
+from datagen.options import Option, whole
 
-SOURCES = ("mnist-5k", "mnist")
 SIZE = 5000  # images, unless --size says otherwise
-
-
-def digit_range(text: str) -> tuple[int, int]:
-    """`(low, high)` of `LOW..HIGH`, or of one number; 1 to 3 digits fit on a canvas."""
-    match = re.fullmatch(r"([1-3])(?:\.\.([1-3]))?", text)
-    low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-    if low > high:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of digits from 1 to 3, or a range such as 1..3")
-    return low, high
 
 
 def shares(text: str) -> tuple[int, int, int]:
@@ -32,21 +22,6 @@ def shares(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argparse type: an integer that is not below `least`."""
-
-    def integer(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is below {least}, the least there can be")
-        return number
-
-    return integer
-
-
 def make_parser() -> Parser:
     """The command's arguments."""
     parser = Parser(prog="r1vlm-data", description="Draw datasets on which a vision-language model learns to reason.")
@@ -55,24 +30,55 @@ def make_parser() -> Parser:
     one = commands.add_parser("build", help="draw a dataset", description="Draw a dataset into a folder.")
     one.set_defaults(main=build)
     one.add_argument("name", metavar="NAME", help="the dataset (see r1vlm-data tasks)")
-    one.add_argument("--size", type=at_least(1), default=SIZE, help=f"images in all splits together [{SIZE}]")
-    one.add_argument("--seed", type=at_least(0), default=0, help="another seed shares no image with this one [0]")
+    one.add_argument("--size", type=whole(1), default=SIZE, help=f"images in all splits together [{SIZE}]")
+    one.add_argument("--seed", type=whole(0), default=0, help="another seed shares no image with this one [0]")
     one.add_argument("--splits", type=shares, default=(80, 10, 10), help="percent train/validation/test [80/10/10]")
-    one.add_argument("--digits", type=digit_range, help="digits in an image [1..3]")
-    one.add_argument("--source", choices=SOURCES, default="mnist-5k", help="handwriting, built in or downloaded")
-    one.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes [one a core]")
+    one.add_argument("--source", help="what to draw from (see r1vlm-data tasks) [the first]")
+    one.add_argument("--workers", type=whole(1), default=os.cpu_count(), help="processes [one a core]")
     one.add_argument("--out", type=Path, help="the folder to write [data/NAME]")
+    own = one.add_argument_group("options of one or several datasets")
+    for option, names in dataset_options().items():
+        own.add_argument(f"--{option.name}", type=option.parse, help=f"{', '.join(names)}: {option.help}")
 
     one = commands.add_parser("preview", help="show examples of a dataset", description="Show examples as one picture.")
     one.set_defaults(main=preview)
     one.add_argument("dir", metavar="DIR", help="a dataset folder")
     one.add_argument("--split", default="train", help="train, validation or test [train]")
-    one.add_argument("--count", type=at_least(1), default=12, help="questions to show [12]")
+    one.add_argument("--count", type=whole(1), default=12, help="questions to show [12]")
     one.add_argument("--out", type=Path, default=Path("preview.png"), help="the PNG to write [preview.png]")
+
+    one = commands.add_parser(
+        "verify",
+        help="prove what a dataset claims",
+        description="Recompute every hash, check that the splits are disjoint, and draw images again.",
+    )
+    one.set_defaults(main=verify)
+    one.add_argument("dir", metavar="DIR", help="a dataset folder")
+    one.add_argument("--all", action="store_true", help="draw every image again, not 200 of them")
+
+    one = commands.add_parser(
+        "audit", help="attack the rewards", description="Try hostile completions on the rewards of a dataset's tasks."
+    )
+    one.set_defaults(main=audit)
+    one.add_argument("name", metavar="NAME", help="a dataset or a task (see r1vlm-data tasks)")
+    one.add_argument("--seed", type=whole(0), default=0, help="of the questions that are attacked [0]")
 
     one = commands.add_parser("tasks", help="list what can be built", description="List the datasets and their tasks.")
     one.set_defaults(main=tasks)
     return parser
+
+
+def dataset_options() -> dict[Option, list[str]]:
+    """Every option that some dataset has, with the names of the datasets that have it; one entry a name."""
+    from datagen.tasks import DATASETS
+
+    named: dict[str, Option] = {}
+    owners: dict[str, list[str]] = {}
+    for spec in DATASETS.values():
+        for option in spec.options:
+            named.setdefault(option.name, option)
+            owners.setdefault(option.name, []).append(spec.name)
+    return {option: owners[name] for name, option in named.items()}
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -80,7 +86,8 @@ def build(arguments: argparse.Namespace) -> None:
     from datagen.tasks import find_dataset
 
     spec = find_dataset(arguments.name)
-    options = {name: value for name in spec.options if (value := getattr(arguments, name, None)) is not None}
+    names = [option.name for option in dataset_options()]
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     out = writable_folder(arguments.out or Path("data") / spec.name)
 
     from datagen.build import build as write
@@ -96,7 +103,7 @@ def build(arguments: argparse.Namespace) -> None:
     )
     drawn = write(recipe, out, arguments.workers)
     counts = ", ".join(f"{count} {split}" for split, count in recipe.counts().items())
-    print(f"{out}: {'drawn' if drawn else 'already there'}, {counts} images, {len(spec.tasks)} questions each")
+    print(f"{out}: {'drawn' if drawn else 'already there'}, {counts} images")
 
 
 def preview(arguments: argparse.Namespace) -> None:
@@ -117,14 +124,63 @@ def preview(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: the first {arguments.count} questions of {split}")
 
 
-def tasks(arguments: argparse.Namespace) -> None:
+def verify(arguments: argparse.Namespace) -> None:
+    """`r1vlm-data verify`."""
+    from datagen.verify import verify as prove
+
+    proof = prove(Path(arguments.dir), every=arguments.all)
+    splits = proof.manifest["splits"]
+    print(f"{arguments.dir}: all is as claimed")
+    print(f"  {proof.files} files have the SHA-256 of the manifest, which follows from its recipe and the files")
+    print(f"  {proof.redrawn} of {proof.images} images drawn again: the same bytes, in both configs")
+    print(f"  {proof.solutions} of their solutions judged: full marks")
+    for what, shared in splits["shared_between_splits"].items():
+        counts = ", ".join(f"{distinct[what]} {split}" for split, distinct in splits["distinct"].items())
+        print(f"  {what}: {counts}; {shared} in two splits")
+
+
+def audit(arguments: argparse.Namespace) -> None:
+    """`r1vlm-data audit`."""
+    from datagen.attacks import LONG, SECONDS
+    from datagen.attacks import audit as attack
+    from datagen.build import make_recipe, questions_of, raw_row
+    from datagen.tasks import find_owner
+
+    spec = find_owner(arguments.name)
+    recipe = make_recipe(spec.name, size=1000, seed=arguments.seed)
+    asked = questions_of(spec, [raw_row(spec, recipe, "train", index) for index in range(60)])
+    failed = False
+    for task in spec.tasks:
+        if arguments.name not in (spec.name, task.name):
+            continue
+        questions = [question for question in asked if question["task"] == task.name]
+        findings = attack(task, questions)
+        width = max(len(finding.attack) for finding in findings)
+        print(f"{task.name}: the most that each attack earned on {len(questions)} questions")
+        print(f"  {'':{width}}  {'  '.join(task.rewards)}  slowest")
+        for finding in findings:
+            scores = "  ".join(f"{score:{len(name)}.2f}" for name, score in finding.most.items())
+            verdict = f"  BROKE {finding.broke}" if finding.broke else "  SLOW" if finding.seconds > SECONDS else ""
+            print(f"  {finding.attack:{width}}  {scores}  {1000 * finding.seconds:4.1f} ms{verdict}")
+            failed |= verdict != ""
+    if failed:
+        raise RuntimeError("a reward gave way to an attack")
+    print(
+        f"No attack earned more than the honest message that it replaces, none raised, and none of up to {LONG:,} "
+        f"characters took {1000 * SECONDS:.0f} ms."
+    )
+
+
+def tasks(_: argparse.Namespace) -> None:
     """`r1vlm-data tasks`."""
     from datagen.tasks import DATASETS
 
     for spec in DATASETS.values():
-        print(f"{spec.name}: {spec.summary}; {SIZE} images and {SIZE * len(spec.tasks)} questions by default")
+        options = ", ".join(f"--{option.name}" for option in spec.options)
+        print(f"{spec.name}: {spec.summary}")
+        print(f"  {SIZE} images by default, from {' or '.join(spec.sources)}; options {options}")
         for task in spec.tasks:
-            print(f"  {task.name:<8} {task.question}  rewards: {', '.join(task.rewards)}")
+            print(f"  {task.name:<8} {task.summary}  rewards: {', '.join(task.rewards)}")
 
 
 def main() -> NoReturn:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datagen.build import MANIFEST, check_files
+from datagen.build import MANIFEST, check_files, read_manifest
 from datagen.errors import UserError
 from datagen.sources import SPLITS
 from datagen.task import DatasetSpec
@@ -23,12 +21,7 @@ class BuiltDataset:
     """A dataset folder; `datasets.load_dataset` reads it too."""
 
     folder: Path
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What made the folder: recipe, versions, proof, and the hash of every file."""
-        manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        return manifest
+    manifest: dict[str, Any]  # what made the folder: recipe, versions, proofs, and the hash of every file
 
     @property
     def spec(self) -> DatasetSpec:
@@ -58,19 +51,15 @@ def open_dataset(folder: str | Path) -> BuiltDataset:
         UserError: where there is no such folder, or it holds no complete dataset.
     """
     folder = Path(folder)
-    if not folder.exists():
-        raise UserError(f"there is no dataset {folder}: build one with  r1vlm-data build digits --out {folder}")
-    if not (folder / MANIFEST).is_file():
-        raise UserError(f"{folder} is not a dataset folder (no {MANIFEST} in it): name what r1vlm-data build wrote")
-    built = BuiltDataset(folder.resolve())
+    manifest = read_manifest(folder)
     try:
-        known = built.manifest["recipe"]["dataset"] in DATASETS and built.fingerprint != ""
-        check_files(folder, built.manifest)
-    except (ValueError, KeyError, TypeError) as error:
+        known = manifest["recipe"]["dataset"] in DATASETS
+        check_files(folder, manifest)
+    except (KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error
     if not known:
         raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")
-    return built
+    return BuiltDataset(folder.resolve(), manifest)
 
 
 def tasks_of(built: BuiltDataset, name: str) -> list[str]:

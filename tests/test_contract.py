@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any
 
 import pytest
 
 from datagen import r1
-from datagen.build import make_recipe, r1_row, raw_row
-from datagen.sources import SPLITS, Glyphs, load_glyphs
+from datagen.attacks import audit
+from datagen.build import make_recipe, questions_of, raw_row
+from datagen.sources import SPLITS
 from datagen.task import DatasetSpec, reward_hash
 from datagen.tasks import DATASETS, TASKS
-
-HOSTILE = [
-    "",
-    " ",
-    "<think></think>",
-    "<answer></answer>",
-    "</answer></think><answer><think>",
-    r1.OPENING,
-    r1.OPENING * 50,
-    "\x00\ud83d\x1b[31m",
-    "<think>" * 1000 + "<answer>" * 1000,
-    "<think>a</think><answer>" + "0" * 10_000 + "</answer>",
-    "<think>a</think><answer>" + "[" * 10_000 + "</answer>",
-    "<think>a</think><answer>NaN</answer>",
-    "<think>a</think><answer>-1</answer>",
-]
 
 
 @pytest.fixture(params=DATASETS.values(), ids=list(DATASETS))
@@ -38,19 +22,14 @@ def spec(request: pytest.FixtureRequest) -> DatasetSpec:
     return found
 
 
-@cache
-def glyphs_of(split: str) -> Glyphs:
-    return load_glyphs("mnist-5k").of_split(split)
-
-
 def rows(spec: DatasetSpec, split: str = "test", count: int = 30, seed: int = 5) -> list[dict[str, Any]]:
-    recipe = make_recipe(spec.name, size=1000, seed=seed, shares=(80, 10, 10), source="mnist-5k", options={})
-    return [raw_row(spec, recipe, glyphs_of(split), split, index) for index in range(count)]
+    recipe = make_recipe(spec.name, size=1000, seed=seed)
+    return [raw_row(spec, recipe, split, index) for index in range(count)]
 
 
 def test_names_are_unique(spec: DatasetSpec) -> None:
     assert len(TASKS) == sum(len(one.tasks) for one in DATASETS.values())
-    assert not set(TASKS) & set(DATASETS)
+    assert not set(TASKS) & {*DATASETS, "all"}
 
 
 def test_drawing_is_a_pure_function_of_the_stream(spec: DatasetSpec) -> None:
@@ -60,41 +39,63 @@ def test_drawing_is_a_pure_function_of_the_stream(spec: DatasetSpec) -> None:
 
 
 def test_columns_are_those_declared(spec: DatasetSpec) -> None:
-    for row in rows(spec, count=3):
-        assert set(row) == {"id", "image", *spec.raw_columns}
-        for task in spec.tasks:
-            question = r1_row(spec, task, row)
-            assert set(spec.r1_columns) <= set(question)
-            assert {*spec.r1_columns, spec.difficulty, *spec.disjoint} <= set(spec.raw_columns)
-            assert [message["role"] for message in question["prompt"]] == ["system", "user"]
-            assert task.question in question["prompt"][1]["content"]
-
-
-def test_every_solution_earns_full_marks_and_hostile_text_none(spec: DatasetSpec) -> None:
+    assert {*spec.r1_columns, *spec.disjoint} <= set(spec.raw_columns)
+    assert spec.difficulty in spec.r1_columns
     for row in rows(spec):
-        for task in spec.tasks:
-            question = r1_row(spec, task, row)
-            assert {
-                name: reward(question["solution"], question) for name, reward in task.rewards.items()
-            } == dict.fromkeys(task.rewards, 1.0)
-            assert task.answer(row) == question["answer"] == r1.answer_of(question["solution"])
-            for text in HOSTILE:
-                assert task.rewards["correctness"](text, question) == 0.0
-                assert all(0.0 <= reward(text, question) <= 1.0 for reward in task.rewards.values())
+        assert set(row) == {"id", "image", *spec.raw_columns}
+        questions = questions_of(spec, [row])
+        assert (
+            [question["task"] for question in questions] == [task.name for task in spec.tasks if task.asked(row)] != []
+        )
+        for question in questions:
+            task = TASKS[question["task"]]
+            assert set(spec.r1_columns) <= set(question)
+            assert [message["role"] for message in question["prompt"]] == ["system", "user"]
+            assert task.ask(row) in question["prompt"][1]["content"]
+    assert {question["task"] for question in questions_of(spec, rows(spec))} == {task.name for task in spec.tasks}
 
 
-def test_copying_the_prompt_or_listing_every_answer_earns_nothing(spec: DatasetSpec) -> None:
-    examples = rows(spec)
+def test_every_solution_earns_full_marks(spec: DatasetSpec) -> None:
+    for question in questions_of(spec, rows(spec)):
+        rewards = TASKS[question["task"]].rewards
+        assert {"format", "correctness"} <= set(rewards)
+        assert {name: reward(question["solution"], question) for name, reward in rewards.items()} == dict.fromkeys(
+            rewards, 1.0
+        )
+        assert question["answer"] == r1.answer_of(question["solution"])
+
+
+def test_no_attack_earns_more_than_the_honest_message_it_replaces(spec: DatasetSpec) -> None:
+    asked = questions_of(spec, rows(spec, count=12))
     for task in spec.tasks:
-        answers = sorted({task.answer(row) for row in examples})
-        for row in examples:
-            question = r1_row(spec, task, row)
-            echo = question["prompt"][1]["content"]
-            everything = r1.solution("all", " ".join(answers))
-            many = r1.OPENING + "</think>" + "".join(f"<answer>{answer}</answer>" for answer in answers)
-            for text in (echo, r1.OPENING + echo, everything, many):
-                honest = len(answers) == 1
-                assert task.rewards["correctness"](text, question) in ({0.0, 1.0} if honest else {0.0})
+        findings = audit(task, [question for question in asked if question["task"] == task.name])
+        assert len(findings) >= 60
+        assert [(finding.attack, finding.broke) for finding in findings if finding.broke] == []
+        assert max(finding.most["correctness"] for finding in findings if finding.blind) == 0.0
+
+
+def test_what_must_be_disjoint_follows_from_the_split(spec: DatasetSpec) -> None:
+    seen: dict[str, dict[str, set[str]]] = {column: {} for column in spec.disjoint}
+    for split in SPLITS:
+        for row in rows(spec, split):
+            for column in spec.disjoint:
+                values = row[column] if isinstance(row[column], list) else [row[column]]
+                seen[column].setdefault(split, set()).update(values)
+    for column, values in seen.items():
+        assert sum(map(len, values.values())) == len(set().union(*values.values())), column
+
+
+def test_listing_every_answer_earns_nothing(spec: DatasetSpec) -> None:
+    asked = questions_of(spec, rows(spec))
+    for task in spec.tasks:
+        own = [question for question in asked if question["task"] == task.name]
+        answers = sorted({question["answer"] for question in own})
+        assert len(answers) > 1
+        everything = r1.solution("all", " ".join(answers))
+        many = r1.OPENING + "</think>" + "".join(f"<answer>{answer}</answer>" for answer in answers)
+        for question in own:
+            for text in (everything, many):
+                assert task.rewards["correctness"](text, question) == 0.0
 
 
 def test_reward_hash_changes_with_the_code_of_any_reward(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_the_task_of_the_readme_is_a_dataset_like_any_other(tmp_path: Path, monk
     for name, check in vars(test_contract).items():
         if name.startswith("test_"):
             check(spec, *([monkeypatch] if "monkeypatch" in check.__annotations__ else []))
-    recipe = make_recipe(spec.name, size=20, seed=0, shares=(80, 10, 10), source="mnist-5k", options={})
+    recipe = make_recipe(spec.name, size=20, seed=0)
     for shard in plan(recipe):  # here and not in workers, which do not know a task that this test alone has
         draw_shard(tmp_path / "built", recipe, shard, schemas(spec))
     write_manifest(tmp_path / "built", recipe)
@@ -59,6 +59,7 @@ def test_every_option_of_the_readme_is_in_the_help(module: str, command: str) ->
     text = run(module, "--help").stdout
     if command == "r1vlm-data":
         text += run(module, "build", "--help").stdout + run(module, "preview", "--help").stdout
+        text += run(module, "verify", "--help").stdout
     for call in calls:
         for option in re.findall(r"--[a-z-]+", call):
             assert option in text, f"{command} has no {option}"

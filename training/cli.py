@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from datagen.cli import at_least
 from datagen.errors import Parser, UserError, need, run, writable_folder
+from datagen.options import whole
 from training.config import DEFAULT_MODEL, SMALL, Run, Stage
 
 RUN_FILE = "run.json"
@@ -46,12 +46,12 @@ def make_parser() -> Parser:
     parser.add_argument("--out", type=Path, help="the run folder [runs/TASK]")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
     parser.add_argument("--cold-start", action="store_true", help="supervised training on traces only, then stop")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="[0]")
+    parser.add_argument("--seed", type=whole(0), default=0, help="[0]")
     group = parser.add_argument_group("training, by default as the model's recipe has it (training/recipes)")
-    group.add_argument("--steps", type=at_least(1), dest="max_steps", help="optimisation steps")
+    group.add_argument("--steps", type=whole(1), dest="max_steps", help="optimisation steps")
     group.add_argument("--learning-rate", type=positive, help="peak learning rate")
-    group.add_argument("--num-generations", type=at_least(2), help="completions a question (GRPO's group)")
-    group.add_argument("--traces", type=at_least(1), help="solutions the cold start may see")
+    group.add_argument("--num-generations", type=whole(2), help="completions a question (GRPO's group)")
+    group.add_argument("--traces", type=whole(1), help="solutions the cold start may see")
     group.add_argument("--report-to", help="tensorboard, trackio or wandb; nothing leaves the machine by default")
     group.add_argument("--config", type=Path, help="a YAML file with any settings of TRL's GRPOConfig (or SFTConfig)")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")

@@ -15,7 +15,10 @@ from datagen.errors import UserError, nearest
 Stage = Literal["cold_start", "grpo"]
 SMALL = "small"
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
-OURS = {"cold_start": ("traces",), "grpo": ()}  # fields that are not TRL's
+OURS: dict[str, dict[str, type]] = {  # fields that are not TRL's
+    "cold_start": {"traces": int, "freeze_vision": bool},
+    "grpo": {"freeze_vision": bool},
+}
 
 
 OWN = {  # settings that would break what a run folder promises
@@ -112,7 +115,7 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         return values
     from pydantic import TypeAdapter, ValidationError
 
-    types = typing.get_type_hints(config_class(stage)) | dict.fromkeys(OURS[stage], int)
+    types = typing.get_type_hints(config_class(stage)) | OURS[stage]
     result = {}
     for name, value in values.items():
         if name in OWN:

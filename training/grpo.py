@@ -38,7 +38,7 @@ def train(run: Run) -> Path:
     start = read_record(Path(locate(run.model)))
     if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
         questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
-    model, processor = load(run.model)
+    model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False))
     check_limit(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {
         "suppress_tokens": vision_token_ids(processor.tokenizer.get_vocab()),

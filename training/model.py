@@ -34,8 +34,8 @@ def locate(model: str) -> str:
     return model
 
 
-def load(model: str) -> tuple[Any, Any]:
-    """`(model, processor)`, with weights in float32.
+def load(model: str, *, freeze_vision: bool = False) -> tuple[Any, Any]:
+    """`(model, processor)`, with weights in float32; the vision tower's are not trained where `freeze_vision`.
 
     On a GPU the recipe's `bf16: true` computes in bfloat16. The weights themselves stay in float32: a step of 1e-6 on a
     weight of 0.01 is lost when it is rounded to bfloat16.
@@ -52,5 +52,7 @@ def load(model: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
     processor.chat_template = with_opening(processor.chat_template)
+    if freeze_vision:
+        network.get_encoder(modality="image").requires_grad_(False)
     network.generation_config.suppress_tokens = vision_token_ids(processor.tokenizer.get_vocab())
     return network, processor

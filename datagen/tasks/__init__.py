@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datagen.errors import UserError, nearest
 from datagen.task import DatasetSpec, Task
-from datagen.tasks import digits
+from datagen.tasks import counting, digits, messages, words
 
-DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (digits.DIGITS,)}
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec for spec in (digits.DIGITS, counting.COUNTING, words.WORDS, messages.MESSAGES)
+}
 TASKS: dict[str, Task] = {task.name: task for spec in DATASETS.values() for task in spec.tasks}
 
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
-from datagen.canvas import paint, scatter
-from datagen.r1 import answer_of, format_reward
-from datagen.sources import Glyphs
+from datagen.canvas import paint, place, scatter
+from datagen.glyphs import Glyphs
+from datagen.options import Option, span
+from datagen.r1 import answer_of, format_reward, read_integer
+from datagen.sources import SIDE
 from datagen.task import DatasetSpec, Drawing, Task, Truth
-
-INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a longer text may take long, or refuse
 
 
 def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -> Drawing:
     """One to three handwritten digits at random places; `digits`, `boxes` and `glyph_ids` go from left to right."""
     low, high = options["digits"]
     count = int(rng.integers(low, high, endpoint=True))
-    boxes = scatter(rng, count)
-    chosen = rng.choice(len(glyphs), size=count, replace=False)
+    boxes = sorted(scatter(rng, [SIDE] * count))
+    chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
     return Drawing(
-        image=paint(rng, [glyphs.pixels[i] for i in chosen], boxes),
+        image=paint(rng, place([glyphs.pixels[i] for i in chosen], boxes)),
         truth={
             "digits": [int(glyphs.labels[i]) for i in chosen],
             "boxes": [list(box) for box in boxes],
@@ -41,18 +40,13 @@ def list_correct(message: str, example: Truth) -> float:
         return 0.0
     if answer.startswith("[") and answer.endswith("]"):
         answer = answer[1:-1]
-    given = [_integer(part) for part in answer.split(",")]
+    given = [read_integer(part) for part in answer.split(",")]
     return float(given == sorted(example["digits"]))
 
 
 def sum_correct(message: str, example: Truth) -> float:
     """1.0 where the answer is the sum of the digits, as an integer."""
-    answer = answer_of(message)
-    return float(answer is not None and _integer(answer) == sum(example["digits"]))
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if INTEGER.fullmatch(text := text.strip()) else None
+    return float(read_integer(answer_of(message)) == sum(example["digits"]))
 
 
 def see(example: Truth) -> str:
@@ -73,8 +67,9 @@ def add_up(example: Truth) -> str:
 
 LIST = Task(
     name="list",
-    question="List the digits in this image, from lowest to highest.",
-    example_answer="[1, 2, 3]",
+    summary="List the digits in this image, from lowest to highest.",
+    ask=lambda _: "List the digits in this image, from lowest to highest.",
+    example_answer="[0, 1, 2, 3]",
     answer=lambda example: str(sorted(example["digits"])),
     solve=see,
     rewards={"format": format_reward, "correctness": list_correct},
@@ -82,8 +77,9 @@ LIST = Task(
 
 SUM = Task(
     name="sum",
-    question="What is the sum of the digits in this image?",
-    example_answer="6",
+    summary="What is the sum of the digits in this image?",
+    ask=lambda _: "What is the sum of the digits in this image?",
+    example_answer="42",
     answer=lambda example: str(sum(example["digits"])),
     solve=add_up,
     rewards={"format": format_reward, "correctness": sum_correct},
@@ -94,7 +90,8 @@ DIGITS = DatasetSpec(
     version="1",
     summary="one to three handwritten digits: list them in order, add them up",
     draw=draw,
-    options={"digits": (1, 3)},
+    sources=("mnist-5k", "mnist"),
+    options=(Option("digits", (1, 3), span(1, 3), "digits in an image [1..3]"),),
     raw_columns={
         "digits": ["int64"],
         "boxes": [["int64"]],

@@ -14,7 +14,8 @@ from datagen.build import Recipe, build, make_recipe, plan
 from datagen.dataset import open_dataset
 from datagen.errors import UserError
 from datagen.files import sha256
-from datagen.sources import load_glyphs, split_of
+from datagen.glyphs import load_glyphs
+from datagen.sources import split_of
 from tests.processes import kill_when, run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +12,159 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import r1
-from datagen.tasks import TASKS
+from datagen.build import make_recipe, questions_of, raw_row
+from datagen.tasks import DATASETS, TASKS
+from datagen.tasks.counting import grounding
+from datagen.tasks.messages import chars, partial, shown
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
 DIGITS = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 FRAGMENTS = st.sampled_from(
-    [*r1.TAGS, r1.OPENING, "<", ">", "/", "\n", " ", "5", "15", "[2, 5]", ",", "٣", "\x00", "é"]
+    [
+        *(
+            *r1.TAGS,
+            r1.OPENING,
+            "<chars>",
+            "</chars>",
+            "<",
+            ">",
+            "/",
+            "\n",
+            " ",
+            "5",
+            "15",
+            "[2, 5]",
+            ",",
+            "٣",
+            "\x00",
+            "é",
+        ),
+        *('{"point_2d": [20, 30], "label": "3"}', '{"bbox_2d": [0, 0, 30, 30], "label": "1"}', "{", "}", "a", "c a t"),
+    ]
 )
 SOUP = st.lists(FRAGMENTS | st.text(max_size=5), max_size=40).map("".join)
 WHITE = st.text(alphabet=" \n\t\r", max_size=4)
 
 
+@cache
+def questions() -> list[dict[str, Any]]:
+    """Some questions of every task."""
+    found = []
+    for spec in DATASETS.values():
+        recipe = make_recipe(spec.name, size=1000, seed=9)
+        found += questions_of(spec, [raw_row(spec, recipe, "test", index) for index in range(12)])
+    assert {question["task"] for question in found} == set(TASKS)
+    return found
+
+
+QUESTIONS = st.integers(0, 10**6).map(lambda i: questions()[i % len(questions())])
+
+
+def scores(message: str, question: dict[str, Any]) -> dict[str, float]:
+    return {name: reward(message, question) for name, reward in TASKS[question["task"]].rewards.items()}
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}: {case['message']!r}"[:80])
 def test_golden_cases(case: dict[str, Any]) -> None:
     rewards = TASKS[case["task"]].rewards
-    got = {name: rewards[name](case["message"], {"digits": case["digits"]}) for name in ("format", "correctness")}
-    assert got == {"format": case["format"], "correctness": case["correctness"]}
+    assert {name: reward(case["message"], case["example"]) for name, reward in rewards.items()} == pytest.approx(
+        case["scores"], abs=1e-9
+    )
 
 
-@given(text=SOUP, digits=DIGITS)
-def test_any_text_gets_zero_or_one_and_format_means_what_it_says(text: str, digits: list[int]) -> None:
-    for task in TASKS.values():
-        scores = {name: reward(text, {"digits": digits}) for name, reward in task.rewards.items()}
-        assert set(scores.values()) <= {0.0, 1.0}
-        if scores["format"]:
-            assert [text.count(tag) for tag in r1.TAGS] == [1, 1, 1, 1]
-            assert sorted(r1.TAGS, key=text.index) == list(r1.TAGS)
-        if scores["correctness"]:
-            assert text.count("<answer>") == text.count("</answer>") == 1
+def test_there_are_golden_cases_of_every_kind_of_task() -> None:
+    judged = {frozenset(TASKS[case["task"]].rewards.values()) for case in CASES}
+    assert judged == {frozenset(task.rewards.values()) for task in TASKS.values()}
 
 
-@given(digits=DIGITS, before=WHITE, between=WHITE, behind=WHITE, brackets=st.booleans())
+@given(text=SOUP, question=QUESTIONS)
+def test_any_text_gets_a_number_and_format_means_what_it_says(text: str, question: dict[str, Any]) -> None:
+    found = scores(text, question)
+    assert all(0.0 <= score <= 1.0 for score in found.values())
+    assert {found["format"], found["correctness"]} <= {0.0, 1.0}
+    if found["format"]:
+        assert [text.count(tag) for tag in r1.TAGS] == [1, 1, 1, 1]
+        assert sorted(r1.TAGS, key=text.index) == list(r1.TAGS)
+    if found["correctness"]:
+        assert text.count("<answer>") == text.count("</answer>") == 1
+
+
+@given(question=QUESTIONS, before=WHITE, between=WHITE, behind=WHITE)
 def test_a_right_answer_is_read_back_however_it_is_spaced(
-    digits: list[int], before: str, between: str, behind: str, brackets: bool
+    question: dict[str, Any], before: str, between: str, behind: str
 ) -> None:
-    rendered = {"sum": str(sum(digits)), "list": f"{between},{before}".join(map(str, sorted(digits)))}
-    if brackets:
-        rendered["list"] = f"[{rendered['list']}]"
-    for name, answer in rendered.items():
-        message = f"{before}<think>x</think>{between}<answer>{behind}{answer}{before}</answer>{behind}"
-        assert [reward(message, {"digits": digits}) for reward in TASKS[name].rewards.values()] == [1.0, 1.0]
+    parsed = r1.parse(question["solution"])
+    assert parsed is not None
+    message = f"{before}<think>{parsed[0]}</think>{between}<answer>{behind}{parsed[1]}{before}</answer>{behind}"
+    assert set(scores(message, question).values()) == {1.0}
 
 
-@given(digits=DIGITS, noise=st.sampled_from([*r1.TAGS, "x"]), at=st.floats(0, 1))
-def test_damage_to_a_solution_never_raises_its_score(digits: list[int], noise: str, at: float) -> None:
-    for task in TASKS.values():
-        example = {"digits": digits}
-        solution = r1.solution(task.solve(example), task.answer(example))
-        cut = int(at * len(solution))
-        for damaged in (solution[:cut] + noise + solution[cut:], solution[:cut]):
-            for reward in task.rewards.values():
-                assert reward(damaged, example) <= reward(solution, example) == 1.0
+@given(digits=DIGITS, white=WHITE, brackets=st.booleans())
+def test_a_right_list_is_read_back_with_and_without_brackets(digits: list[int], white: str, brackets: bool) -> None:
+    answer = f"{white},{white}".join(map(str, sorted(digits)))
+    message = r1.solution("x", f"[{answer}]" if brackets else answer)
+    assert TASKS["list"].rewards["correctness"](message, {"digits": digits}) == 1.0
 
 
-@pytest.mark.timeout(20)  # linear code takes milliseconds; anything quadratic would take hours on two million tags
+@given(question=QUESTIONS, noise=FRAGMENTS | st.sampled_from([*r1.TAGS, "x"]), at=st.floats(0, 1))
+def test_damage_to_a_solution_never_raises_its_score(question: dict[str, Any], noise: str, at: float) -> None:
+    solution = question["solution"]
+    cut = int(at * len(solution))
+    for damaged in (solution[:cut] + noise + solution[cut:], solution[:cut], solution[:cut] + solution[cut + 1 :]):
+        assert all(0.0 <= score <= 1.0 for score in scores(damaged, question).values())
+    assert scores(solution[:cut], question)["format"] in ({0.0, 1.0} if cut == len(solution) else {0.0})
+
+
+@given(question=QUESTIONS, text=SOUP, noise=st.sampled_from([*r1.TAGS, "<chars>", "</chars>"]), at=st.floats(0, 1))
+def test_a_further_tag_never_helps_a_well_formed_message(
+    question: dict[str, Any], text: str, noise: str, at: float
+) -> None:
+    for message in (question["solution"], r1.solution(text, question["answer"])):
+        before = scores(message, question)
+        if before["format"] and (noise in r1.TAGS or noise in message):
+            cut = int(at * len(message))
+            after = scores(message[:cut] + noise + message[cut:], question)
+            assert all(after[name] <= before[name] for name in before)
+
+
+@given(question=QUESTIONS, count=st.integers(1, 300), x=st.integers(0, 168), y=st.integers(0, 168))
+def test_more_points_than_there_are_digits_never_help(question: dict[str, Any], count: int, x: int, y: int) -> None:
+    if question["task"] == "count":
+        parsed = r1.parse(question["solution"])
+        assert parsed is not None
+        extra = json.dumps({"point_2d": [x, y], "label": str(count % 10)})
+        found = [grounding(r1.solution(parsed[0] + extra * n, "1"), question) for n in (0, count, count + 1)]
+        assert found[0] == 1.0
+        assert found[0] > found[1] > found[2]
+
+
+@given(question=QUESTIONS, swaps=st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcxyz_")), max_size=8))
+def test_characters_are_scored_by_how_many_are_right(question: dict[str, Any], swaps: list[tuple[int, str]]) -> None:
+    if "chars" in TASKS[question["task"]].rewards:
+        true = r1.spell(question["message"]).split(" ")
+        given_ = list(true)
+        for at, letter in swaps:
+            given_[at % len(given_)] = letter
+        message = r1.solution(f"<chars> {' '.join(given_)} </chars>", question["message"])
+        assert shown(message) == given_
+        right = sum(a == b for a, b in zip(given_, true, strict=True))
+        score = chars(message, question)
+        assert score == 0.0 or score >= right / len(true) - 1e-9
+        assert (score == 1.0) == (given_ == true)
+        assert partial(message, question) == float(given_ == true)
+
+
+@pytest.mark.timeout(60)  # linear code takes milliseconds; anything quadratic would take hours on two million tags
 @pytest.mark.parametrize(
     "text",
     ["<think><" * 300_000, "<think>" * 300_000 + "</think>" * 300_000, "<answer>" + "9," * 1_000_000 + "</answer>",
-     "<answer>" + "9" * 2_000_000 + "</answer>", "<think>" + " " * 2_000_000 + "</think>"],
-    ids=["soup", "nested", "long list", "long number", "blanks"],
+     "<answer>" + "9" * 2_000_000 + "</answer>", "<think>" + " " * 2_000_000 + "</think>",
+     "<think>" + "{" * 2_000_000 + "</think><answer>x</answer>"],
+    ids=["soup", "nested", "long list", "long number", "blanks", "braces"],
 )  # fmt: skip
 def test_hostile_texts_are_judged_in_linear_time(text: str) -> None:
-    for task in TASKS.values():
-        assert [reward(text, {"digits": [1, 2]}) for reward in task.rewards.values()] == [0.0, 0.0]
+    for question in questions():
+        assert {score for name, score in scores(text, question).items() if name == "correctness"} == {0.0}
 
 
 def test_opening_words_are_added_to_a_chat_template_once() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from datagen.glyphs import load_glyphs
 from datagen.r1 import vision_token_ids
-from datagen.sources import SIDE, load_glyphs
+from datagen.sources import SIDE
 from tests.processes import refused, run
 from training.model import BUILT_IN, load
 from training.small.reading import NOTHING, batches, digit_accuracy, distort

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from datagen import r1
-from datagen.tasks import DATASETS
+from datagen.tasks.digits import DIGITS
 
 SPECIAL_TOKENS = (  # Qwen's, in Qwen's order
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
@@ -72,12 +72,12 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def corpus() -> list[str]:
-    """What the tokenizer is trained on: every task's prompt, and the fixed words around its answers."""
+    """What the tokenizer is trained on: the prompts about digits, and the fixed words around their answers."""
     pieces = ["system\n", "user\n", "assistant\n", "\n", r1.OPENING]
-    for spec in DATASETS.values():
-        for task in spec.tasks:
-            prompt = [message["content"] for message in r1.messages(task.question, task.example_answer)]
-            pieces += [*prompt, "I see ", ", ", ". ", " + ", " = ", ".</think>\n<answer>", "</answer>", "[", "]"]
+    for task in DIGITS.tasks:
+        example = {"digits": [1, 2, 3]}
+        prompt = [message["content"] for message in r1.messages(task.ask(example), task.answer(example))]
+        pieces += [*prompt, "I see ", ", ", ". ", " + ", " = ", ".</think>\n<answer>", "</answer>", "[", "]"]
     return pieces * 10
 
 

@@ -1,8 +1,8 @@
 """Stage 2 of the small model: it learns to read aloud and to add, as any base model does before it meets R1.
 
-Three kinds of plain chat, no reasoning tags and none of the tasks' questions: under an image "Read the digits.", answered
-with the digits from lowest to highest, or "Read and add the digits.", which goes on with one addition after the other
-and ends with the sum; and "Add 9, 3, 8." without an image, so that it learns to work with what it has written itself.
+Three kinds of plain chat, no reasoning tags and none of the tasks' questions. Under an image "Read the digits.",
+answered with the digits from lowest to highest, or "Read and add the digits.", which goes on with one addition after
+the other and ends with the sum; and "Add 9, 3, 8." without an image, so that it learns to work with its own words.
 """
 
 from __future__ import annotations

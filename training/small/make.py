@@ -19,11 +19,11 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from datagen.cards import render
-from datagen.cli import at_least
 from datagen.errors import Parser, UserError, run, writable_folder
 from datagen.files import RECORD, write_json, write_text
+from datagen.glyphs import Glyphs, load_glyphs
+from datagen.options import whole
 from datagen.r1 import vision_token_ids
-from datagen.sources import Glyphs, load_glyphs
 from training.checkpoints import versions
 from training.small.architecture import make_model, make_processor
 from training.small.language import learn_to_speak, transcription_accuracy
@@ -104,12 +104,10 @@ def command() -> None:
     """`python -m training.small.make`."""
     parser = Parser(prog="training.small.make", description="Make the small model that is built in.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--reading-steps", type=at_least(1), default=4500, help="of stage 1 [4500]")
-    parser.add_argument("--speaking-steps", type=at_least(1), default=1000, help="of stage 2 [1000]")
-    parser.add_argument(
-        "--batch", type=at_least(2), default=128, help="images a step of stage 1, twice stage 2's [128]"
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="[0]")
+    parser.add_argument("--reading-steps", type=whole(1), default=4500, help="of stage 1 [4500]")
+    parser.add_argument("--speaking-steps", type=whole(1), default=1000, help="of stage 2 [1000]")
+    parser.add_argument("--batch", type=whole(2), default=128, help="images a step of stage 1, twice stage 2's [128]")
+    parser.add_argument("--seed", type=whole(0), default=0, help="[0]")
     given: argparse.Namespace = parser.parse_args()
     steps = {"reading_steps": given.reading_steps, "speaking_steps": given.speaking_steps}
     record = make(writable_folder(given.out), **steps, seed=given.seed, batch=given.batch)

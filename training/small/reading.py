@@ -18,7 +18,8 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from datagen.canvas import CANVAS, scatter
-from datagen.sources import SIDE, Glyphs
+from datagen.glyphs import Glyphs
+from datagen.sources import SIDE
 
 CELLS = CANVAS // SIDE  # merged tokens along one side of an image
 NOTHING = 10  # the class of a cell that holds no digit's centre
@@ -49,7 +50,7 @@ def batches(glyphs: Glyphs, size: int, seed: int, strength: float = 1.0) -> Iter
     """Endless `(images, cells)`: (size, 84, 84, 3) uint8 and (size, 9) classes, one to four digits an image."""
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
-    layouts = [scatter(rng, int(count)) for count in rng.integers(1, 4, size=4000, endpoint=True)]
+    layouts = [scatter(rng, [SIDE] * int(count)) for count in rng.integers(1, 4, size=4000, endpoint=True)]
     pixels, labels = torch.from_numpy(glyphs.pixels) / 255, torch.from_numpy(glyphs.labels)
     while True:
         boxes = [layouts[i] for i in rng.integers(len(layouts), size=size)]

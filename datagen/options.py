@@ -1,0 +1,71 @@
+"""Options of a dataset: what `r1vlm-data build` takes for it, with its default and its check."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of a dataset: `--name`, its default, the argparse type that reads and checks it, and its help."""
+
+    name: str
+    default: Any
+    parse: Callable[[str], Any]
+    help: str
+
+
+def span(least: int, most: int) -> Callable[[str], tuple[int, int]]:
+    """An argparse type: `(low, high)` of `LOW..HIGH`, or of one number, from `least` to `most`."""
+
+    def parse(text: str) -> tuple[int, int]:
+        match = re.fullmatch(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?", text)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not least <= low <= high <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number from {least} to {most}, or a range such as {least}..{most}"
+            )
+        return low, high
+
+    return parse
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: an integer from `least` to `most` (or without an upper end)."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is below {least}, the least there can be")
+        if most is not None and number > most:
+            raise argparse.ArgumentTypeError(f"{number} is above {most}, the most there can be")
+        return number
+
+    return parse
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """An argparse type: one of the names."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def one_size(*sizes: int) -> Callable[[str], int]:
+    """An argparse type: one of the numbers."""
+
+    def parse(text: str) -> int:
+        return int(one_of(*map(str, sizes))(text))
+
+    return parse

@@ -1,0 +1,190 @@
+"""Digits of many sizes in an image: count those of a kind, pointing at each."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from datagen import r1
+from datagen.canvas import Box, paint, place, scatter
+from datagen.glyphs import Glyphs
+from datagen.options import Option, span
+from datagen.task import DatasetSpec, Drawing, Task, Truth
+
+CANVAS = 168  # pixels: 6 x 6 merged patches of Qwen2.5-VL
+SIDES = (18, 32)  # pixels, of the smallest and the largest glyph
+DISTRACTORS = 4  # at most
+OBJECT = re.compile(r"\{[^{}]{1,200}\}")  # one flat JSON object
+
+
+def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -> Drawing:
+    """0 to 10 digits to be counted among up to four that are not.
+
+    Half of the images ask for one digit, `target`, among other digits; half for all digits (`target` is null) among
+    outlines that are none. `digits`, `boxes` and `glyph_ids` are of all digits in the image, `count` is
+    of those asked for.
+    """
+    low, high = options["count"]
+    count = int(rng.integers(low, high, endpoint=True))
+    others = int(rng.integers(0, DISTRACTORS, endpoint=True))
+    target = int(rng.integers(10)) if rng.random() < 0.5 else None
+    sides = sorted(rng.integers(*SIDES, size=count + others, endpoint=True).tolist(), reverse=True)
+    large_first = scatter(rng, sides, CANVAS)  # they fit more easily so
+    boxes = [large_first[i] for i in rng.permutation(len(sides)).tolist()]
+    if target is None:
+        chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
+    else:
+        own = glyphs.by_label[target]
+        rest = np.setdiff1d(np.arange(len(glyphs)), own)
+        chosen = [*rng.choice(own, size=count, replace=False), *rng.choice(rest, size=others, replace=False)]
+    pieces = [glyphs.pixels[i] for i in chosen]
+    outlines = [outline(rng) for _ in range(others)] if target is None else []
+    return Drawing(
+        image=paint(rng, place([*pieces, *outlines], boxes, CANVAS)),
+        truth={
+            "target": target,
+            "count": count,
+            "digits": [int(glyphs.labels[i]) for i in chosen],
+            "boxes": [list(box) for box in boxes[: len(chosen)]],
+            "glyph_ids": [glyphs.ids[i] for i in chosen],
+        },
+    )
+
+
+def outline(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Ink (28, 28) of a triangle, square, pentagon or hexagon, turned at random: no digit."""
+    picture = Image.new("L", (28, 28))
+    corners, angle = int(rng.integers(3, 6, endpoint=True)), float(rng.uniform(0, 2 * math.pi))
+    turns = [angle + 2 * math.pi * i / corners for i in range(corners)]
+    points = [(14 + 11 * math.cos(turn), 14 + 11 * math.sin(turn)) for turn in turns]
+    ImageDraw.Draw(picture).line([*points, points[0]], fill=255, width=2)
+    return np.asarray(picture)
+
+
+def counted(example: Truth) -> list[tuple[str, Box]]:
+    """(label, box) of every digit that is to be counted, the topmost first."""
+    found = zip(example["digits"], example["boxes"], strict=True)
+    wanted = [(str(digit), tuple(box)) for digit, box in found if example["target"] in (None, digit)]
+    return sorted(wanted, key=lambda one: (one[1][1], one[1][0]))
+
+
+def question(example: Truth) -> str:
+    """How the example is asked."""
+    what = "digits" if example["target"] is None else f"digits {example['target']}"
+    return (
+        f"How many {what} are in this image? Point to each one in your reasoning, as in "
+        '{"point_2d": [x, y], "label": "digit"}, in pixels.'
+    )
+
+
+def point_out(example: Truth) -> str:
+    """The trace: a point in the middle of every counted digit."""
+    points = [
+        json.dumps({"point_2d": [(x1 + x2) // 2, (y1 + y2) // 2], "label": label})
+        for label, (x1, y1, x2, y2) in counted(example)
+    ]
+    return f"{' '.join(points)} That makes {len(points)}."
+
+
+def count_correct(message: str, example: Truth) -> float:
+    """1.0 where the answer is the count, as an integer."""
+    return float(r1.read_integer(r1.answer_of(message)) == example["count"])
+
+
+def soft_correctness(message: str, example: Truth) -> float:
+    """exp(-error² / 4) of a count, which is an integer from 0 on; 0.0 for anything else."""
+    given = r1.read_integer(r1.answer_of(message))
+    return 0.0 if given is None or given < 0 else math.exp(-(min(abs(given - example["count"]), 100) ** 2) / 4)
+
+
+def grounding(message: str, example: Truth) -> float:
+    """F1 of the points and boxes in a well-formed message's reasoning, matched one to one with the counted digits.
+
+    A point matches the digit of its label in whose box it lies, a box the one with which its intersection over union is
+    above a half (the digits do not overlap, so there is at most one). Only as many points as there are digits may
+    match, the first ones: each further one costs, wherever it lies.
+    """
+    parsed = r1.parse(message)
+    if parsed is None:
+        return 0.0
+    given = [place for text in OBJECT.findall(parsed[0]) if (place := read_place(text)) is not None]
+    missing = counted(example)
+    total = len(given) + len(missing)
+    if total == 0:
+        return 1.0
+    matched = 0
+    for label, where in given[: len(missing)]:
+        hit = next((one for one in missing if one[0] == label and _matches(where, one[1])), None)
+        if hit is not None:
+            missing.remove(hit)
+            matched += 1
+    return 2 * matched / total
+
+
+def read_place(text: str) -> tuple[str, tuple[float, ...]] | None:
+    """(label, numbers) of a JSON object with two numbers as `point_2d` or four as `bbox_2d`; None for anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    for name, size in (("point_2d", 2), ("bbox_2d", 4)):
+        numbers, label = value.get(name), value.get("label")
+        if not isinstance(numbers, list) or len(numbers) != size or not isinstance(label, str):
+            continue
+        if all(type(number) in (int, float) and abs(number) < 1e6 for number in numbers):  # which NaN is not
+            return label.strip(), tuple(map(float, numbers))
+    return None
+
+
+def _matches(where: tuple[float, ...], box: Box) -> bool:
+    x1, y1, x2, y2 = box
+    if len(where) == 2:
+        return x1 <= where[0] <= x2 and y1 <= where[1] <= y2
+    left, top, right, bottom = where
+    if left >= right or top >= bottom:
+        return False
+    common = max(0.0, min(right, x2) - max(left, x1)) * max(0.0, min(bottom, y2) - max(top, y1))
+    return common > 0.5 * ((right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - common)
+
+
+COUNT = Task(
+    name="count",
+    summary="How many digits (of one kind, or all) are in this image? Point to each.",
+    ask=question,
+    example_answer="42",
+    answer=lambda example: str(example["count"]),
+    solve=point_out,
+    rewards={
+        "format": r1.format_reward,
+        "correctness": count_correct,
+        "soft_correctness": soft_correctness,
+        "grounding": grounding,
+    },
+)
+
+COUNTING = DatasetSpec(
+    name="counting",
+    version="1",
+    summary="0 to 10 handwritten digits of many sizes among distractors: how many are there of a kind, and where",
+    draw=draw,
+    sources=("mnist-5k", "mnist"),
+    options=(Option("count", (0, 10), span(0, 10), "digits to be counted [0..10]"),),
+    raw_columns={
+        "target": "int64",
+        "count": "int64",
+        "digits": ["int64"],
+        "boxes": [["int64"]],
+        "glyph_ids": ["string"],
+    },
+    r1_columns=("target", "count", "digits", "boxes"),
+    difficulty="count",
+    disjoint=("glyph_ids",),
+    tasks=(COUNT,),
+)

@@ -1,0 +1,141 @@
+"""A secret message of one to three words: read it with the decoder in the image, and show the decoded characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from datagen import r1
+from datagen.decoder import OPTIONS, draw_decoder
+from datagen.options import Option, one_size, span
+from datagen.task import DatasetSpec, Drawing, Task, Truth
+from datagen.tasks.words import LETTERS, VOCABULARY, disguise, look_up
+from datagen.words import ALPHABETS, Words
+
+PLAIN = re.compile(r"[a-z ]+")
+
+
+def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> Drawing:
+    """One to three different words under a random substitution of the alphabet; the image shows the decoder."""
+    low, high = options["words"]
+    size = options["alphabet"]
+    count = int(rng.integers(low, high, endpoint=True))
+    chosen = words.pick(rng, count, most=options["vocabulary"], letters=options["letters"], alphabet=size)
+    message = " ".join(chosen)
+    key, coded = disguise(rng, words, message, size)
+    return Drawing(
+        image=draw_decoder(rng, list(zip(ALPHABETS[size], key, strict=True)), options),
+        truth={
+            "message": message,
+            "coded_message": coded,
+            "key": key,
+            "words": chosen,
+            "num_words": count,
+            "word_length": max(map(len, chosen)),
+            "alphabet_size": size,
+        },
+    )
+
+
+def shown(message: str) -> list[str] | None:
+    """The characters in the only `<chars>` block of a well-formed message; None where there is no such block."""
+    parsed = r1.parse(message)
+    if parsed is None or message.count("<chars>") != 1 or message.count("</chars>") != 1:
+        return None
+    _, _, rest = parsed[0].partition("<chars>")
+    characters, closed, _ = rest.partition("</chars>")
+    return characters.split() if closed else None
+
+
+def similarity(given: str | list[str], true: str | list[str]) -> float:
+    """1 - edit distance / the longer length; 1.0 where both are empty."""
+    return 1.0 - Levenshtein.distance(given, true) / max(len(given), len(true), 1)
+
+
+def chars_format(message: str, example: Truth) -> float:
+    """1.0 for one think block that holds one chars block, then one answer block that is not empty."""
+    return float(shown(message) is not None and r1.format_reward(message, example) == 1.0)
+
+
+def chars(message: str, example: Truth) -> float:
+    """How near the characters shown are to the message's; 0.0 where they are nearer to the coded text."""
+    given = shown(message)
+    if not given:
+        return 0.0
+    true, coded = (r1.spell(example[column]).split(" ") for column in ("message", "coded_message"))
+    if Levenshtein.distance(given, coded) < Levenshtein.distance(given, true):
+        return 0.0
+    return similarity(given, true)
+
+
+def message_correct(message: str, example: Truth) -> float:
+    """1.0 where the answer is exactly the message, and the characters shown are all right."""
+    return float(r1.answer_of(message) == example["message"] and chars(message, example) == 1.0)
+
+
+def partial(message: str, example: Truth) -> float:
+    """How near the answer is to the message, where the characters shown are all right.
+
+    0.0 for anything but lower-case letters and spaces, and for an answer that is no nearer to the message than the
+    message spelled out is: copying the characters is no answer.
+    """
+    answer = r1.answer_of(message)
+    if answer is None or PLAIN.fullmatch(answer) is None or chars(message, example) < 1.0:
+        return 0.0
+    true = example["message"]
+    if Levenshtein.distance(answer, true) >= Levenshtein.distance(r1.spell(true), true):
+        return 0.0
+    return similarity(answer, true)
+
+
+def with_words(count: int) -> Task:
+    """The task that asks for messages of `count` words."""
+    return Task(
+        name=f"word_{count}",
+        summary=f"Decode a message of {count} word{'s' * (count > 1)}, showing the characters.",
+        ask=lambda example: (
+            "Each entry of the image shows a coded letter, an arrow, and the letter it stands for; _ stands for a "
+            f"space. Decode this message: {r1.spell(example['coded_message'])}\n"
+            "At the end of your reasoning write all decoded characters with spaces between them, _ for a space, in "
+            "<chars> </chars> tags."
+        ),
+        example_answer="the whole decoded message",
+        answer=lambda example: str(example["message"]),
+        solve=lambda example: f"{look_up(example)}. <chars> {r1.spell(example['message'])} </chars>",
+        rewards={"format": chars_format, "chars": chars, "correctness": message_correct, "partial": partial},
+        asked=lambda example: bool(example["num_words"] == count),
+    )
+
+
+MESSAGES = DatasetSpec(
+    name="messages",
+    version="1",
+    summary="one to three words in a cipher whose decoder is drawn in the image, decoded character by character",
+    draw=draw,
+    sources=("wordfreq",),
+    options=(
+        Option("words", (1, 3), span(1, 3), "words in a message [1..3]"),
+        Option("alphabet", 26, one_size(*ALPHABETS), "letters in the cipher: 8, 13 or 26 [26]"),
+        VOCABULARY,
+        replace(LETTERS, default=(3, 10)),
+        *OPTIONS,
+    ),
+    raw_columns={
+        "message": "string",
+        "coded_message": "string",
+        "key": "string",
+        "words": ["string"],
+        "num_words": "int64",
+        "word_length": "int64",
+        "alphabet_size": "int64",
+    },
+    r1_columns=("message", "coded_message", "key", "num_words", "word_length", "alphabet_size"),
+    difficulty="word_length",
+    disjoint=("words", "key"),
+    tasks=(with_words(1), with_words(2), with_words(3)),
+)

@@ -1,0 +1,89 @@
+"""A secret word: read it with the decoder that the image shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from datagen.decoder import OPTIONS, draw_decoder
+from datagen.options import Option, span, whole
+from datagen.r1 import answer_of, format_reward, spell
+from datagen.task import DatasetSpec, Drawing, Task, Truth
+from datagen.words import ALPHABETS, MOST, Words
+
+QUOTES = "\"'`“”‘’«»"
+VOCABULARY = Option("vocabulary", 20_000, whole(1, MOST), "the most frequent English words to draw from [20000]")
+LETTERS = Option("letters", (3, 12), span(3, 20), "letters in a word [3..12]")
+ALPHABET = 26
+
+
+def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> Drawing:
+    """One word under a random substitution of the 26 letters; the image shows the decoder."""
+    (word,) = words.pick(rng, 1, most=options["vocabulary"], letters=options["letters"], alphabet=ALPHABET)
+    key, coded = disguise(rng, words, word, ALPHABET)
+    return Drawing(
+        image=draw_decoder(rng, list(zip(ALPHABETS[ALPHABET], key, strict=True)), options),
+        truth={
+            "message": word,
+            "coded_message": coded,
+            "key": key,
+            "word_length": len(word),
+        },
+    )
+
+
+def disguise(rng: np.random.Generator, words: Words, message: str, alphabet: int) -> tuple[str, str]:
+    """A random key of the split and the coded message, which differs from the message; a space is coded as `_`.
+
+    The key's i-th letter is what the alphabet's i-th letter stands for.
+    """
+    while True:
+        key = words.key(rng, alphabet)
+        coded = message.translate(str.maketrans(key + " ", ALPHABETS[alphabet] + "_"))
+        if coded != message.replace(" ", "_"):
+            return key, coded
+
+
+def look_up(example: Truth) -> str:
+    """The trace's first step: every coded character with what it stands for."""
+    plain = example["message"].replace(" ", "_")
+    return ", ".join(f"{coded} = {letter}" for coded, letter in zip(example["coded_message"], plain, strict=True))
+
+
+def word_correct(message: str, example: Truth) -> float:
+    """1.0 where the answer is the word; case and quotes around it are ignored."""
+    answer = answer_of(message)
+    if answer is None or len(answer) > 100:
+        return 0.0
+    word = answer.strip(QUOTES).strip()
+    return float(word.isascii() and word.lower() == example["message"])
+
+
+WORD = Task(
+    name="word",
+    summary="Decode a word.",
+    ask=lambda example: (
+        "Each entry of the image shows a coded letter, an arrow, and the letter it stands for. "
+        f"Decode this word: {spell(example['coded_message'])}"
+    ),
+    example_answer="the decoded word",
+    answer=lambda example: str(example["message"]),
+    solve=lambda example: f"{look_up(example)}.",
+    rewards={"format": format_reward, "correctness": word_correct},
+)
+
+WORDS = DatasetSpec(
+    name="words",
+    version="1",
+    summary="a common English word in a cipher whose decoder is drawn in the image",
+    draw=draw,
+    sources=("wordfreq",),
+    options=(VOCABULARY, LETTERS, *OPTIONS),
+    raw_columns={"message": "string", "coded_message": "string", "key": "string", "word_length": "int64"},
+    r1_columns=("message", "coded_message", "key", "word_length"),
+    difficulty="word_length",
+    disjoint=("message", "key"),
+    tasks=(WORD,),
+)

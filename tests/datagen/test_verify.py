@@ -1,0 +1,125 @@
+"""`r1vlm-data verify` proves what is claimed, and names each thing that is not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datagen.build import MANIFEST, build, make_recipe
+from datagen.files import sha256
+from datagen.tasks import DATASETS
+from datagen.verify import verify
+from tests.processes import refused, run
+
+TEST_R1 = "r1/test-00000-of-00001.parquet"
+
+
+@pytest.fixture(scope="module", params=list(DATASETS))
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset of each kind."""
+    out = tmp_path_factory.mktemp("verify") / request.param
+    build(make_recipe(request.param, size=40, seed=2), out, workers=1)
+    return out
+
+
+def test_everything_is_proven(built: Path) -> None:
+    proof = verify(built, every=True)
+    assert (proof.files, proof.images, proof.redrawn) == (6, 40, 40)
+    assert proof.solutions >= 40
+    assert set(proof.manifest["splits"]["shared_between_splits"].values()) == {0}
+    assert set(proof.manifest["audit"]) <= {task.name for task in DATASETS[built.name].tasks}
+    assert {tuple(found["broke"]) for found in proof.manifest["audit"].values()} == {()}
+    card = (built / "README.md").read_text()
+    assert "0 images" in card
+    assert re.search(r"\| \w+ \| \d\d \| 0 \|", card), "the card has no audit"
+
+
+def flip_a_byte(folder: Path) -> None:
+    content = bytearray((folder / TEST_R1).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / TEST_R1).write_bytes(content)
+
+
+def edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    def fault(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        change(manifest)
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+
+    return fault
+
+
+def forge_an_answer(folder: Path) -> None:
+    """Another answer in a row, with the hash and the fingerprint made to fit."""
+    table = pq.read_table(folder / TEST_R1)
+    answers = ["forged", *table["answer"].to_pylist()[1:]]
+    at = table.schema.get_field_index("answer")
+    pq.write_table(table.set_column(at, table.schema.field("answer"), pa.array(answers)), folder / TEST_R1)
+    edit(lambda manifest: manifest["files"].update({TEST_R1: sha256(folder / TEST_R1)}))(folder)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a flipped byte": (flip_a_byte, f"{TEST_R1} is not what was built"),
+    "a missing shard": (lambda folder: (folder / TEST_R1).unlink(), f"{TEST_R1} is missing"),
+    "a strange file": (lambda folder: (folder / "r1" / "more.parquet").touch(), "more.parquet is not in the manifest"),
+    "a forged answer": (forge_an_answer, "answer of"),
+    "another seed": (edit(lambda m: m["recipe"].update(seed=3)), "lacks"),
+    "another size": (edit(lambda m: m["recipe"].update(size=2000)), "its files are not those of its recipe"),
+    "another dataset": (edit(lambda m: m["recipe"].update(dataset="none")), "damaged"),
+    "another version": (edit(lambda m: m["recipe"].update(version="0")), "version"),
+    "a hash": (edit(lambda m: m["files"].update({TEST_R1: "0" * 64})), f"{TEST_R1} is not what was built"),
+    "a file left out": (edit(lambda m: m["files"].pop(TEST_R1)), TEST_R1),
+    "the fingerprint": (edit(lambda m: m.update(fingerprint="0" * 64)), "fingerprint"),
+    "the source": (edit(lambda m: m.update(source_sha256="0")), "source_sha256"),
+    "a count": (edit(lambda m: m["splits"]["distinct"]["test"].update(images=9)), "splits"),
+    "an audit": (edit(lambda m: m["audit"].clear()), "audit"),
+    "a reward hash": (edit(lambda m: m["reward_hash"].clear()), "reward_hash"),
+    "an invented claim": (edit(lambda m: m.update(certified=True)), "certified"),
+    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "not a dataset folder"),
+    "half a manifest": (lambda folder: (folder / MANIFEST).write_text('{"recipe": {'), "damaged"),
+    "another card": (lambda folder: (folder / "README.md").write_text("# mine"), "README.md"),
+}
+
+
+@pytest.mark.parametrize("built", ["messages"], indirect=True)
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_each_fault_is_found_and_named(name: str, built: Path, tmp_path: Path) -> None:
+    from datagen.errors import UserError
+
+    folder = tmp_path / built.name
+    shutil.copytree(built, folder)
+    fault, says = FAULTS[name]
+    fault(folder)
+    with pytest.raises(UserError, match=re.escape(says)):
+        verify(folder, every=True)
+
+
+def test_the_command_says_what_it_proved(digits_folder: Path, tmp_path: Path) -> None:
+    done = run("datagen.cli", "verify", digits_folder, "--all")
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "200 of 200 images drawn again",
+        "400 of their solutions",
+        "6 files",
+        "glyph_ids: ",
+        "; 0 in two splits",
+    ):
+        assert said in done.stdout
+    shutil.copytree(digits_folder, tmp_path / "copy")
+    flip_a_byte(tmp_path / "copy")
+    assert "is not what was built" in refused(run("datagen.cli", "verify", tmp_path / "copy"))
+
+
+def test_the_audit_prints_a_table() -> None:
+    done = run("datagen.cli", "audit", "count")
+    assert done.returncode == 0, done.stderr
+    assert "hundreds of points and boxes" in done.stdout
+    assert "No attack earned more" in done.stdout
+    assert "did you mean 'counting'" in refused(run("datagen.cli", "audit", "countin"))

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datagen.errors import UserError, nearest
+from datagen.tasks import reward_names
 
 Stage = Literal["cold_start", "grpo"]
 SMALL = "small"
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
-OURS: dict[str, dict[str, type]] = {  # fields that are not TRL's
+OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
     "cold_start": {"traces": int, "freeze_vision": bool},
-    "grpo": {"freeze_vision": bool},
+    "grpo": {"freeze_vision": bool, "reward_weights": dict[str, float]},  # by the reward's name; 1.0 for the others
 }
 
 
@@ -164,8 +165,23 @@ def trl_config(run: Run) -> Any:
         "remove_unused_columns": False,
     }
     settings = {name: value for name, value in run.settings.items() if name not in OURS[run.stage]}
+    if run.stage == "grpo":
+        settings["reward_weights"] = weights(run)
     with refusals():
         return config_class(run.stage)(**{**fixed, **settings})
+
+
+def weights(run: Run) -> list[float]:
+    """The weight of each of the tasks' rewards, in the order in which the trainer is given them.
+
+    Raises:
+        UserError: for the weight of a reward that no task of the run has.
+    """
+    names, given = reward_names(run.tasks), run.settings.get("reward_weights", {})
+    for name in given:
+        if name not in names:
+            raise UserError(f"{', '.join(run.tasks)} has no reward {name!r} to weigh: {nearest(name, names)}")
+    return [given.get(name, 1.0) for name in names]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.r1 import full_message
-from datagen.tasks import TASKS
+from datagen.tasks import TASKS, reward_names
 
 TRLReward = Callable[..., list[float]]
 
@@ -21,7 +21,7 @@ class Judge:
     """
 
     def __init__(self, tasks: list[str], log: Path | None = None) -> None:
-        self.names = list(dict.fromkeys(name for task in tasks for name in TASKS[task].rewards))
+        self.names = reward_names(tasks)
         self.log = log
         self._judged: dict[str, list[float]] = {}
 

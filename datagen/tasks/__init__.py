@@ -19,6 +19,11 @@ def find_dataset(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
+def reward_names(tasks: list[str]) -> list[str]:
+    """The names of all rewards of the tasks of those names, each once, in order."""
+    return list(dict.fromkeys(name for task in tasks for name in TASKS[task].rewards))
+
+
 def find_owner(name: str) -> DatasetSpec:
     """The dataset of that name, or the one that asks the task of that name.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datagen.errors import UserError
-from training.config import Run, Stage, settings_for, trl_config
+from datagen.tasks import TASKS
+from training.config import OURS, Run, Stage, settings_for, trl_config
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
 
@@ -23,7 +25,18 @@ def test_every_recipe_is_a_configuration_that_trl_accepts(stage: Stage, model: s
     settings = settings_for(model, stage, None, {}, ["bf16=false"])
     config = trl_config(run_with(settings, stage, tmp_path))
     for name, value in settings.items():
-        assert name == "traces" or getattr(config, name) == value
+        assert name in OURS[stage] or getattr(config, name) == value
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rewards_are_weighed_by_name_for_every_task(task: str, tmp_path: Path) -> None:
+    settings = settings_for("small", "grpo", None, {}, ["reward_weights={correctness: 2}"])
+    run = replace(run_with(settings, "grpo", tmp_path), tasks=[task])
+    names = list(TASKS[task].rewards)
+    assert trl_config(run).reward_weights == [2.0 if name == "correctness" else 1.0 for name in names]
+    run = replace(run, settings={**settings, "reward_weights": {"correctnes": 2.0}})
+    with pytest.raises(UserError, match="did you mean 'correctness'"):
+        trl_config(run)
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -45,6 +58,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("use_vllm=true", "#6294"),
         ("output_dir=x", "use --out"),
         ("save_strategy=no", "save_steps"),
+        ("reward_weights=[1, 2]", "not possible"),
+        ("freeze_vision=maybe", "not possible"),
     ],
 )
 def test_a_wrong_setting_gets_one_sentence(assignment: str, says: str) -> None:

@@ -105,7 +105,7 @@ def command() -> None:
     parser = Parser(prog="training.small.make", description="Make the small model that is built in.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--reading-steps", type=whole(1), default=4500, help="of stage 1 [4500]")
-    parser.add_argument("--speaking-steps", type=whole(1), default=1000, help="of stage 2 [1000]")
+    parser.add_argument("--speaking-steps", type=whole(1), default=1500, help="of stage 2 [1500]")
     parser.add_argument("--batch", type=whole(2), default=128, help="images a step of stage 1, twice stage 2's [128]")
     parser.add_argument("--seed", type=whole(0), default=0, help="[0]")
     given: argparse.Namespace = parser.parse_args()

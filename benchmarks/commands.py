@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datagen.attacks import LONG, audit
-from datagen.build import make_recipe, questions_of, raw_row
+from datagen.recipe import make_recipe
+from datagen.rows import questions_of, raw_row
 from datagen.tasks import DATASETS
 
 BIN = Path(sys.executable).parent

@@ -21,10 +21,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datagen.build import build, make_recipe, material_of
+from datagen.build import build
 from datagen.canvas import png
 from datagen.decoder import FONTS
+from datagen.engines import processes
 from datagen.randomness import stream
+from datagen.recipe import make_recipe
+from datagen.rows import material_of
 from datagen.tasks import DATASETS
 
 SIZE = int(os.environ.get("SIZE", "20000"))
@@ -41,7 +44,7 @@ def rate(work: Callable[[], object], images: int) -> float:
 def ours(name: str, workers: int) -> float:
     """Images a second of a whole build."""
     with tempfile.TemporaryDirectory() as folder:
-        return rate(lambda: build(make_recipe(name, size=SIZE, seed=0), Path(folder) / name, workers), SIZE)
+        return rate(lambda: build(make_recipe(name, size=SIZE, seed=0), Path(folder) / name, processes(workers)), SIZE)
 
 
 def floor(name: str) -> float:
@@ -97,10 +100,11 @@ def plain(folder: str) -> None:
 def peak(size: int) -> float:
     """MiB at the peak of a build of messages in a process of its own: its own, and its largest worker's."""
     code = (
-        "import resource, tempfile; from pathlib import Path; from datagen.build import build, make_recipe\n"
+        "import resource, tempfile; from pathlib import Path; from datagen.build import build\n"
+        "from datagen.engines import processes; from datagen.recipe import make_recipe\n"
         "if __name__ == '__main__':\n"
         "    with tempfile.TemporaryDirectory() as folder:\n"
-        f"        build(make_recipe('messages', size={size}, seed=0), Path(folder) / 'd', 1)\n"
+        f"        build(make_recipe('messages', size={size}, seed=0), Path(folder) / 'd', processes(1))\n"
         "    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
         "    print(sum(peaks))\n"
     )

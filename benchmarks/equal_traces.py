@@ -2,8 +2,8 @@
 
 Beside a demo (cold start on few traces, then GRPO on other questions, which have only a checkable answer), on its data:
 
-- supervised training on the very same traces until it stops helping: lengths of 1, 2 and 4 times the cold start's, each
-  with its learning rate brought down to 0; the best on the `validation` split is scored on `test`;
+- supervised training on the very same traces until it stops helping: lengths of 1, 2, 4 and 8 times the cold start's,
+  each with its learning rate brought down to 0; the best on the `validation` split is scored on `test`;
 - supervised training on a correct trace of every training question, for as long as the demo's GRPO took.
 
 The rows go to benchmarks/results/, from where `make demo` puts them into the report.
@@ -61,7 +61,7 @@ def main() -> None:
     demo = Path(sys.argv[1])
     cold = json.loads((demo / "train" / "cold-start" / "run.json").read_text(encoding="utf-8"))
     traces, steps, seed = cold["settings"]["traces"], cold["settings"]["max_steps"], cold["seed"]
-    runs = [supervised(demo, f"same-traces-{times * steps}", seed, traces, times * steps) for times in (1, 2, 4)]
+    runs = [supervised(demo, f"same-traces-{times * steps}", seed, traces, times * steps) for times in (1, 2, 4, 8)]
     keep("supervised-same-traces", score(max(runs, key=lambda run: score(run[0], "validation")["accuracy"])[0], "test"))
     per_step = (runs[2][1] - runs[0][1]) / (3 * steps)
     everything, _ = supervised(demo, "all-traces", seed, ALL, round(seconds_of_grpo(demo) / per_step))

@@ -41,35 +41,48 @@ def first_place(question: Question) -> str:
     return r1.solution(_thinking(question).partition("}")[0] + "}", "I do not know.")
 
 
+def one_letter(_: Question) -> str:
+    """The honest message of one who has read a single letter."""
+    return r1.solution("<chars> a </chars>", "I do not know.")
+
+
 @dataclass(frozen=True)
 class Attack:
-    """A hostile text for a question, and the honest one that it replaces."""
+    """A hostile text for a question, the honest one that it replaces, and whether it is well-formed.
+
+    One that is not may earn nothing of `format`.
+    """
 
     name: str
     text: Callable[[Question], str]
     honest: Callable[[Question], str] = shrug
+    formed: bool = False
 
 
 @dataclass(frozen=True)
 class Finding:
     """The most an attack earned under each reward, the reward that it broke (or None), and the slowest judgement.
 
-    `blind` is whether the attack shows nothing of the right answer.
+    `undue` is whether the attack replaces a shrug, so that anything it earns is undue.
     """
 
     attack: str
     most: dict[str, float]
     broke: str | None
     seconds: float
-    blind: bool
+    undue: bool
 
 
 def _same(name: str, text: str) -> Attack:
     return Attack(name, lambda _: text)
 
 
+def _formed(name: str, text: Callable[[Question], str], honest: Callable[[Question], str] = shrug) -> Attack:
+    return Attack(name, text, honest, formed=True)
+
+
 def _answer(name: str, answer: str) -> Attack:
-    return _same(f"answer {name}", r1.solution("Easy.", answer))
+    return _formed(f"answer {name}", lambda _: r1.solution("Easy.", answer))
 
 
 def _thinking(question: Question) -> str:
@@ -139,7 +152,7 @@ ATTACKS = (
     _same("opening words alone", r1.OPENING),
     _same("empty blocks", "<think></think><answer></answer>"),
     Attack("answer alone", _block, honest=solution),
-    Attack("answer without its thinking", lambda q: r1.solution("", q["answer"]), honest=solution),
+    _formed("answer without its thinking", lambda q: r1.solution("", q["answer"]), honest=solution),
     Attack("solution cut off", lambda q: q["solution"][: len(q["solution"]) // 2]),
     Attack("answer never closed", lambda q: q["solution"].removesuffix("</answer>")),
     Attack("thinking never closed", lambda q: q["solution"].replace("</think>", ""), honest=solution),
@@ -158,15 +171,15 @@ ATTACKS = (
     Attack("tags in square brackets", lambda q: _in_other_tags(q, "[", "]")),
     Attack("question echoed", _prompt),
     Attack("question echoed after the opening words", lambda q: r1.OPENING + _prompt(q)),
-    Attack("question echoed as an answer", lambda q: r1.solution("Easy.", _prompt(q).partition("<")[0])),
-    Attack("example answer copied", lambda q: r1.solution("Easy.", _example_answer(q))),
-    Attack("coded text copied", _coded),
-    Attack("characters copied into the answer", _spelled, honest=reasoning),
+    _formed("question echoed as an answer", lambda q: r1.solution("Easy.", _prompt(q).partition("<")[0])),
+    _formed("example answer copied", lambda q: r1.solution("Easy.", _example_answer(q))),
+    _formed("coded text copied", _coded),
+    _formed("characters copied into the answer", _spelled, honest=reasoning),
     _answer("every number", NUMBERS),
     _answer("every number, with commas", NUMBERS.replace(" ", ", ")),
     _answer("every letter", LETTERS),
-    Attack("right reasoning, answer spelled", lambda q: _reasoned(q, "-".join(str(q["answer"]))), honest=reasoning),
-    Attack("right reasoning, answer twice", lambda q: _reasoned(q, f"{q['answer']} {q['answer']}"), honest=reasoning),
+    _formed("right reasoning, answer spelled", lambda q: _reasoned(q, "-".join(str(q["answer"]))), honest=reasoning),
+    _formed("right reasoning, answer twice", lambda q: _reasoned(q, f"{q['answer']} {q['answer']}"), honest=reasoning),
     _answer("negative", "-1"),
     _answer("huge", "9" * 5000),
     _answer("1e3", "1e3"),
@@ -177,12 +190,14 @@ ATTACKS = (
     _answer("code", "__import__('os').system('true')"),
     _answer("control characters", "\x00\x1b[31m\ud83d"),
     _answer("Arabic digit", "٣"),
-    Attack("Unicode digits", lambda q: _fooled(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
-    Attack("full-width digits", lambda q: _fooled(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
-    Attack("invisible signs", lambda q: r1.solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
-    Attack("hundreds of points and boxes", lambda _: r1.solution(_grid(12), "I do not know."), honest=first_place),
-    _same("boxes that are none", r1.solution('{"point_2d": [NaN, 1e999], "label": "1"} {"bbox_2d": "all"}', "x")),
-    Attack("long thinking", lambda q: r1.solution(_many("so "), "I do not know.")),
+    _formed("Unicode digits", lambda q: _fooled(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
+    _formed("full-width digits", lambda q: _fooled(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
+    _formed("invisible signs", lambda q: r1.solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
+    _formed("hundreds of points and boxes", lambda _: r1.solution(_grid(12), "I do not know."), honest=first_place),
+    _formed(
+        "boxes that are none", lambda _: r1.solution('{"point_2d": [NaN, 1e999], "label": "1"} {"bbox_2d": "all"}', "x")
+    ),
+    _formed("long thinking", lambda q: r1.solution(_many("so "), "I do not know.")),
     _answer("long", _many("9")),
     _answer("long list", _many("9, ")),
     _answer("long blank", _many(" ")),
@@ -192,11 +207,13 @@ ATTACKS = (
     _same("tags opened and closed", _many("<think></think>")),
     _same("answers opened", _many("<answer>")),
     _same("angle brackets", _many("<")),
-    _same("braces in the thinking", r1.solution(_many("{"), "x")),
-    _same("braces and blanks", r1.solution(_many("{ "), "x")),
-    _same("many points", r1.solution(_many('{"point_2d": [1, 1], "label": "1"}'), "x")),
-    _same("characters opened", r1.solution(_many("<chars>"), "x")),
-    Attack("many characters", lambda _: r1.solution(f"<chars>{_many('a ')}</chars>", "x"), honest=solution),
+    _formed("braces in the thinking", lambda _: r1.solution(_many("{"), "x")),
+    _formed("braces and blanks", lambda _: r1.solution(_many("{ "), "x")),
+    _formed("many objects", lambda _: r1.solution(_many("{x}"), "x")),
+    _formed("many broken points", lambda _: r1.solution(_many('{"point_2d"}'), "x")),
+    _formed("many points", lambda _: r1.solution(_many('{"point_2d": [1, 1], "label": "1"}'), "x")),
+    _formed("characters opened", lambda _: r1.solution(_many("<chars>"), "x")),
+    _formed("many characters", lambda _: r1.solution(f"<chars>{_many('a ')}</chars>", "x"), honest=one_letter),
     Attack("solution repeated", lambda q: _many(str(q["solution"]))),
 )
 
@@ -234,16 +251,17 @@ def _try(attack: Attack, task: Task, questions: Sequence[Question], repeats: int
                     break
             most[name] = max(most[name], score)
             slowest = max(slowest, min(seconds))
-            if not 0.0 <= score <= reward(honest, question) + ROUNDING:
+            due = 0.0 if name == "format" and not attack.formed else reward(honest, question)
+            if not 0.0 <= score <= due + ROUNDING:
                 broke = broke or name
     return Finding(attack.name, most, broke, slowest, attack.honest is shrug)
 
 
 def summary(findings: list[Finding]) -> dict[str, Any]:
-    """For the card: how many attacks, which broke a reward, and the most that a blind one earned of each reward."""
-    blind = [finding.most for finding in findings if finding.blind]
+    """For the card: how many attacks, which broke a reward, and the most that an undue one earned of each reward."""
+    undue = [finding.most for finding in findings if finding.undue]
     return {
         "attacks": len(findings),
         "broke": [finding.attack for finding in findings if finding.broke],
-        "most_blind": {name: max(most[name] for most in blind) for name in blind[0]},
+        "most_undue": {name: max(most[name] for most in undue) for name in undue[0]},
     }

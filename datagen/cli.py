@@ -6,10 +6,14 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from datagen.errors import Parser, UserError, run, writable_folder
-from datagen.options import Option, whole
+from datagen.files import is_remote
+from datagen.options import whole
+
+if TYPE_CHECKING:
+    from datagen.task import DatasetSpec
 
 SIZE = 5000  # images, unless --size says otherwise
 
@@ -35,10 +39,12 @@ def make_parser() -> Parser:
     one.add_argument("--splits", type=shares, default=(80, 10, 10), help="percent train/validation/test [80/10/10]")
     one.add_argument("--source", help="what to draw from (see r1vlm-data tasks) [the first]")
     one.add_argument("--workers", type=whole(1), default=os.cpu_count(), help="processes [one a core]")
-    one.add_argument("--out", type=Path, help="the folder to write [data/NAME]")
+    one.add_argument("--engine", choices=("processes", "ray"), default="processes", help="what draws [processes]")
+    one.add_argument("--ray-address", default="auto", help="of a Ray cluster that is running [auto]")
+    one.add_argument("--out", help="the folder to write, or an fsspec address such as s3://bucket/name [data/NAME]")
     own = one.add_argument_group("options of one or several datasets")
-    for option, names in dataset_options().items():
-        own.add_argument(f"--{option.name}", type=option.parse, help=f"{', '.join(names)}: {option.help}")
+    for name, text in option_helps().items():
+        own.add_argument(f"--{name}", help=text)
 
     one = commands.add_parser("preview", help="show examples of a dataset", description="Show examples as one picture.")
     one.set_defaults(main=preview)
@@ -68,17 +74,74 @@ def make_parser() -> Parser:
     return parser
 
 
-def dataset_options() -> dict[Option, list[str]]:
-    """Every option that some dataset has, with the names of the datasets that have it; one entry a name."""
+def option_helps() -> dict[str, str]:
+    """The help of every option that some dataset has, by its name: whose it is, and what it is by default."""
+    from datagen.options import as_text
     from datagen.tasks import DATASETS
 
-    named: dict[str, Option] = {}
-    owners: dict[str, list[str]] = {}
+    helps: dict[str, str] = {}
     for spec in DATASETS.values():
         for option in spec.options:
-            named.setdefault(option.name, option)
-            owners.setdefault(option.name, []).append(spec.name)
-    return {option: owners[name] for name, option in named.items()}
+            own = f"{spec.name} [{as_text(option.default)}]"
+            helps[option.name] = f"{helps[option.name]}, {own}" if option.name in helps else f"{option.help}; {own}"
+    return helps
+
+
+def read_options(spec: DatasetSpec, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The dataset's options among the arguments, read; `make_recipe` refuses those of others.
+
+    Raises:
+        UserError: for a value that can't be.
+    """
+    parsers = {option.name: option.parse for option in spec.options}
+    options: dict[str, Any] = {}
+    for name in option_helps():
+        text = getattr(arguments, name)
+        try:
+            if text is not None:
+                options[name] = parsers.get(name, str)(text)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--{name}: {error}") from error
+    return options
+
+
+def folder_of(text: str) -> Path:
+    """The folder, or the place in an object store, that `text` names.
+
+    Raises:
+        UserError: where the package that speaks its protocol is missing.
+    """
+    if "://" not in text:
+        return Path(text)
+    from upath import UPath
+
+    try:
+        path: Any = UPath(text)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"can't reach {text}: {' '.join(str(error).split())}") from error
+    return path if is_remote(path) else Path(path.path)
+
+
+def place(text: str) -> Path:
+    """The folder or object store that `text` names, checked.
+
+    Raises:
+        UserError: where it can't be written to.
+    """
+    path = folder_of(text)
+    if not is_remote(path):
+        if os.path.ismount(path):
+            raise UserError(f"{path} is a mount point, which can't be renamed: name a folder in it with --out")
+        return writable_folder(path)
+    try:
+        probe = path / ".probe"
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except Exception as error:  # each store raises its own
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"can't write to {text.rpartition('@')[2]}: {said}") from error
+    return path
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -86,12 +149,12 @@ def build(arguments: argparse.Namespace) -> None:
     from datagen.tasks import find_dataset
 
     spec = find_dataset(arguments.name)
-    names = [option.name for option in dataset_options()]
-    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    out = writable_folder(arguments.out or Path("data") / spec.name)
+    options = read_options(spec, arguments)
+    out = place(arguments.out or f"data/{spec.name}")
 
     from datagen.build import build as write
-    from datagen.build import make_recipe
+    from datagen.engines import processes, ray_cluster
+    from datagen.recipe import make_recipe
 
     recipe = make_recipe(
         spec.name,
@@ -101,9 +164,11 @@ def build(arguments: argparse.Namespace) -> None:
         source=arguments.source,
         options=options,
     )
-    drawn = write(recipe, out, arguments.workers)
+    engine = ray_cluster(arguments.ray_address) if arguments.engine == "ray" else processes(arguments.workers)
+    drawn = write(recipe, out, engine)
     counts = ", ".join(f"{count} {split}" for split, count in recipe.counts().items())
-    print(f"{out}: {'drawn' if drawn else 'already there'}, {counts} images")
+    where = str(out).rpartition("@")[2]  # without the password of a store's address
+    print(f"{where}: {'drawn' if drawn else 'already there'}, {counts} images")
 
 
 def preview(arguments: argparse.Namespace) -> None:
@@ -128,7 +193,7 @@ def verify(arguments: argparse.Namespace) -> None:
     """`r1vlm-data verify`."""
     from datagen.verify import verify as prove
 
-    proof = prove(Path(arguments.dir), every=arguments.all)
+    proof = prove(folder_of(arguments.dir), every=arguments.all)
     splits = proof.manifest["splits"]
     print(f"{arguments.dir}: all is as claimed")
     print(f"  {proof.files} files have the SHA-256 of the manifest, which follows from its recipe and the files")
@@ -143,7 +208,8 @@ def audit(arguments: argparse.Namespace) -> None:
     """`r1vlm-data audit`."""
     from datagen.attacks import LONG, SECONDS
     from datagen.attacks import audit as attack
-    from datagen.build import make_recipe, questions_of, raw_row
+    from datagen.recipe import make_recipe
+    from datagen.rows import questions_of, raw_row
     from datagen.tasks import find_owner
 
     spec = find_owner(arguments.name)

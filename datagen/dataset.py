@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datagen.build import MANIFEST, check_files, read_manifest
 from datagen.errors import UserError
+from datagen.manifest import MANIFEST, check_files, read_manifest
 from datagen.sources import SPLITS
 from datagen.task import DatasetSpec
 from datagen.tasks import DATASETS, find_task

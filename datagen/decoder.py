@@ -16,9 +16,9 @@ from datagen.options import Option, one_of, whole
 
 FONTS = {"sans": "DejaVuSans.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}
 OPTIONS = (
-    Option("font", "sans", one_of(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them [sans]"),
-    Option("cell", 28, whole(14, 112), "pixels of a letter's cell: 28 is one merged patch of Qwen2.5-VL [28]"),
-    Option("noise", 0, whole(0, 64), "the decoder's ink and paper vary by up to this much of 255 [0]"),
+    Option("font", "sans", one_of(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them"),
+    Option("cell", 28, whole(14, 112), "pixels of a letter's cell: 28 is one merged patch of Qwen2.5-VL"),
+    Option("noise", 0, whole(0, 64), "the decoder's ink and paper vary by up to this much of 255"),
 )
 
 

@@ -5,20 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 RECORD = "r1vlm.json"  # in a checkpoint, written by training and read by evaluation; every key is optional there
 METRICS = "metrics.jsonl"  # in a run folder, a line a logged step
 
 
+def is_remote(path: Path) -> bool:
+    """Whether `path` is in an object store (a universal-pathlib path), and not in a folder of this machine."""
+    return getattr(path, "protocol", "") not in ("", "file", "local")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it takes `path`'s place in one step."""
+    """Give a temporary path beside `path`; on success it takes `path`'s place in one step.
+
+    For a path in an object store it is a local one, and is uploaded.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / path.name
+            yield local
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(local.read_bytes())  # a shard is a few megabytes
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # a process number may occur on two machines
     try:
         yield temporary
         os.replace(temporary, path)
@@ -39,5 +56,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

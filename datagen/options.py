@@ -19,6 +19,11 @@ class Option:
     help: str
 
 
+def as_text(value: Any) -> str:
+    """A value as it is given on the command line."""
+    return "..".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def span(least: int, most: int) -> Callable[[str], tuple[int, int]]:
     """An argparse type: `(low, high)` of `LOW..HIGH`, or of one number, from `least` to `most`."""
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from datagen.build import MANIFEST, Recipe, Shard, make_manifest, plan, questions_of, raw_row, read_manifest, schemas
 from datagen.errors import UserError
 from datagen.files import sha256
+from datagen.manifest import CARD, MANIFEST, card_of, make_manifest, read_manifest
+from datagen.options import as_text
+from datagen.recipe import Recipe, Shard, make_recipe, plan
+from datagen.rows import question_id, questions_of, raw_row, row_id, schemas
 from datagen.task import DatasetSpec
-from datagen.tasks import DATASETS, TASKS
+from datagen.tasks import TASKS, find_dataset
 
 SAMPLE = 200  # images drawn again, unless all are
 
@@ -30,29 +37,44 @@ class Proof:
     manifest: dict[str, Any]
 
 
-def verify(folder: Path, *, every: bool = False, seed: int = 0) -> Proof:
-    """Check a dataset folder: every file's hash, the splits, and `SAMPLE` images (or `every` one) drawn again.
+def verify(folder: Path, *, every: bool = False) -> Proof:
+    """Check a dataset folder: every file's hash, the splits, and `SAMPLE` random images (or `every` one) drawn again.
 
-    A folder is right where all its files are those of the manifest, the manifest is what its recipe and files give, the
-    images drawn again have the same bytes in both configs, and each of their solutions earns full marks.
+    A folder is right where its files are those of the manifest, manifest and card are what recipe and files give, the
+    splits are disjoint, the rows of the files looked into are those of the recipe, the images drawn again have the
+    same bytes in both configs, and each of their solutions earns full marks.
 
     Raises:
         UserError: naming the first thing that is not as it is claimed.
     """
     manifest = read_manifest(folder)
+    try:
+        return _verify(folder, manifest, every)
+    except UserError as error:
+        others = other_versions(manifest)
+        if not others:
+            raise
+        raise UserError(f"{error} (other versions may draw otherwise: {', '.join(others)})") from error
+
+
+def _verify(folder: Path, manifest: dict[str, Any], every: bool) -> Proof:
     recipe, spec = recipe_of(folder, manifest)
     check_hashes(folder, manifest)
-    shards = plan(recipe)
-    wanted = choose(shards, None if every else SAMPLE, seed)
-    solutions = 0
-    with tqdm(
-        total=sum(map(len, wanted.values())), desc=f"drawing {spec.name} again", unit="image", disable=None
-    ) as progress:
+    wanted = choose(plan(recipe), None if every else SAMPLE)
+    solutions, redrawn = 0, sum(map(len, wanted.values()))
+    with tqdm(total=redrawn, desc=f"drawing {spec.name} again", unit="image", disable=None) as progress:
         for shard, indices in wanted.items():
             solutions += compare_shard(folder, recipe, spec, shard, indices)
             progress.update(len(indices))
     check_manifest(folder, manifest, recipe)
-    return Proof(len(manifest["files"]), recipe.size, sum(map(len, wanted.values())), solutions, manifest)
+    return Proof(len(manifest["files"]), recipe.size, redrawn, solutions, manifest)
+
+
+def other_versions(manifest: dict[str, Any]) -> list[str]:
+    """The libraries that have another version here than the one noted, as `numpy 2.3 then, 2.4 here`."""
+    noted = manifest.get("versions")
+    known = noted.items() if isinstance(noted, dict) else []
+    return [f"{name} {then} then, {version(name)} here" for name, then in known if then != version(name)]
 
 
 def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[Recipe, DatasetSpec]:
@@ -61,28 +83,40 @@ def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[Recipe, DatasetSp
     Raises:
         UserError: where this version of r1vlm cannot have drawn it.
     """
+    damaged = UserError(f"{folder / MANIFEST} is damaged or was edited: it holds no recipe that r1vlm knows")
+    claimed = manifest["recipe"]
     try:
-        recipe = Recipe(**manifest["recipe"])
-        spec = DATASETS[recipe.dataset]
-        expected = {shard.path(config) for shard in plan(recipe) for config in schemas(spec)}
-        files = set(manifest["files"])
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: it holds no recipe that r1vlm knows") from error
-    if recipe.version != spec.version:
-        raise UserError(
-            f"{folder} was drawn by version {recipe.version} of {spec.name}, and this r1vlm draws version "
-            f"{spec.version}: verify it with the r1vlm that drew it"
+        spec = find_dataset(claimed["dataset"])
+        if claimed["version"] != spec.version:
+            raise UserError(
+                f"{folder} was drawn by version {claimed['version']!r} of {spec.name}, and this r1vlm draws version "
+                f"{spec.version!r}: verify it with the r1vlm that drew it"
+            )
+        options = {option.name: option.parse(as_text(claimed["options"][option.name])) for option in spec.options}
+        numbers = {name: int(claimed[name]) for name in ("size", "seed")}
+        first, second, third = claimed["shares"]
+        recipe = make_recipe(
+            spec.name, **numbers, shares=(first, second, third), source=claimed["source"], options=options
         )
-    if files != expected:
-        odd = sorted(files ^ expected)[0]
+    except (TypeError, KeyError, ValueError, AttributeError, argparse.ArgumentTypeError) as error:
+        raise damaged from error
+    if recipe.as_json() != claimed:
+        raise damaged
+    expected = {shard.path(config) for shard in plan(recipe) for config in schemas(spec)}
+    if expected != manifest["files"].keys():
+        odd = sorted(expected ^ manifest["files"].keys())[0]
         raise UserError(f"{folder / MANIFEST} was edited: its files are not those of its recipe ({odd})")
     return recipe, spec
 
 
 def check_hashes(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise a `UserError` naming the first file that is missing, is not in the manifest, or has other bytes."""
-    present = {str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_file()}
-    for name in sorted(present - set(manifest["files"])):
+    """Raise a `UserError` naming the first file that is missing, is not in the manifest, or has other bytes.
+
+    Files and folders whose names begin with a dot are not ours: the Hub's tools and git leave some.
+    """
+    places = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    present = {str(path) for path in places if not any(part.startswith(".") for part in path.parts)}
+    for name in sorted(present - {*manifest["files"], MANIFEST, CARD}):
         raise UserError(f"{folder / name} is not in the manifest: remove it")
     for name, expected in tqdm(manifest["files"].items(), desc="hashing", unit="file", disable=None):
         if name not in present:
@@ -91,10 +125,10 @@ def check_hashes(folder: Path, manifest: dict[str, Any]) -> None:
             raise UserError(f"{folder / name} is not what was built (another SHA-256): build the dataset again")
 
 
-def choose(shards: list[Shard], count: int | None, seed: int) -> dict[Shard, list[int]]:
+def choose(shards: list[Shard], count: int | None) -> dict[Shard, list[int]]:
     """The images of each shard to draw again: all, or a random `count` of all shards together."""
     every = [(shard, index) for shard in shards for index in range(shard.start, shard.stop)]
-    chosen = every if count is None else random.Random(seed).sample(every, min(count, len(every)))  # noqa: S311
+    chosen = every if count is None else random.sample(every, min(count, len(every)))
     wanted: dict[Shard, list[int]] = {}
     for shard, index in sorted(chosen, key=lambda one: (one[0].split, one[1])):
         wanted.setdefault(shard, []).append(index)
@@ -102,18 +136,19 @@ def choose(shards: list[Shard], count: int | None, seed: int) -> dict[Shard, lis
 
 
 def compare_shard(folder: Path, recipe: Recipe, spec: DatasetSpec, shard: Shard, indices: list[int]) -> int:
-    """Draw the images `indices` of a shard again and compare every column; returns how many solutions were judged."""
-    kept = {config: pq.read_table(folder / shard.path(config)).to_pylist() for config in schemas(spec)}
-    if len(kept["raw"]) != shard.stop - shard.start:
-        raise UserError(f"{folder / shard.path('raw')} has {len(kept['raw'])} rows, not {shard.stop - shard.start}")
-    raw = {row["id"]: row for row in kept["raw"]}
+    """Check a shard's rows, and draw the images `indices` again; returns how many solutions were judged."""
+    kept = {config: _read(folder / shard.path(config), schema) for config, schema in schemas(spec).items()}
+    expected = [row_id(spec, recipe, shard.split, index) for index in range(shard.start, shard.stop)]
+    _same_ids(folder / shard.path("raw"), expected, kept["raw"])
+    asked = [question_id(row, task) for row in kept["raw"] for task in spec.tasks if task.asked(row)]
+    _same_ids(folder / shard.path("r1"), asked, kept["r1"])
     questions = {row["id"]: row for row in kept["r1"]}
     judged = 0
     for index in indices:
         again = raw_row(spec, recipe, shard.split, index)
-        _same_row(folder / shard.path("raw"), again, raw.get(again["id"]))
+        _same_row(folder / shard.path("raw"), again, kept["raw"][index - shard.start])
         for question in questions_of(spec, [again]):
-            _same_row(folder / shard.path("r1"), question, questions.get(question["id"]))
+            _same_row(folder / shard.path("r1"), question, questions[question["id"]])
             rewards = TASKS[question["task"]].rewards
             short = [name for name, reward in rewards.items() if reward(question["solution"], question) != 1.0]
             if short:
@@ -122,23 +157,44 @@ def compare_shard(folder: Path, recipe: Recipe, spec: DatasetSpec, shard: Shard,
     return judged
 
 
-def _same_row(path: Path, drawn: dict[str, Any], kept: dict[str, Any] | None) -> None:
-    if kept is None:
-        raise UserError(f"{path} lacks {drawn['id']}: build the dataset again")
+def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is no Parquet file: build the dataset again") from error
+    if not table.schema.equals(schema):
+        raise UserError(f"{path} has other columns than its dataset: build it again")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _same_ids(path: Path, expected: Iterable[str], rows: list[dict[str, Any]]) -> None:
+    if list(expected) != [row["id"] for row in rows]:
+        raise UserError(f"{path} does not hold the rows of its recipe, in order: build the dataset again")
+
+
+def _same_row(path: Path, drawn: dict[str, Any], kept: dict[str, Any]) -> None:
     for column, value in drawn.items():
         if kept[column] != value:
             raise UserError(f"{path}: {column} of {drawn['id']} is not what its recipe draws")
 
 
 def check_manifest(folder: Path, manifest: dict[str, Any], recipe: Recipe) -> None:
-    """Make the manifest again from the recipe and the files, and raise a `UserError` naming the first difference.
+    """Make manifest and card again from the recipe and the files, and raise a `UserError` naming the first difference.
 
     The versions of the libraries are what they were: they are no claim that can be checked.
     """
-    again = make_manifest(folder, recipe)
-    for name in {**again, **manifest}:
-        if name != "versions" and manifest.get(name) != again.get(name):
-            raise UserError(f"{folder / MANIFEST}: {name} is not what the recipe and the files give: it was edited")
-    card = folder / "README.md"
-    if not card.is_file() or manifest["fingerprint"] not in card.read_text(encoding="utf-8"):
-        raise UserError(f"{card} is not the card of these files: build the dataset again")
+    again = make_manifest(folder, recipe) | {"versions": manifest.get("versions")}
+    for name in sorted(manifest.keys() | again.keys()):
+        if name not in manifest or name not in again or manifest[name] != again[name]:
+            raise UserError(
+                f"{folder / MANIFEST}: {name} is not what the recipe and the files give: it was edited, or r1vlm has "
+                "changed since"
+            )
+    shared = {what: count for what, count in manifest["splits"]["shared_between_splits"].items() if count}
+    if shared:
+        raise UserError(f"{folder} has splits that share {shared}: do not use it")
+    card = folder / CARD
+    if not card.is_file() or card.read_bytes() != card_of(manifest).encode():
+        raise UserError(f"{card} is not the card of this manifest: it was edited, or r1vlm has changed since")

@@ -22,10 +22,12 @@ os.environ["HF_HOME"] = CACHE.name
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits dataset: 160 train, 20 validation and 20 test images, two questions each."""
-    from datagen.build import build, make_recipe
+    from datagen.build import build
+    from datagen.engines import processes
+    from datagen.recipe import make_recipe
 
     out = tmp_path_factory.mktemp("data") / "digits"
-    build(make_recipe("digits", size=200, seed=3), out, workers=2)
+    build(make_recipe("digits", size=200, seed=3), out, processes(2))
     return out
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from datagen import r1
 from datagen.attacks import audit
-from datagen.build import make_recipe, questions_of, raw_row
+from datagen.recipe import make_recipe
+from datagen.rows import questions_of, raw_row
 from datagen.sources import SPLITS
 from datagen.task import DatasetSpec, reward_hash
 from datagen.tasks import DATASETS, TASKS
@@ -71,7 +72,7 @@ def test_no_attack_earns_more_than_the_honest_message_it_replaces(spec: DatasetS
         findings = audit(task, [question for question in asked if question["task"] == task.name])
         assert len(findings) >= 60
         assert [(finding.attack, finding.broke) for finding in findings if finding.broke] == []
-        assert max(finding.most["correctness"] for finding in findings if finding.blind) == 0.0
+        assert max(finding.most["correctness"] for finding in findings if finding.undue) == 0.0
 
 
 def test_what_must_be_disjoint_follows_from_the_split(spec: DatasetSpec) -> None:

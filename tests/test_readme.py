@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from datagen.build import draw_shard, make_recipe, plan, schemas, write_manifest
 from datagen.dataset import open_dataset
+from datagen.manifest import write_manifest
+from datagen.recipe import make_recipe, plan
+from datagen.rows import draw_shard, schemas
 from datagen.tasks import DATASETS, TASKS
 from tests import test_contract
 from tests.processes import run

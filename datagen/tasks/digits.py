@@ -91,7 +91,7 @@ DIGITS = DatasetSpec(
     summary="one to three handwritten digits: list them in order, add them up",
     draw=draw,
     sources=("mnist-5k", "mnist"),
-    options=(Option("digits", (1, 3), span(1, 3), "digits in an image [1..3]"),),
+    options=(Option("digits", (1, 3), span(1, 3), "digits in an image"),),
     raw_columns={
         "digits": ["int64"],
         "boxes": [["int64"]],

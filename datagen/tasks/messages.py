@@ -119,8 +119,8 @@ MESSAGES = DatasetSpec(
     draw=draw,
     sources=("wordfreq",),
     options=(
-        Option("words", (1, 3), span(1, 3), "words in a message [1..3]"),
-        Option("alphabet", 26, one_size(*ALPHABETS), "letters in the cipher: 8, 13 or 26 [26]"),
+        Option("words", (1, 3), span(1, 3), "words in a message"),
+        Option("alphabet", 26, one_size(*ALPHABETS), "letters in the cipher: 8, 13 or 26"),
         VOCABULARY,
         replace(LETTERS, default=(3, 10)),
         *OPTIONS,

@@ -14,8 +14,8 @@ from datagen.task import DatasetSpec, Drawing, Task, Truth
 from datagen.words import ALPHABETS, MOST, Words
 
 QUOTES = "\"'`“”‘’«»"
-VOCABULARY = Option("vocabulary", 20_000, whole(1, MOST), "the most frequent English words to draw from [20000]")
-LETTERS = Option("letters", (3, 12), span(3, 20), "letters in a word [3..12]")
+VOCABULARY = Option("vocabulary", 20_000, whole(1, MOST), "the most frequent English words to draw from")
+LETTERS = Option("letters", (3, 12), span(3, 20), "letters in a word")
 ALPHABET = 26
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,16 @@ from tests.processes import refused, run
 def test_help_loads_nothing_heavy() -> None:
     done = run("datagen.cli", "--help")
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("build", "preview", "tasks"))
+    assert all(word in done.stdout for word in ("build", "preview", "verify", "audit", "tasks"))
+    heavy = "{'torch', 'datasets', 'pandas', 'pyarrow', 'matplotlib', 'wordfreq', 'mlxtend', 'ray', 'upath'}"
+    code = f"import sys; from datagen.cli import make_parser; make_parser(); print({heavy} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert loaded == "set()\n"
+
+
+def test_the_help_of_build_says_whose_option_it_is_and_its_default() -> None:
+    text = " ".join(run("datagen.cli", "build", "--help").stdout.split())
+    assert "letters in a word; words [3..12], messages [3..10]" in text
 
 
 def test_tasks_lists_sizes_tasks_and_rewards() -> None:
@@ -43,6 +54,16 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
         (["build", "digits", "--digits", "4"], "1..3"),
         (["build", "digits", "--splits", "90/10"], "80/10/10"),
         (["build", "digits", "--source", "emnist"], "emnist"),
+        (["build", "words", "--source", "mnist"], "take --source wordfreq"),
+        (["build", "digits", "--alphabet", "8"], "digits has no option 'alphabet'"),
+        (["build", "messages", "--alphabet", "9"], "'9' is not one of 8, 13, 26"),
+        (["build", "messages", "--alphabet", "8", "--letters", "20"], "raise --vocabulary, or widen --letters"),
+        (["build", "words", "--font", "comic"], "sans, serif, mono, any"),
+        (["build", "words", "--cell", "200"], "200 is above 112"),
+        (["build", "digits", "--splits", "0/50/50"], "at least 1"),
+        (["verify", "nowhere"], "there is no dataset nowhere"),
+        (["verify", "FULL"], "not a dataset folder"),
+        (["audit", "digit"], "did you mean 'digits'"),
         (["build", "digits", "--out", "FILE"], "is a file"),
         (["build", "digits", "--out", "FULL"], "holds something else"),
         (["preview", "nowhere"], "there is no dataset nowhere"),

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datagen.build import make_recipe, material_of, raw_row
-from datagen.decoder import _pair
+from datagen.decoder import FONTS, _pair
 from datagen.errors import UserError
+from datagen.recipe import make_recipe
+from datagen.rows import material_of, raw_row
 from datagen.tasks import DATASETS
 from datagen.words import ALPHABETS, load_words
 
@@ -79,6 +80,17 @@ def test_fonts_and_noise_are_drawn_from_the_examples_own_stream() -> None:
     plain, noisy = (rows("words", 4, font="any", noise=noise) for noise in (0, 12))
     assert noisy == rows("words", 4, font="any", noise=12)
     assert [row["message"] for row in plain] == [row["message"] for row in noisy]
+    shown = [
+        font
+        for row in rows("words", 12, font="any")
+        for font in FONTS
+        if any(
+            np.abs(tile - _pair(row["coded_message"][0], row["message"][0], font, 28) / 255).max() < 0.03
+            for tile in ink(row).reshape(9, 28, 3, 56).swapaxes(1, 2).reshape(27, 28, 56)
+        )
+    ]
+    assert len(shown) >= 12
+    assert set(shown) == set(FONTS)
     assert all(np.unique(ink(row).round(2)).size > 60 for row in noisy)
 
 
@@ -89,6 +101,12 @@ def test_words_are_common_clean_english() -> None:
     assert not known & {"shit", "porn", "nazi", "at", "don't", "café"}
     assert all(len(word) >= 3 and word.isascii() and word.isalpha() and word.islower() for word in known)
     assert [rank for rank, _ in words.ranked] == sorted({rank for rank, _ in words.ranked})
+
+
+def test_no_drawing_of_counting_is_empty() -> None:
+    empty = [row for row in rows("counting", 600) if not row["digits"]]
+    assert len(empty) > 10
+    assert all(ink(row).max() == 1.0 for row in empty)
 
 
 def test_counts_are_balanced_and_the_boxes_hold_the_digits() -> None:

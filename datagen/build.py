@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from datagen.engines import Engine
 from datagen.errors import UserError
-from datagen.files import is_remote, write_json
+from datagen.files import is_remote, look_again, write_json
 from datagen.manifest import MANIFEST, check_files, read_json, write_manifest
 from datagen.recipe import Recipe, Shard, plan
 from datagen.rows import raw_row, schemas
@@ -97,7 +97,8 @@ def _draw_missing(work: Path, recipe: Recipe, engine: Engine) -> None:
     schema = schemas(DATASETS[recipe.dataset])
     missing = _missing(work, recipe)
     done = recipe.size - sum(s.stop - s.start for s in missing)
-    with tqdm(total=recipe.size, initial=done, desc=f"drawing {recipe.dataset}", unit="image") as progress:
+    what = f"drawing {recipe.dataset}"
+    with tqdm(total=recipe.size, initial=done, desc=what, unit="image", disable=None) as progress:
         for images in engine(work, recipe, missing, schema):
             progress.update(images)
     lost = _missing(work, recipe)
@@ -108,6 +109,7 @@ def _draw_missing(work: Path, recipe: Recipe, engine: Engine) -> None:
 def _missing(work: Path, recipe: Recipe) -> list[Shard]:
     """The shards that have not been written; in an object store an upload that was cut off is none."""
     configs = ("raw", "r1")
+    look_again(work)
     return [shard for shard in plan(recipe) if not all(_is_whole(work / shard.path(config)) for config in configs)]
 
 

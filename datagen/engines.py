@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -67,8 +68,11 @@ def _on_ray(
     import ray
 
     try:
+        host, _, port = address.rpartition(":")
+        if host and "://" not in address:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"there is no Ray cluster at {address}: start one, and name it with --ray-address") from error
     # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
     draw = ray.remote(draw_shard).options(max_retries=-1)

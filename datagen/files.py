@@ -21,6 +21,13 @@ def is_remote(path: Path) -> bool:
     return getattr(path, "protocol", "") not in ("", "file", "local")
 
 
+def look_again(path: Path) -> None:
+    """Forget what was seen in an object store: others have written to it since."""
+    if is_remote(path):
+        store: Any = path
+        store.fs.invalidate_cache()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes `path`'s place in one step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,15 @@ def test_a_cluster_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
     assert "no Ray cluster at 127.0.0.1:1" in refused(run("datagen.cli", *words, cwd=tmp_path))
 
 
+# pyftpdlib is built on asyncore, which Python 3.12 has no more; there it brings its own.
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[str]:
     """The address of a real server that is no folder: FTP on loopback."""
-    from pyftpdlib.authorizers import DummyAuthorizer
-    from pyftpdlib.handlers import FTPHandler
-    from pyftpdlib.servers import ThreadedFTPServer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from pyftpdlib.authorizers import DummyAuthorizer
+        from pyftpdlib.handlers import FTPHandler
+        from pyftpdlib.servers import ThreadedFTPServer
 
     (tmp_path / "served").mkdir()
     authorizer = DummyAuthorizer()

@@ -115,7 +115,7 @@ def test_cold_start_trains_on_the_asked_number_of_traces(
     [
         (["digit"], "did you mean"),
         (["digits", "--data", "nowhere"], "there is no dataset nowhere"),
-        (["digits", "--data", "DATA", "--task", "word"], "there is no task 'word'"),
+        (["digits", "--data", "DATA", "--task", "wort"], "there is no task 'wort'"),
         (["digits", "--data", "DATA", "--model", "nowhere"], "nowhere is no model folder"),
         (["digits", "--data", "DATA", "--model", "DATA"], "is no model folder"),
         (["digits", "--data", "DATA", "--out", "FILE"], "is a file"),

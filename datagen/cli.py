@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,8 +27,11 @@ def shares(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def make_parser() -> Parser:
-    """The command's arguments."""
+def make_parser(*, building: bool = True) -> Parser:
+    """The command's arguments; the datasets' own options among them only where they are needed (`building`).
+
+    To know those takes the datasets, and these numpy: `r1vlm-data --help` answers at once without them.
+    """
     parser = Parser(prog="r1vlm-data", description="Draw datasets on which a vision-language model learns to reason.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -43,7 +47,7 @@ def make_parser() -> Parser:
     one.add_argument("--ray-address", default="auto", help="of a Ray cluster that is running [auto]")
     one.add_argument("--out", help="the folder to write, or an fsspec address such as s3://bucket/name [data/NAME]")
     own = one.add_argument_group("options of one or several datasets")
-    for name, text in option_helps().items():
+    for name, text in option_helps().items() if building else ():
         own.add_argument(f"--{name}", help=text)
 
     one = commands.add_parser("preview", help="show examples of a dataset", description="Show examples as one picture.")
@@ -181,8 +185,11 @@ def preview(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.out} is there already and no file: name a PNG file with --out")
     writable_folder(arguments.out.parent)
 
+    from datasets import disable_progress_bars
+
     from datagen.preview import contact_sheet, save, show
 
+    disable_progress_bars()
     sheet = contact_sheet(built, split, arguments.count)
     save(sheet, arguments.out)
     show(sheet)
@@ -253,7 +260,7 @@ def main() -> NoReturn:
     """Entry point of `r1vlm-data`."""
 
     def command() -> None:
-        arguments = make_parser().parse_args()
+        arguments = make_parser(building="build" in sys.argv).parse_args()
         arguments.main(arguments)
 
     run("r1vlm-data", command)

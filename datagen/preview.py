@@ -14,39 +14,46 @@ from datagen import r1
 from datagen.dataset import BuiltDataset
 from datagen.files import replacing
 
-PICTURE = 168  # pixels, of an example's image: twice its size
-WIDTH, HEIGHT, COLUMNS, MARGIN = 560, 188, 2, 10
+PICTURE = 168  # pixels, of the longer side of an example's image
+WIDTH, COLUMNS, MARGIN, LINE = 560, 2, 10, 18
 WRAP = 52  # characters a line beside the picture
 
 
 def contact_sheet(built: BuiltDataset, split: str, count: int) -> Image.Image:
     """The first `count` questions of a split, each with its image, question, answer and solution."""
     rows = built.questions(split)
-    rows = rows.select(range(min(count, len(rows))))
-    sheet = Image.new("RGB", (WIDTH * COLUMNS, HEIGHT * -(-len(rows) // COLUMNS)), "white")
-    for position, row in enumerate(rows):
-        corner = (WIDTH * (position % COLUMNS), HEIGHT * (position // COLUMNS))
-        _draw_example(sheet, corner, row)
+    examples = [_example(row) for row in rows.select(range(min(count, len(rows))))]
+    heights = [max(one.height for one in examples[i : i + COLUMNS]) for i in range(0, len(examples), COLUMNS)]
+    sheet = Image.new("RGB", (WIDTH * COLUMNS, sum(heights)), "white")
+    for position, example in enumerate(examples):
+        line, column = divmod(position, COLUMNS)
+        sheet.paste(example, (WIDTH * column, sum(heights[:line])))
     return sheet
 
 
-def _draw_example(sheet: Image.Image, corner: tuple[int, int], row: Mapping[str, Any]) -> None:
-    x, y = corner[0] + MARGIN, corner[1] + MARGIN
-    sheet.paste(row["image"].resize((PICTURE, PICTURE), Image.Resampling.NEAREST), (x, y))
-    pen = ImageDraw.Draw(sheet)
-    question = row["prompt"][-1]["content"].splitlines()[0]
+def _example(row: Mapping[str, Any]) -> Image.Image:
+    question = row["prompt"][-1]["content"].rpartition("\n")[0]  # without the instruction, which is always the same
     parts = [
         (f"{row['task']}   {row['id']}", "#6b7280"),
         (question, "#111827"),
         (r1.completion_of(row["solution"]), "#1d4ed8"),
         (f"answer: {row['answer']}", "#047857"),
     ]
-    font = ImageFont.load_default(13)
-    for text, colour in parts:
-        for line in [piece for part in text.splitlines() for piece in textwrap.wrap(part, WRAP) or [""]]:
-            pen.text((x + PICTURE + MARGIN, y), line, colour, font)
-            y += 18
-        y += 5
+    lines = [
+        (line, colour)
+        for text, colour in parts
+        for line in [piece for part in text.splitlines() for piece in textwrap.wrap(part, WRAP) or [""]]
+    ]
+    picture = row["image"]
+    scale = PICTURE / max(picture.size)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    height = 2 * MARGIN + max(size[1], LINE * len(lines))
+    example = Image.new("RGB", (WIDTH, height), "white")
+    example.paste(picture.resize(size, Image.Resampling.LANCZOS), (MARGIN, MARGIN))
+    pen, font = ImageDraw.Draw(example), ImageFont.load_default(13)
+    for number, (line, colour) in enumerate(lines):
+        pen.text((PICTURE + 2 * MARGIN, MARGIN + LINE * number), line, colour, font)
+    return example
 
 
 def save(sheet: Image.Image, path: Path) -> None:

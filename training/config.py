@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datagen.errors import UserError, nearest
-from datagen.tasks import reward_names
 
 Stage = Literal["cold_start", "grpo"]
 SMALL = "small"
@@ -177,6 +176,8 @@ def weights(run: Run) -> list[float]:
     Raises:
         UserError: for the weight of a reward that no task of the run has.
     """
+    from datagen.tasks import reward_names
+
     names, given = reward_names(run.tasks), run.settings.get("reward_weights", {})
     for name in given:
         if name not in names:

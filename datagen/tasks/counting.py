@@ -90,7 +90,7 @@ def point_out(example: Truth) -> str:
         json.dumps({"point_2d": [(x1 + x2) // 2, (y1 + y2) // 2], "label": label})
         for label, (x1, y1, x2, y2) in counted(example)
     ]
-    return f"{' '.join(points)} That makes {len(points)}."
+    return f"{' '.join(points)} That makes {len(points)}.".lstrip()
 
 
 def count_correct(message: str, example: Truth) -> float:

@@ -17,7 +17,8 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("build", "preview", "verify", "audit", "tasks"))
     heavy = "{'numpy', 'torch', 'datasets', 'pandas', 'pyarrow', 'matplotlib', 'wordfreq', 'mlxtend', 'ray', 'upath'}"
-    code = f"import sys; from datagen.cli import make_parser; make_parser(building=False); print({heavy} & set(sys.modules))"
+    parser = "from datagen.cli import make_parser; make_parser(building=False)"
+    code = f"import sys; {parser}; print({heavy} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert loaded == "set()\n"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datagen.attacks import LONG, audit
 from datagen.recipe import make_recipe
-from datagen.rows import questions_of, raw_row
+from datagen.rows import sample
 from datagen.tasks import DATASETS
 
 BIN = Path(sys.executable).parent
@@ -30,11 +30,10 @@ def slowest_reward() -> tuple[float, str]:
     """Seconds of the slowest judgement of any attack by any reward, and which."""
     found = []
     for spec in DATASETS.values():
-        raw = [raw_row(spec, make_recipe(spec.name, size=1000, seed=0), "train", index) for index in range(12)]
-        asked = questions_of(spec, raw)
+        asked = sample(make_recipe(spec.name, size=1000, seed=0), 12)
         for task in spec.tasks:
-            questions = [question for question in asked if question["task"] == task.name]
-            found += [(finding.seconds, f"{task.name}, {finding.attack}") for finding in audit(task, questions)]
+            findings = audit(task, asked[task.name])
+            found += [(finding.seconds, f"{task.name}, {finding.attack}") for finding in findings]
     return max(found)
 
 

@@ -104,10 +104,6 @@ def _example_answer(question: Question) -> str:
     return _prompt(question).rpartition("<answer>")[2].partition("</answer>")[0]
 
 
-def _translated(text: str, digits: str, letters: str) -> str:
-    return text.translate(str.maketrans("0123456789" + "aeocpx", digits + letters))
-
-
 def _reasoned(question: Question, answer: str) -> str:
     return r1.solution(_thinking(question), answer if answer != question["answer"] else "")
 
@@ -220,7 +216,7 @@ ATTACKS = (
 
 def _fooled(question: Question, digits: str, letters: str) -> str:
     """The answer in look-alikes of its digits and letters."""
-    fake = _translated(str(question["answer"]), digits, letters)
+    fake = str(question["answer"]).translate(str.maketrans("0123456789" + "aeocpx", digits + letters))
     return r1.solution("Easy.", fake if fake != question["answer"] else "")
 
 

@@ -216,20 +216,19 @@ def audit(arguments: argparse.Namespace) -> None:
     from datagen.attacks import LONG, SECONDS
     from datagen.attacks import audit as attack
     from datagen.recipe import make_recipe
-    from datagen.rows import questions_of, raw_row
+    from datagen.rows import sample
     from datagen.tasks import find_owner
 
     spec = find_owner(arguments.name)
     recipe = make_recipe(spec.name, size=1000, seed=arguments.seed)
-    asked = questions_of(spec, [raw_row(spec, recipe, "train", index) for index in range(60)])
+    asked = sample(recipe, 60)
     failed = False
     for task in spec.tasks:
         if arguments.name not in (spec.name, task.name):
             continue
-        questions = [question for question in asked if question["task"] == task.name]
-        findings = attack(task, questions)
+        findings = attack(task, asked[task.name])
         width = max(len(finding.attack) for finding in findings)
-        print(f"{task.name}: the most that each attack earned on {len(questions)} questions")
+        print(f"{task.name}: the most that each attack earned on {len(asked[task.name])} questions")
         print(f"  {'':{width}}  {'  '.join(task.rewards)}  slowest")
         for finding in findings:
             scores = "  ".join(f"{score:{len(name)}.2f}" for name, score in finding.most.items())

@@ -20,7 +20,7 @@ from datagen.errors import UserError
 from datagen.files import sha256, write_json, write_text
 from datagen.options import as_text
 from datagen.recipe import Recipe
-from datagen.rows import questions_of, raw_row
+from datagen.rows import sample
 from datagen.sources import SPLITS, load_source
 from datagen.task import DatasetSpec, reward_hash
 from datagen.tasks import DATASETS
@@ -67,11 +67,19 @@ def _digests(values: Iterable[bytes]) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(hashlib.sha256(value).digest()[:16] for value in values), dtype="S16")
 
 
-def make_manifest(folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards."""
-    spec = DATASETS[recipe.dataset]
+def hash_files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every Parquet file of both configs, by its path in the folder."""
     paths = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
-    files = {str(path.relative_to(folder)): sha256(path) for path in paths}
+    return {str(path.relative_to(folder)): sha256(path) for path in paths}
+
+
+def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str]) -> dict[str, Any]:
+    """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards.
+
+    `files` are their hashes.
+    """
+    spec = DATASETS[recipe.dataset]
+    files = dict(sorted(files.items()))
     return {
         "recipe": recipe.as_json(),
         "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
@@ -86,14 +94,9 @@ def make_manifest(folder: Path, recipe: Recipe) -> dict[str, Any]:
 
 def audit_of(recipe: Recipe, images: int = 12) -> dict[str, Any]:
     """The reward attacks on each task's questions about the first images of the train split, in short."""
-    spec = DATASETS[recipe.dataset]
-    raw = [raw_row(spec, recipe, "train", index) for index in range(min(images, recipe.counts()["train"]))]
-    asked = questions_of(spec, raw)
-    found = {}
-    for task in spec.tasks:
-        if questions := [question for question in asked if question["task"] == task.name]:
-            found[task.name] = summary(audit(task, questions))
-    return found
+    asked = sample(recipe, images)
+    tasks = [task for task in DATASETS[recipe.dataset].tasks if asked[task.name]]
+    return {task.name: summary(audit(task, asked[task.name])) for task in tasks}
 
 
 def write_manifest(folder: Path, recipe: Recipe) -> None:
@@ -105,7 +108,7 @@ def write_manifest(folder: Path, recipe: Recipe) -> None:
     The card's YAML carries the fingerprint of the files because `datasets` 5.2 names its cache of a local folder by the
     folder's last name and that YAML alone: two datasets in folders of one name would be taken for each other.
     """
-    manifest = make_manifest(folder, recipe)
+    manifest = make_manifest(folder, recipe, hash_files(folder))
     shared, audited = manifest["splits"]["shared_between_splits"], manifest["audit"]
     if any(shared.values()) or any(found["broke"] for found in audited.values()):
         raise RuntimeError(f"splits share {shared}; attacks on the rewards: {audited}")

@@ -58,6 +58,16 @@ def questions_of(spec: DatasetSpec, raw: Iterable[Mapping[str, Any]]) -> list[di
     return [r1_row(spec, task, row) for row in raw for task in spec.tasks if task.asked(row)]
 
 
+def sample(recipe: Recipe, images: int) -> dict[str, list[dict[str, Any]]]:
+    """The questions about the first images of the train split, by the name of their task."""
+    spec = DATASETS[recipe.dataset]
+    raw = [raw_row(spec, recipe, "train", index) for index in range(min(images, recipe.counts()["train"]))]
+    asked: dict[str, list[dict[str, Any]]] = {task.name: [] for task in spec.tasks}
+    for question in questions_of(spec, raw):
+        asked[question["task"]].append(question)
+    return asked
+
+
 def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
     """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images."""
     from datasets import Features, Image, List, Value

@@ -183,9 +183,9 @@ def _same_row(path: Path, drawn: dict[str, Any], kept: dict[str, Any]) -> None:
 def check_manifest(folder: Path, manifest: dict[str, Any], recipe: Recipe) -> None:
     """Make manifest and card again from the recipe and the files, and raise a `UserError` naming the first difference.
 
-    The versions of the libraries are what they were: they are no claim that can be checked.
+    The hashes have been checked before. The versions of the libraries are what they were: no claim that can be checked.
     """
-    again = make_manifest(folder, recipe) | {"versions": manifest.get("versions")}
+    again = make_manifest(folder, recipe, manifest["files"]) | {"versions": manifest.get("versions")}
     for name in sorted(manifest.keys() | again.keys()):
         if name not in manifest or name not in again or manifest[name] != again[name]:
             raise UserError(

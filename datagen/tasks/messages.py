@@ -11,7 +11,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from datagen import r1
-from datagen.decoder import OPTIONS, draw_decoder
+from datagen.decoder import OPTIONS
 from datagen.options import Option, one_size, span
 from datagen.task import DatasetSpec, Drawing, Task, Truth
 from datagen.tasks.words import LETTERS, VOCABULARY, disguise, look_up
@@ -26,20 +26,13 @@ def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> 
     size = options["alphabet"]
     count = int(rng.integers(low, high, endpoint=True))
     chosen = words.pick(rng, count, most=options["vocabulary"], letters=options["letters"], alphabet=size)
-    message = " ".join(chosen)
-    key, coded = disguise(rng, words, message, size)
-    return Drawing(
-        image=draw_decoder(rng, list(zip(ALPHABETS[size], key, strict=True)), options),
-        truth={
-            "message": message,
-            "coded_message": coded,
-            "key": key,
-            "words": chosen,
-            "num_words": count,
-            "word_length": max(map(len, chosen)),
-            "alphabet_size": size,
-        },
-    )
+    more = {
+        "words": chosen,
+        "num_words": count,
+        "word_length": max(map(len, chosen)),
+        "alphabet_size": size,
+    }
+    return disguise(rng, words, " ".join(chosen), size, options=options, more=more)
 
 
 def shown(message: str) -> list[str] | None:

@@ -22,28 +22,31 @@ ALPHABET = 26
 def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> Drawing:
     """One word under a random substitution of the 26 letters; the image shows the decoder."""
     (word,) = words.pick(rng, 1, most=options["vocabulary"], letters=options["letters"], alphabet=ALPHABET)
-    key, coded = disguise(rng, words, word, ALPHABET)
-    return Drawing(
-        image=draw_decoder(rng, list(zip(ALPHABETS[ALPHABET], key, strict=True)), options),
-        truth={
-            "message": word,
-            "coded_message": coded,
-            "key": key,
-            "word_length": len(word),
-        },
-    )
+    return disguise(rng, words, word, ALPHABET, options=options, more={"word_length": len(word)})
 
 
-def disguise(rng: np.random.Generator, words: Words, message: str, alphabet: int) -> tuple[str, str]:
-    """A random key of the split and the coded message, which differs from the message; a space is coded as `_`.
+def disguise(
+    rng: np.random.Generator,
+    words: Words,
+    message: str,
+    alphabet: int,
+    *,
+    options: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> Drawing:
+    """The decoder of a random key of the split, with the message in that cipher (and `more`) as truth.
 
-    The key's i-th letter is what the alphabet's i-th letter stands for.
+    The coded message differs from the message; a space is coded as `_`. The key's i-th letter is what the alphabet's
+    i-th letter stands for.
     """
+    letters = ALPHABETS[alphabet]
     while True:
         key = words.key(rng, alphabet)
-        coded = message.translate(str.maketrans(key + " ", ALPHABETS[alphabet] + "_"))
+        coded = message.translate(str.maketrans(key + " ", letters + "_"))
         if coded != message.replace(" ", "_"):
-            return key, coded
+            break
+    image = draw_decoder(rng, list(zip(letters, key, strict=True)), options)
+    return Drawing(image, {"message": message, "coded_message": coded, "key": key, **more})
 
 
 def look_up(example: Truth) -> str:

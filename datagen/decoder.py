@@ -23,23 +23,21 @@ OPTIONS = (
 
 
 def draw_decoder(rng: np.random.Generator, pairs: list[tuple[str, str]], options: Mapping[str, Any]) -> Image.Image:
-    """The pairs (coded, plain) as a table, filled row by row in random order.
-
-    A pair takes two cells, one for each letter, with an arrow between them; two pairs stand side by side, and three
-    where there are more than 13.
-    """
+    """The pairs (coded, plain) as a table in random order: in each entry an arrow between the two letters."""
     font = options["font"] if options["font"] != "any" else str(rng.choice(list(FONTS)))
-    cell = options["cell"]
-    columns = 2 if len(pairs) <= 13 else 3
-    rows = -(-len(pairs) // columns)
-    ink = np.zeros((rows, cell, columns, 2 * cell), dtype=np.uint8)
-    for position, chosen in enumerate(rng.permutation(len(pairs)).tolist()):
-        ink[position // columns, :, position % columns] = _pair(*pairs[chosen], font, cell)
-    flat = ink.reshape(rows * cell, columns * 2 * cell)
+    flat = table([pairs[i] for i in rng.permutation(len(pairs)).tolist()], font, options["cell"])
     if options["noise"]:
         change = rng.integers(-options["noise"], options["noise"], size=flat.shape, endpoint=True)
         flat = np.clip(flat + change, 0, 255).astype(np.uint8)
     return paint(rng, flat)
+
+
+def table(pairs: list[tuple[str, str]], font: str, cell: int) -> NDArray[np.uint8]:
+    """Ink of the pairs row by row, each in two cells, two pairs side by side or three where there are more than 13."""
+    columns = 2 if len(pairs) <= 13 else 3
+    entries = [_pair(*pair, font, cell) for pair in pairs]
+    entries += [np.zeros_like(entries[0])] * (-len(pairs) % columns)
+    return np.stack(entries).reshape(-1, columns, cell, 2 * cell).swapaxes(1, 2).reshape(-1, columns * 2 * cell)
 
 
 @cache

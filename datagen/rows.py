@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -69,26 +70,42 @@ def sample(recipe: Recipe, images: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
-    """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images."""
-    from datasets import Features, Image, List, Value
+    """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images.
 
-    def feature(kind: Any) -> Any:
-        return List(feature(kind[0])) if isinstance(kind, list) else Value(kind)
-
-    columns = {name: feature(kind) for name, kind in spec.raw_columns.items()}
-    text = Value("string")
-    raw = {"id": text, "image": Image(), **columns}
+    Written here, since importing `datasets` for it takes longer than drawing ten thousand images.
+    """
+    raw = {"id": "string", "image": "image", **spec.raw_columns}
     question = {
-        "id": text,
-        "image_id": text,
-        "task": text,
-        "prompt": List({"role": text, "content": text}),
-        "image": Image(),
-        "answer": text,
-        "solution": text,
-        **{name: columns[name] for name in spec.r1_columns},
+        "id": "string",
+        "image_id": "string",
+        "task": "string",
+        "prompt": [{"role": "string", "content": "string"}],
+        "image": "image",
+        "answer": "string",
+        "solution": "string",
+        **{name: spec.raw_columns[name] for name in spec.r1_columns},
     }
-    return {"raw": Features(raw).arrow_schema, "r1": Features(question).arrow_schema}
+    return {"raw": _schema(raw), "r1": _schema(question)}
+
+
+def _schema(columns: Mapping[str, Any]) -> pa.Schema:
+    types = {name: _column(kind) for name, kind in columns.items()}
+    features = {name: feature for name, (_, feature) in types.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([(name, kind) for name, (kind, _) in types.items()], metadata)
+
+
+def _column(kind: Any) -> tuple[pa.DataType, dict[str, Any]]:
+    """The Arrow type of a column, and what `datasets` calls it."""
+    if isinstance(kind, list):
+        inner, feature = _column(kind[0])
+        return pa.list_(inner), {"feature": feature, "_type": "List"}
+    if isinstance(kind, dict):
+        fields = {name: _column(one) for name, one in kind.items()}
+        return pa.struct([(name, inner) for name, (inner, _) in fields.items()]), {n: f for n, (_, f) in fields.items()}
+    if kind == "image":  # in files it has a palette, which nobody should have to know
+        return pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"mode": "RGB", "_type": "Image"}
+    return pa.type_for_alias(kind), {"dtype": kind, "_type": "Value"}
 
 
 @cache
@@ -103,5 +120,5 @@ def draw_shard(folder: Path, recipe: Recipe, shard: Shard, schema: Mapping[str, 
     raw = [raw_row(spec, recipe, shard.split, index) for index in range(shard.start, shard.stop)]
     for config, values in (("raw", raw), ("r1", questions_of(spec, raw))):
         with replacing(folder / shard.path(config)) as temporary, temporary.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(values, schema[config]), file)
+            pq.write_table(pa.Table.from_pylist(values, schema[config]), file, use_dictionary=False)
     return shard.stop - shard.start

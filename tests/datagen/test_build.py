@@ -18,7 +18,9 @@ from datagen.files import sha256
 from datagen.glyphs import load_glyphs
 from datagen.manifest import MANIFEST, prove
 from datagen.recipe import Recipe, make_recipe, plan
+from datagen.rows import schemas
 from datagen.sources import SPLITS, split_of
+from datagen.tasks import DATASETS
 from tests.processes import kill_when, run
 
 
@@ -127,7 +129,7 @@ def test_datasets_reads_both_configs_and_the_boxes_hold_the_glyphs(undisturbed: 
     assert r1[0]["image_id"] == raw[0]["id"]
     pixels = load_glyphs("mnist-5k")
     for row in raw.select(range(20)):
-        assert row["image"].size == (84, 84)
+        assert (row["image"].size, row["image"].mode) == ((84, 84), "RGB")
         assert row["num_digits"] == len(row["digits"]) == len(row["boxes"]) == len(row["glyph_ids"])
         picture = np.asarray(row["image"].convert("L"), dtype=int)
         empty = np.full(picture.shape, True)
@@ -158,3 +160,13 @@ def test_digits_option_and_counts(tmp_path: Path) -> None:
         recipe(size=9)
     with pytest.raises(UserError, match="add up to 100"):
         make_recipe("digits", size=100, seed=0, shares=(80, 10, 11), source="mnist-5k", options={})
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_schema_is_what_datasets_would_have_written(name: str) -> None:
+    from datasets import Features
+
+    for schema in schemas(DATASETS[name]).values():
+        features = Features.from_arrow_schema(schema)
+        assert features.arrow_schema.equals(schema, check_metadata=True)
+        assert features["image"].mode == "RGB"

@@ -26,8 +26,7 @@ def rows(name: str, count: int, seed: int = 1, split: str = "train", **options: 
 def ink(row: dict[str, Any]) -> np.ndarray:
     """The image as ink, 0.0 for its paper to 1.0 for its darkest."""
     with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-        assert image.mode == "RGB"
-        grey = np.asarray(image, dtype=float).mean(-1)
+        grey = np.asarray(image.convert("RGB"), dtype=float).mean(-1)
     return (grey.max() - grey) / max(grey.max() - grey.min(), 1.0)
 
 

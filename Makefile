@@ -1,9 +1,13 @@
-# make demo: the whole R1 pipeline on this machine.   make test: the tests.   Both set up .venv first.
+# make demo: the whole R1 pipeline on this machine (TASK=digits, words or messages).   make test: the tests.
+# Both set up .venv first.
 PYTHON ?= python3
 SEED ?= 0
 UV := $(shell command -v uv 2>/dev/null || echo .venv/uv/bin/uv)
-DEMO ?= runs/demo
-BESIDE := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervised-*.json))
+TASK ?= digits
+DEMO ?= runs/demo-$(TASK)
+OPTIONS_words := --letters 3..5
+OPTIONS_messages := --letters 3..5 --alphabet 8
+BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervised-*.json))
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
@@ -20,10 +24,10 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/r1vlm-data build digits --seed $(SEED) --out $(DEMO)/data
-	$(BIN)/r1vlm-train digits --seed $(SEED) --data $(DEMO)/data --out $(DEMO)/train --resume
+	$(BIN)/r1vlm-data build $(TASK) $(OPTIONS_$(TASK)) --seed $(SEED) --out $(DEMO)/data
+	$(BIN)/r1vlm-train $(TASK) --seed $(SEED) --data $(DEMO)/data --out $(DEMO)/train --resume
 	$(BIN)/r1vlm-eval $(DEMO)/train/final --baseline $(DEMO)/train/cold-start/final \
-		--max-new-tokens 64 $(BESIDE) --out $(DEMO) --report
+		--max-new-tokens 128 $(BESIDE_$(TASK)) --out $(DEMO) --report
 
 test: setup
 	$(BIN)/pytest

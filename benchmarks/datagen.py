@@ -2,9 +2,9 @@
 
 Everything is measured in one run on the machine it is on, end to end, both configs on disk, start of the workers
 included. The floor encodes the same pixels as PNG and writes the bytes, nothing else, in one process: once as Pillow
-does it for an RGB image if nothing is said, as `datasets` and most scripts do, and once as r1vlm encodes them. The plain
-way is how such data sets are usually written: every cell drawn by Pillow, rows kept in a list, `Dataset.from_list`,
-and `to_parquet` for each config.
+does it for an RGB image if nothing is said, as `datasets` and most scripts do, and once as r1vlm encodes them. The
+plain way is how such data sets are usually written: every cell drawn by Pillow, rows kept in a list,
+`Dataset.from_list`, and `to_parquet` for each config.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def ours(name: str, workers: int) -> float:
 
 
 def floors(name: str) -> tuple[float, float]:
-    """Images a second of encoding and writing alone, by Pillow's defaults and our way; drawn before the clock starts."""
+    """Images a second of encoding and writing alone, by Pillow's defaults and our way; drawn before that."""
     spec, recipe = DATASETS[name], make_recipe(name, size=SIZE, seed=0)
     material = material_of(recipe.source, "train")
     images = [

@@ -1,4 +1,4 @@
-"""`make demo` for several seeds, timed: the table of benchmarks/RESULTS.md. `python -m benchmarks.demo 0 1 2`."""
+"""`make demo` for several seeds, timed: tables of benchmarks/RESULTS.md. `python -m benchmarks.demo digits 0 1 2`."""
 
 from __future__ import annotations
 
@@ -11,44 +11,57 @@ from typing import Any
 
 from datagen.files import write_json
 
-RESULTS = Path(__file__).parent / "results" / "demo.json"
-HEAD = (
-    "| seed | before | after | difference (95% interval) | format after | questions | wall clock |\n" + "|---" * 7 + "|"
-)
+RESULTS = Path(__file__).parent / "results"
+HEAD = ("seed", "task", "before", "after", "difference (95% interval)", "format after", "questions", "wall clock")
 
 
-def run(seed: int) -> dict[str, Any]:
+def run(task: str, seed: int) -> dict[str, Any]:
     """One demo in a folder of its own, from nothing; the numbers of its comparison and the seconds it took."""
-    folder = Path("runs") / f"demo-{seed}"
+    folder = Path("runs") / f"demo-{task}-{seed}"
     if folder.exists():
         raise SystemExit(f"{folder} is there already: delete it, a demo that goes on is no timing")
     started = time.monotonic()
-    subprocess.run(["make", "demo", f"SEED={seed}", f"DEMO={folder}"], check=True)
+    subprocess.run(["make", "demo", f"TASK={task}", f"SEED={seed}", f"DEMO={folder}"], check=True)
     seconds = time.monotonic() - started
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    rows = [{"task": "all", **comparison}, *comparison["slices"]["by_task"]]
+    return {"seed": seed, "seconds": round(seconds), "tasks": {one["task"]: summary(one) for one in rows}}
+
+
+def summary(contrast: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a contrast."""
     keys = ("n", "images", "before", "before_ci95", "after", "after_ci95", "difference", "difference_ci95", "p_value")
-    return {"seed": seed, "seconds": round(seconds), "format": comparison["rewards"]["format"]["after"]} | {
-        key: comparison[key] for key in keys
-    }
+    return {key: contrast[key] for key in keys} | {"format": contrast["rewards"]["format"]["after"]}
 
 
-def row(result: dict[str, Any]) -> str:
-    """The result as a row of the Markdown table."""
-    low, high = result["difference_ci95"]
+def rows(result: dict[str, Any]) -> list[str]:
+    """The result as rows of the Markdown table, one for all tasks and one for each where there are several."""
+    tasks = result["tasks"] if len(result["tasks"]) > 2 else {"all": result["tasks"]["all"]}
+    return [row(result, name, one) for name, one in tasks.items()]
+
+
+def row(result: dict[str, Any], name: str, one: dict[str, Any]) -> str:
+    """One row of it."""
+    low, high = one["difference_ci95"]
+    clock = f"{result['seconds'] // 60} min {result['seconds'] % 60} s" if name == "all" else ""
     return (
-        f"| {result['seed']} | {result['before']:.1%} | {result['after']:.1%} "
-        f"| {100 * result['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) "
-        f"| {result['format']:.1%} | {result['n']} | {result['seconds'] // 60} min {result['seconds'] % 60} s |"
+        f"| {result['seed']} | {name} | {one['before']:.1%} | {one['after']:.1%} "
+        f"| {100 * one['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) "
+        f"| {one['format']:.1%} | {one['n']} | {clock} |"
     )
 
 
 def main() -> None:
     """Run the demos that are asked for, keep their numbers, and print the table."""
-    results = {one["seed"]: one for one in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
-    for seed in map(int, sys.argv[1:]):
-        results[seed] = run(seed)
-        write_json(RESULTS, [results[key] for key in sorted(results)])
-    print(HEAD, *(row(results[key]) for key in sorted(results)), sep="\n")
+    task, *seeds = sys.argv[1:]
+    kept = RESULTS / f"demo-{task}.json"
+    results = {one["seed"]: one for one in json.loads(kept.read_text())} if kept.exists() else {}
+    for seed in map(int, seeds):
+        results[seed] = run(task, seed)
+        write_json(kept, [results[key] for key in sorted(results)])
+    print(f"| {' | '.join(HEAD)} |\n|" + "---|" * len(HEAD))
+    for key in sorted(results):
+        print(*rows(results[key]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What supervised training reaches where GRPO starts: `python -m benchmarks.equal_traces runs/demo-0`.
+"""What supervised training reaches where GRPO starts: `python -m benchmarks.equal_traces runs/demo-digits-0`.
 
 Beside a demo (cold start on few traces, then GRPO on other questions, which have only a checkable answer), on its data:
 

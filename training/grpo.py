@@ -39,7 +39,7 @@ def train(run: Run) -> Path:
     if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
         questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
     model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False))
-    check_limit(questions["solution"], processor, config.max_completion_length)
+    config.max_completion_length = limit_for(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {
         "suppress_tokens": vision_token_ids(processor.tokenizer.get_vocab()),
         **(config.generation_kwargs or {}),
@@ -72,14 +72,18 @@ def go(trainer: Any, out: Path) -> Path:
     return last
 
 
-def check_limit(solutions: list[str], processor: Any, limit: int) -> None:
-    """Raise a `UserError` where the longest solution has more tokens than a completion may have.
+def limit_for(solutions: list[str], processor: Any, limit: int | None) -> int:
+    """The most tokens a completion may have: `limit`, or 16 more than the longest solution where that is None.
 
-    A limit that is too short silently punishes the longest right answers.
+    Raises:
+        UserError: where the longest solution does not fit. A limit that is too short silently punishes right answers.
     """
     lengths = [len(ids) for ids in processor.tokenizer([completion_of(text) for text in solutions])["input_ids"]]
     longest = max(lengths) + 1  # the end of the turn
+    if limit is None:
+        return longest + 16
     if longest > limit:
         raise UserError(
             f"max_completion_length={limit} cuts off right answers, which have up to {longest} tokens: raise it"
         )
+    return limit

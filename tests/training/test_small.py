@@ -5,28 +5,38 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from datagen import r1
 from datagen.glyphs import load_glyphs
 from datagen.r1 import vision_token_ids
 from datagen.sources import SIDE
+from datagen.tasks import TASKS
 from tests.processes import refused, run
 from training.model import BUILT_IN, load
+from training.small.architecture import EXAMPLE, make_processor
+from training.small.decoders import SHARES, decoders
+from training.small.language import ciphered, decoded, decoding_accuracy, random_message, transcription_accuracy
 from training.small.reading import NOTHING, batches, digit_accuracy, distort
 
+PROCESSOR = make_processor()
 
-def test_the_built_in_model_names_95_percent_of_unseen_digits() -> None:
-    from training.small.language import transcription_accuracy
 
+def test_the_built_in_model_reads_unseen_digits_and_looks_up_letters_with_unseen_keys() -> None:
     model, processor = load("small")
     unseen = load_glyphs("mnist-5k").of_split("test")
     assert digit_accuracy(model, processor, unseen, images=512) >= 0.95
     named, exact = transcription_accuracy(model, processor, unseen, images=512)
     assert named >= 0.95
     assert exact >= 0.85
+    decoded = decoding_accuracy(model, processor, letters=8, images=128)
     measured = json.loads((BUILT_IN / "r1vlm.json").read_text())["measured"]
     assert abs(measured["digits_read_aloud"] - named) < 0.02, "the card does not tell what the weights do"
+    assert abs(measured["messages_decoded_of_8_letters"] - decoded) < 0.1
 
 
 def test_the_built_in_model_is_small_and_safe() -> None:
@@ -38,11 +48,15 @@ def test_the_built_in_model_is_small_and_safe() -> None:
 
 def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
     out = tmp_path / "mini"
-    words = ("--out", out, "--reading-steps", "3", "--speaking-steps", "2", "--batch", "4")
+    steps = ("--reading-steps", "3", "--letters-steps", "2", "--speaking-steps", "2", "--whole-steps", "1")
+    words = ("--out", out, *steps, "--batch", "4")
     done = run("training.small.make", *words)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in BUILT_IN.iterdir()} == {path.name for path in out.iterdir()}
-    assert "--reading-steps 3 --speaking-steps 2 --batch 4 --seed 0" in (out / "README.md").read_text()
+    assert (
+        "--reading-steps 3 --letters-steps 2 --speaking-steps 2 --whole-steps 1 --batch 4 --seed 0"
+        in (out / "README.md").read_text()
+    )
     assert not out.with_name("mini.partial").exists()
     model, processor = load(str(out))
     assert sum(parameter.numel() for parameter in model.parameters()) < 2_000_000
@@ -61,6 +75,50 @@ def test_reading_batches_label_the_cells_of_the_digits_centres() -> None:
     ink = (grey.amax((1, 2), keepdim=True) - grey > 60).float()
     per_cell = torch.nn.functional.avg_pool2d(ink, SIDE).flatten(1)
     assert per_cell[cells != NOTHING].mean() > 3 * per_cell[cells == NOTHING].mean()
+
+
+@pytest.mark.parametrize("letters", SHARES)
+def test_decoders_say_what_their_cells_show(letters: int) -> None:
+    shown = next(decoders(4, seed=0, letters=letters))
+    grey = shown.images.float().mean(-1)
+    cells = grey.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).flatten(1, 2).flatten(2)
+    for texts in (shown.letters, shown.pointers):
+        assert {len(text) for text in texts} == {cells.shape[1]}
+    for key, seen, pointers, pixels in zip(shown.keys, shown.letters, shown.pointers, cells, strict=True):
+        assert len(key) == letters
+        assert dict(zip(seen.rstrip()[::2], seen.rstrip()[1::2], strict=True)) == key
+        assert pointers.rstrip()[1::2] == seen.rstrip()[::2]
+        assert [bool(p.std() > 5) for p in pixels] == [letter != " " for letter in seen]
+
+
+def test_random_messages_are_decoded_by_their_key() -> None:
+    rng = np.random.default_rng(0)
+    key = {"a": "c", "c": "a", "t": "t"}
+    for longest in (1, 3, 17):
+        for _ in range(50):
+            one = ciphered(rng, key, longest)
+            assert 1 <= len(one["message"]) == len(one["coded_message"]) <= longest
+            assert one["coded_message"].strip("_") == one["coded_message"]
+            assert decoded(one).endswith(f". {one['message']}")
+    assert decoded({"coded_message": "cat_c", "message": "act a"}) == (
+        "c = a, a = c, t = t, _ = _, c = a. a c t _ a. act a"
+    )
+    assert set(random_message(rng, "x", 100)) == {"x", " "}
+
+
+@given(st.text(max_size=200))
+def test_any_text_survives_the_tokenizer(text: str) -> None:
+    tokenizer = PROCESSOR.tokenizer
+    assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
+
+
+def test_sentences_of_prompts_are_single_tokens_and_letters_that_are_reasoned_about_too() -> None:
+    tokenizer = PROCESSOR.tokenizer
+    assert tokenizer.tokenize("x = c, q = a. <chars> c a") == ["x = ", "c", ", ", "q = ", "a", ". <chars> ", *"c a"]
+    assert len(tokenizer) <= 448
+    for task in TASKS.values():
+        prompt = r1.messages(task.ask(EXAMPLE), task.example_answer)
+        assert sum(len(tokenizer.tokenize(message["content"])) for message in prompt) < 45
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])

@@ -6,10 +6,11 @@ pixels, the size of a handwritten digit; an 84 x 84 image is 9 of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from string import ascii_lowercase
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -20,14 +21,18 @@ from transformers import (
 )
 
 from datagen import r1
+from datagen.tasks.counting import COUNTING
 from datagen.tasks.digits import DIGITS
+from datagen.tasks.messages import MESSAGES
+from datagen.tasks.words import WORDS
 
 SPECIAL_TOKENS = (  # Qwen's, in Qwen's order
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
     *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
-VOCABULARY = 512
+VOCABULARY = 448  # all tokens, rounded up to a multiple of 64
+EXAMPLE = {"target": 3, "coded_message": "x"}  # what a question may name
 
 # ChatML with images, as Qwen2.5-VL writes it, one image a placeholder. datagen.r1.with_opening adds the opening words.
 CHAT_TEMPLATE = """\
@@ -42,25 +47,15 @@ CHAT_TEMPLATE = """\
 {% endif %}"""
 
 
-def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 512 tokens trained on `texts`, every digit a token of its own, with Qwen's special tokens.
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Every character a token, and every sentence that prompts repeat; what is neither is spelled in bytes.
 
-    There is no splitting at spaces: a sentence that every prompt repeats becomes one token, which keeps prompts short.
+    A Unigram model (Kudo 2018, https://arxiv.org/abs/1804.10959) whose tokens all cost the same: a text becomes the
+    fewest tokens there are. Prompts stay short that way, while letters and digits that are reasoned about stay single.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    pieces = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), "\n", *map(chr, range(32, 127)), *phrases()]
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0, byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",  # noqa: S106
@@ -71,14 +66,25 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return fast
 
 
-def corpus() -> list[str]:
-    """What the tokenizer is trained on: the prompts about digits, and the fixed words around their answers."""
-    pieces = ["system\n", "user\n", "assistant\n", "\n", r1.OPENING]
-    for task in DIGITS.tasks:
-        example = {"digits": [1, 2, 3]}
-        prompt = [message["content"] for message in r1.messages(task.ask(example), task.answer(example))]
-        pieces += [*prompt, "I see ", ", ", ". ", " + ", " = ", ".</think>\n<answer>", "</answer>", "[", "]"]
-    return pieces * 10
+def phrases() -> list[str]:
+    """The sentences of the tasks' prompts, cut at digits, and the fixed words of traces and answers."""
+    fixed = ["system\n", "user\n", "assistant\n", r1.OPENING, "<think>", "<chars>", "</chars>", "<answer>", "</answer>"]
+    fixed += ["I see ", ", ", ". ", " + ", " = ", ".</think>\n<answer>"]  # of digits' and words' traces
+    fixed += [". <chars> ", " </chars></think>\n<answer>"]  # of messages'
+    fixed += [query(letter) for letter in f"{ascii_lowercase}_"]
+    texts = [
+        message["content"]
+        for dataset in (DIGITS, COUNTING, WORDS, MESSAGES)
+        for task in dataset.tasks
+        for message in r1.messages(task.ask(EXAMPLE), task.example_answer)
+    ]
+    sentences = [part for text in texts for part in re.split(r"\d|(?<=[.:?;,] )|\n", text) if len(part) > 2]
+    return list(dict.fromkeys([*fixed, *sentences]))
+
+
+def query(letter: str) -> str:
+    """The token at which a trace looks a letter up: what is known of it and what is sought meet in one place."""
+    return f"{letter} = "
 
 
 def make_processor() -> Qwen2_5_VLProcessor:
@@ -93,7 +99,7 @@ def make_processor() -> Qwen2_5_VLProcessor:
     }
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**image),
-        tokenizer=make_tokenizer(corpus()),
+        tokenizer=make_tokenizer(),
         video_processor=Qwen2VLVideoProcessor(**image),
         chat_template=r1.with_opening(CHAT_TEMPLATE),
     )

@@ -1,8 +1,9 @@
-"""Stage 1 of the small model: the vision tower learns to read, before any language.
+"""The first stages of the small model: the vision tower learns to read, before any language.
 
-Every merged vision token sees 28 x 28 pixels. It learns to name the digit whose centre lies in its cell, or "nothing",
-in the language model's own embeddings, so that the language model later finds words where it looks for them.
-Trained on distorted glyphs of the `train` split (rotation, scale, shear, stroke), as Simard et al. 2003 did for MNIST.
+Every merged vision token sees a cell of 28 x 28 pixels. It learns to name the digit whose centre lies in its cell, the
+letter of a decoder, or "nothing", in the language model's own embeddings, so that the language model later finds words
+where it looks for them. A plain letter of a decoder also learns to look like the token by which it is looked up. The
+digits are distorted glyphs of the `train` split (rotation, scale, shear, stroke), as Simard et al. 2003 did for MNIST.
 """
 
 from __future__ import annotations
@@ -20,9 +21,17 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from datagen.canvas import CANVAS, scatter
 from datagen.glyphs import Glyphs
 from datagen.sources import SIDE
+from datagen.words import ALPHABETS
+from training.small.architecture import query
+from training.small.decoders import decoders
 
-CELLS = CANVAS // SIDE  # merged tokens along one side of an image
+CELLS = CANVAS // SIDE  # merged tokens along one side of an image of digits
 NOTHING = 10  # the class of a cell that holds no digit's centre
+NOBODY = "<|im_end|>"  # the token of nothing
+LETTERS = "0123456789 " + ALPHABETS[26]  # what a cell may show; a space for nothing
+POINTERS = " " + ALPHABETS[26]  # the coded letter whose arrow may point at it
+NAMES = [character if character != " " else NOBODY for character in LETTERS]  # their tokens
+QUERIES = [query(letter) if letter != " " else NOBODY for letter in POINTERS]
 
 
 def distort(glyphs: Tensor, generator: torch.Generator, strength: float) -> Tensor:
@@ -67,14 +76,18 @@ def batches(glyphs: Glyphs, size: int, seed: int, strength: float = 1.0) -> Iter
         yield (paper + (colour - paper) * ink).round().to(torch.uint8), cells.flatten(1)
 
 
-def cell_logits(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: Tensor) -> Tensor:
-    """(images, 9, 11): how much each merged token looks like each digit's embedding, and like nothing's."""
+def likeness(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: Tensor, *vocabularies: list[str]
+) -> list[Tensor]:
+    """For each list of tokens (images, cells, tokens): how much each cell looks like the embedding of each token.
+
+    The images are (n, height, width, 3), all of one size.
+    """
     inputs = processor.image_processor(images=list(images.permute(0, 3, 1, 2)), return_tensors="pt")
     seen = model.model.visual(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
-    names = [*processor.tokenizer.convert_tokens_to_ids(list("0123456789")), processor.tokenizer.eos_token_id]
-    words = model.get_input_embeddings().weight[names]
-    logits: Tensor = seen @ words.T / math.sqrt(words.shape[1])
-    return logits.view(len(images), CELLS * CELLS, len(names))
+    seen = seen.view(len(images), -1, seen.shape[-1]) / math.sqrt(seen.shape[-1])
+    embeddings, id_of = model.get_input_embeddings().weight, processor.tokenizer.convert_tokens_to_ids
+    return [seen @ embeddings[id_of(tokens)].T for tokens in vocabularies]
 
 
 @torch.no_grad()
@@ -83,8 +96,26 @@ def digit_accuracy(
 ) -> float:
     """Share of the digits (undistorted glyphs, one to four an image) whose cell is given their name."""
     pictures, cells = next(batches(glyphs, images, seed=1, strength=0.0))
-    guesses = cell_logits(model, processor, pictures)[..., :NOTHING].argmax(-1)
+    (logits,) = likeness(model, processor, pictures, NAMES[:NOTHING])
+    guesses = logits.argmax(-1)
     return float((guesses == cells)[cells != NOTHING].float().mean())
+
+
+@torch.no_grad()
+def letter_accuracy(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, split: str, images: int = 64
+) -> tuple[float, float]:
+    """In decoders of 26 letters with keys of the split: `(share of letters named, of plain letters found)`."""
+    shown = next(decoders(images, seed=1, split=split, letters=26))
+    names, queries = likeness(model, processor, shown.images, NAMES, QUERIES)
+    read, bound = places(shown.letters, LETTERS), places(shown.pointers, POINTERS)
+    named = (names.argmax(-1) == read)[read != NOTHING]
+    return float(named.float().mean()), float((queries.argmax(-1) == bound)[bound != 0].float().mean())
+
+
+def places(texts: list[str], order: str) -> Tensor:
+    """(texts, characters): where each character is in `order`."""
+    return torch.tensor([[order.index(character) for character in text] for text in texts])
 
 
 def learn_to_read(
@@ -95,23 +126,34 @@ def learn_to_read(
     *,
     steps: int,
     seed: int,
-    batch: int = 128,
+    batch: int,
+    tables: int = 0,
     learning_rate: float = 2e-3,
-) -> float:
-    """Train the vision tower (and the digits' embeddings) to name digits; returns the accuracy on `validation`."""
+) -> None:
+    """Train the vision tower and the embeddings on `batch` images of digits and `tables` decoders a step."""
     parameters = [*model.model.visual.parameters(), model.get_input_embeddings().weight]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.03)
-    accuracy = 0.0
-    progress = tqdm(zip(range(1, steps + 1), batches(train, batch, seed), strict=False), total=steps, desc="reading")
-    for step, (images, cells) in progress:
-        loss = F.cross_entropy(cell_logits(model, processor, images).flatten(0, 1), cells.flatten())
-        torch.autograd.backward(loss)
+    drawn, ciphers = batches(train, batch, seed), decoders(max(tables, 1), seed)
+    measured: dict[str, str] = {}
+    progress = tqdm(range(1, steps + 1), desc="reading")
+    for step in progress:
+        images, cells = next(drawn)
+        losses = [F.cross_entropy(likeness(model, processor, images, NAMES)[0].flatten(0, 1), cells.flatten())]
+        if tables:
+            shown = next(ciphers)
+            names, queries = likeness(model, processor, shown.images, NAMES, QUERIES)
+            losses.append(F.cross_entropy(names.flatten(0, 1), places(shown.letters, LETTERS).flatten()))
+            losses.append(F.cross_entropy(queries.flatten(0, 1), places(shown.pointers, POINTERS).flatten()))
+        torch.autograd.backward(losses)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % 250 == 0 or step == steps:
-            accuracy = digit_accuracy(model, processor, validation)
-            progress.set_postfix(loss=f"{loss.item():.3f}", digits=f"{accuracy:.1%}")
-    return accuracy
+            measured["digits"] = f"{digit_accuracy(model, processor, validation):.1%}"
+            if tables:
+                measured["letters"], measured["found"] = map(
+                    "{:.1%}".format, letter_accuracy(model, processor, "validation")
+                )
+        progress.set_postfix(loss=f"{sum(loss.item() for loss in losses):.3f}", **measured)

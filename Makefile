@@ -6,7 +6,10 @@ UV := $(shell command -v uv 2>/dev/null || echo .venv/uv/bin/uv)
 TASK ?= digits
 DEMO ?= runs/demo-$(TASK)
 OPTIONS_words := --letters 3..5
-OPTIONS_messages := --letters 3..5 --alphabet 8
+OPTIONS_messages := --words 1..1 --letters 3..5 --alphabet 8
+# Short traces are learned from few of them; with the recipe's 48 there would be little left for GRPO to do.
+TRAIN_words := --traces 32
+TRAIN_messages := --traces 32
 BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervised-*.json))
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
@@ -25,7 +28,7 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/r1vlm-data build $(TASK) $(OPTIONS_$(TASK)) --seed $(SEED) --out $(DEMO)/data
-	$(BIN)/r1vlm-train $(TASK) --seed $(SEED) --data $(DEMO)/data --out $(DEMO)/train --resume
+	$(BIN)/r1vlm-train $(TASK) --seed $(SEED) $(TRAIN_$(TASK)) --data $(DEMO)/data --out $(DEMO)/train --resume
 	$(BIN)/r1vlm-eval $(DEMO)/train/final --baseline $(DEMO)/train/cold-start/final \
 		--max-new-tokens 128 $(BESIDE_$(TASK)) --out $(DEMO) --report
 

@@ -8,11 +8,14 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from datagen.errors import Parser, UserError, need, run, writable_folder
 from datagen.options import whole
 from training.config import DEFAULT_MODEL, SMALL, Run, Stage
+
+if TYPE_CHECKING:
+    from datagen.task import DatasetSpec
 
 RUN_FILE = "run.json"
 FINAL = "final"
@@ -39,7 +42,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument("name", metavar="TASK", help="a dataset (digits) for all its tasks, or one task (sum)")
     parser.add_argument(
-        "--model", help=f"small, a checkpoint folder or a Hub model [{DEFAULT_MODEL}; small without a GPU]"
+        "--model",
+        help="small (reads digits), small-ciphers (decoders too), a checkpoint folder or a Hub model "
+        f"[{DEFAULT_MODEL}; without a GPU the small one that can read the dataset]",
     )
     parser.add_argument("--data", help="the dataset folder [data/NAME]")
     parser.add_argument("--task", help="train on this task of the dataset alone")
@@ -79,7 +84,7 @@ def train(arguments: argparse.Namespace) -> None:
     from training.config import trl_config
     from training.model import locate
 
-    model = arguments.model or default_model()
+    model = arguments.model or default_model(owner)
     locate(model)
     stage: Stage = "cold_start" if arguments.cold_start else "grpo"
     asked = Run(
@@ -93,7 +98,7 @@ def train(arguments: argparse.Namespace) -> None:
         dataset_fingerprint=built.fingerprint,
         reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
     )
-    if stage == "grpo" and model == SMALL:  # it has never seen the R1 format
+    if stage == "grpo" and model in SMALL:  # it has never seen the R1 format
         first = replace(asked, stage="cold_start", out=str(out / COLD_START))
         first = replace(first, settings=settings(arguments, model, "cold_start", own=False))
         trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
@@ -170,11 +175,13 @@ def claim(out: Path, asked: Run) -> None:
             )
 
 
-def default_model() -> str:
-    """Qwen2.5-VL-3B where there is a GPU, else the small model that is built in."""
+def default_model(dataset: DatasetSpec) -> str:
+    """Qwen2.5-VL-3B where there is a GPU, else the built-in model that can read what the dataset shows."""
     import torch
 
-    return DEFAULT_MODEL if torch.cuda.is_available() else SMALL
+    if torch.cuda.is_available():
+        return DEFAULT_MODEL
+    return "small-ciphers" if "wordfreq" in dataset.sources else "small"
 
 
 def quiet() -> None:

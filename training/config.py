@@ -13,7 +13,7 @@ from typing import Any, Literal
 from datagen.errors import UserError, nearest
 
 Stage = Literal["cold_start", "grpo"]
-SMALL = "small"
+SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
     "cold_start": {"traces": int, "freeze_vision": bool},
@@ -72,10 +72,10 @@ def settings_for(
 
 
 def is_small(model: str) -> bool:
-    """Whether `model` is the built-in model, or a checkpoint of a model as small."""
+    """Whether `model` is built in, or a checkpoint of a model as small."""
     config = Path(model) / "config.json"
-    if model == SMALL or not config.is_file():
-        return model == SMALL
+    if model in SMALL or not config.is_file():
+        return model in SMALL
     import json
 
     shape = json.loads(config.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from datagen.errors import UserError
 from datagen.r1 import vision_token_ids, with_opening
 from training.config import SMALL
 
-BUILT_IN = Path(__file__).parent / "small" / "base"
+BUILT_IN = Path(__file__).parent / "small"
 
 
 def locate(model: str) -> str:
@@ -19,13 +19,13 @@ def locate(model: str) -> str:
     Raises:
         UserError: where it names a folder that holds no model.
     """
-    if model == SMALL:
-        return str(BUILT_IN)
+    if model in SMALL:
+        return str(BUILT_IN / SMALL[model])
     folder = Path(model)
     if folder.exists() or model.count("/") != 1:
         if not (folder / "config.json").is_file():
             raise UserError(
-                f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model or small"
+                f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, small or small-ciphers"
             )
         try:
             json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -25,7 +25,8 @@ def locate(model: str) -> str:
     if folder.exists() or model.count("/") != 1:
         if not (folder / "config.json").is_file():
             raise UserError(
-                f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, small or small-ciphers"
+                f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, or one of "
+                f"{', '.join(SMALL)}"
             )
         try:
             json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -49,13 +49,9 @@ def draw(rng: np.random.Generator, words: Words, alphabet: int, size: int) -> De
     """`size` decoders with keys of the split of `words`, each in an order, a font and colours of its own."""
     images, letters, pointers, keys = [], [], [], []
     for _ in range(size):
-        if alphabet in ALPHABETS:
-            coded, plain = ALPHABETS[alphabet], words.key(rng, alphabet)
-        else:
-            coded, plain = (
-                rng.permutation(chosen) for chosen in [rng.choice(list(ALPHABETS[26]), alphabet, False)] * 2
-            )
-        pairs = [(str(coded[i]), str(plain[i])) for i in rng.permutation(alphabet)]
+        coded = ALPHABETS.get(alphabet) or "".join(rng.choice(list(ALPHABETS[26]), alphabet, replace=False))
+        plain = words.key(rng, alphabet) if alphabet in ALPHABETS else "".join(rng.permutation(list(coded)))
+        pairs = [(coded[i], plain[i]) for i in rng.permutation(alphabet)]
         ink = table(pairs, str(rng.choice(list(FONTS))), SIDE)
         shown = "".join(map("".join, pairs)).ljust(ink.size // SIDE**2)
         images.append(torch.from_numpy(np.array(paint(rng, ink).convert("RGB"))))

@@ -161,7 +161,7 @@ def learn_to_speak(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        progress.set_postfix(longest=longest, **{name: f"{loss.item():.3f}" for name, loss in losses.items()})
+        progress.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()}, longest=longest)
 
 
 def length_at(progress: float) -> int:

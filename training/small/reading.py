@@ -156,4 +156,4 @@ def learn_to_read(
                 measured["letters"], measured["found"] = map(
                     "{:.1%}".format, letter_accuracy(model, processor, "validation")
                 )
-        progress.set_postfix(loss=f"{sum(loss.item() for loss in losses):.3f}", **measured)
+        progress.set_postfix({"loss": f"{sum(loss.item() for loss in losses):.3f}", **measured})

@@ -49,8 +49,8 @@ def place(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int
 def paint(rng: np.random.Generator, ink: NDArray[np.uint8]) -> Image.Image:
     """An image of the ink (height, width; 0 to 255), in one random dark colour on one random light paper.
 
-    It has a palette of the shades between the two: a third of RGB's bytes to encode, and half of them to store. The tints
-    are hard to see; they make it practically impossible that two examples are the same image.
+    It has a palette of the shades between the two: a third of RGB's bytes to encode, and half of them to store. The
+    tints are hard to see; they make it practically impossible that two examples are the same image.
     """
     dark = rng.integers(0, 64, size=3)
     light = rng.integers(224, 256, size=3)

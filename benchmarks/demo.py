@@ -24,8 +24,8 @@ def run(task: str, seed: int) -> dict[str, Any]:
     subprocess.run(["make", "demo", f"TASK={task}", f"SEED={seed}", f"DEMO={folder}"], check=True)
     seconds = time.monotonic() - started
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    rows = [{**comparison, "task": "all"}, *comparison["slices"]["by_task"]]
-    return {"seed": seed, "seconds": round(seconds), "tasks": {one["task"]: summary(one) for one in rows}}
+    contrasts = [{**comparison, "task": "all"}, *comparison["slices"]["by_task"]]
+    return {"seed": seed, "seconds": round(seconds), "tasks": {one["task"]: summary(one) for one in contrasts}}
 
 
 def summary(contrast: dict[str, Any]) -> dict[str, Any]:

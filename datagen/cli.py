@@ -1,4 +1,4 @@
-"""`r1vlm-data`: build, preview, verify and list datasets, and audit their rewards."""
+"""`r1vlm-data`: build, preview, verify, publish and list datasets, and audit their rewards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from datagen.errors import Parser, UserError, run, writable_folder
 from datagen.files import is_remote
+from datagen.hub import Published, Target, add_options, fetch, repository, target
+from datagen.hub import publish as publish_files
 from datagen.options import whole
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec
 
+WHERE = "a dataset folder, or USER/NAME on the Hub"
 SIZE = 5000  # images, unless --size says otherwise
 
 
@@ -46,13 +49,29 @@ def make_parser(*, building: bool = True) -> Parser:
     one.add_argument("--engine", choices=("processes", "ray"), default="processes", help="what draws [processes]")
     one.add_argument("--ray-address", default="auto", help="of a Ray cluster that is running [auto]")
     one.add_argument("--out", help="the folder to write, or an fsspec address such as s3://bucket/name [data/NAME]")
+    hub = one.add_argument_group("publishing on the Hugging Face Hub")
+    hub.add_argument("--push", action="store_true", help="publish it when it is drawn and verified")
+    add_options(hub)
     own = one.add_argument_group("options of one or several datasets")
     for name, text in option_helps().items() if building else ():
         own.add_argument(f"--{name}", help=text)
 
+    one = commands.add_parser(
+        "push", help="publish a dataset", description="Verify a dataset folder and publish it on the Hugging Face Hub."
+    )
+    one.set_defaults(main=push)
+    one.add_argument("dir", metavar="DIR", help="a dataset folder")
+    add_options(one.add_argument_group("publishing"))
+
+    one = commands.add_parser(
+        "card", help="write a dataset's card", description="Write README.md, the card of a dataset folder, anew."
+    )
+    one.set_defaults(main=card)
+    one.add_argument("dir", metavar="DIR", type=Path, help="a dataset folder")
+
     one = commands.add_parser("preview", help="show examples of a dataset", description="Show examples as one picture.")
     one.set_defaults(main=preview)
-    one.add_argument("dir", metavar="DIR", help="a dataset folder")
+    one.add_argument("dir", metavar="DIR", help=WHERE)
     one.add_argument("--split", default="train", help="train, validation or test [train]")
     one.add_argument("--count", type=whole(1), default=12, help="questions to show [12]")
     one.add_argument("--out", type=Path, default=Path("preview.png"), help="the PNG to write [preview.png]")
@@ -63,7 +82,7 @@ def make_parser(*, building: bool = True) -> Parser:
         description="Recompute every hash, check that the splits are disjoint, and draw images again.",
     )
     one.set_defaults(main=verify)
-    one.add_argument("dir", metavar="DIR", help="a dataset folder")
+    one.add_argument("dir", metavar="DIR", help=WHERE)
     one.add_argument("--all", action="store_true", help="draw every image again, not 200 of them")
 
     one = commands.add_parser(
@@ -154,6 +173,7 @@ def build(arguments: argparse.Namespace) -> None:
 
     spec = find_dataset(arguments.name)
     options = read_options(spec, arguments)
+    to = where_to_push(arguments, spec.name) if arguments.push else None
     out = place(arguments.out or f"data/{spec.name}")
 
     from datagen.build import build as write
@@ -172,7 +192,46 @@ def build(arguments: argparse.Namespace) -> None:
     drawn = write(recipe, out, engine)
     counts = ", ".join(f"{count} {split}" for split, count in recipe.counts().items())
     where = str(out).rpartition("@")[2]  # without the password of a store's address
-    print(f"{where}: {'drawn' if drawn else 'already there'}, {counts} images")
+    print(f"{where}: {'drawn' if drawn else 'already there'}, {counts} images", flush=True)
+    if to is not None:
+        print(publish_folder(out, to))
+
+
+def where_to_push(arguments: argparse.Namespace, name: str) -> Target:
+    """The repository that the options name, or the one named after the dataset."""
+    if is_remote(folder_of(getattr(arguments, "out", None) or "")):
+        raise UserError("only a folder on this machine can be published: leave out --push, or name one with --out")
+    return target(arguments, "dataset", f"r1vlm-{name}")
+
+
+def publish_folder(folder: Path, to: Target) -> Published:
+    """Verify a dataset folder, and publish it.
+
+    Raises:
+        UserError: where it is not what it claims to be, or the Hub refuses.
+    """
+    from datagen.manifest import CARD, MANIFEST
+    from datagen.verify import verify as prove
+
+    names = [CARD, MANIFEST, *prove(folder).manifest["files"]]
+    return publish_files(to, {name: folder / name for name in names}, MANIFEST, "recipe")
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """`r1vlm-data push`."""
+    from datagen.manifest import read_manifest
+
+    folder = Path(arguments.dir)
+    to = where_to_push(arguments, read_manifest(folder)["recipe"].get("dataset", "dataset"))
+    print(publish_folder(folder, to))
+
+
+def card(arguments: argparse.Namespace) -> None:
+    """`r1vlm-data card`."""
+    from datagen.manifest import CARD, read_manifest, write_card
+
+    write_card(arguments.dir, read_manifest(arguments.dir))
+    print(arguments.dir / CARD)
 
 
 def preview(arguments: argparse.Namespace) -> None:
@@ -200,9 +259,10 @@ def verify(arguments: argparse.Namespace) -> None:
     """`r1vlm-data verify`."""
     from datagen.verify import verify as prove
 
-    proof = prove(folder_of(arguments.dir), every=arguments.all)
+    folder, where = fetch(arguments.dir, "dataset") if repository(arguments.dir) else (folder_of(arguments.dir), arguments.dir)
+    proof = prove(folder, every=arguments.all)
     splits = proof.manifest["splits"]
-    print(f"{arguments.dir}: all is as claimed")
+    print(f"{where}: all is as claimed")
     print(f"  {proof.files} files have the SHA-256 of the manifest, which follows from its recipe and the files")
     print(f"  {proof.redrawn} of {proof.images} images drawn again: the same bytes, in both configs")
     print(f"  {proof.solutions} of their solutions judged: full marks")

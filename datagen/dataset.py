@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.errors import UserError
-from datagen.manifest import MANIFEST, check_files, read_manifest
+from datagen.hub import fetch, repository
+from datagen.manifest import CARD, MANIFEST, check_files, read_manifest
 from datagen.sources import SPLITS
 from datagen.task import DatasetSpec
 from datagen.tasks import DATASETS, find_task
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuiltDataset:
-    """A dataset folder; `datasets.load_dataset` reads it too."""
+    """A dataset folder; `datasets.load_dataset` reads it too.
 
+    `name` opens it again, from anywhere: the folder's absolute path, or USER/NAME@commit on the Hub.
+    """
+
+    name: str
     folder: Path
     manifest: dict[str, Any]  # what made the folder: recipe, versions, proofs, and the hash of every file
 
@@ -44,22 +49,26 @@ class BuiltDataset:
         return rows.select(keep)
 
 
-def open_dataset(folder: str | Path) -> BuiltDataset:
-    """The dataset built in `folder`.
+def open_dataset(where: str | Path) -> BuiltDataset:
+    """The dataset built in the folder `where`, or published as USER/NAME or USER/NAME@revision, fetched for its `r1`.
 
     Raises:
-        UserError: where there is no such folder, or it holds no complete dataset.
+        UserError: where there is no such folder or repository, or it holds no complete dataset.
     """
-    folder = Path(folder)
+    if repository(str(where)):
+        folder, name = fetch(str(where), "dataset", (CARD, MANIFEST, "r1/*"))
+    else:
+        folder = Path(where).resolve()
+        name = str(folder)
     manifest = read_manifest(folder)
     try:
         known = manifest["recipe"]["dataset"] in DATASETS
-        check_files(folder, manifest)
+        check_files(folder, manifest, "r1/")
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error
     if not known:
         raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")
-    return BuiltDataset(folder.resolve(), manifest)
+    return BuiltDataset(name, folder, manifest)
 
 
 def tasks_of(built: BuiltDataset, name: str) -> list[str]:
@@ -72,7 +81,7 @@ def tasks_of(built: BuiltDataset, name: str) -> list[str]:
     if name in (built.spec.name, "all"):
         return own
     if find_task(name).name not in own:
-        raise UserError(f"{built.folder} asks {', '.join(own)}, not {name!r}: name another dataset with --data")
+        raise UserError(f"{built.name} asks {', '.join(own)}, not {name!r}: name another dataset with --data")
     return [name]
 
 

@@ -112,8 +112,13 @@ def write_manifest(folder: Path, recipe: Recipe) -> None:
     shared, audited = manifest["splits"]["shared_between_splits"], manifest["audit"]
     if any(shared.values()) or any(found["broke"] for found in audited.values()):
         raise RuntimeError(f"splits share {shared}; attacks on the rewards: {audited}")
-    write_text(folder / CARD, card_of(manifest))
+    write_card(folder, manifest)
     write_json(folder / MANIFEST, manifest)
+
+
+def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the card of a dataset folder."""
+    write_text(folder / CARD, card_of(manifest))
 
 
 def card_of(manifest: Mapping[str, Any]) -> str:
@@ -139,12 +144,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise a `UserError` that names the first file of the manifest that is not in the folder."""
+def check_files(folder: Path, manifest: Mapping[str, Any], config: str = "") -> None:
+    """Raise a `UserError` that names the first file of the manifest (of one config) that is not in the folder."""
     if not isinstance(manifest.get("files"), dict):
         raise UserError(f"{folder / MANIFEST} is damaged: delete the folder and build it again")
     for name in manifest["files"]:
-        if not (folder / name).is_file():
+        if name.startswith(config) and not (folder / name).is_file():
             raise UserError(f"{folder} is damaged, {name} is missing: delete the folder and build it again")
 
 

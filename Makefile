@@ -7,8 +7,7 @@ TASK ?= digits
 DEMO ?= runs/demo-$(TASK)
 OPTIONS_words := --letters 3..5
 OPTIONS_messages := --words 1..1 --letters 3..5 --alphabet 8
-# Short traces are learned from few of them; with the recipe's 48 there would be little left for GRPO to do.
-TRAIN_words := --traces 32
+# Messages of eight letters are learned from few traces; with the recipe's 48 there would be little left for GRPO to do.
 TRAIN_messages := --traces 32
 BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervised-*.json))
 BIN := .venv/bin

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from datagen.columns import schemas
 from datagen.engines import Engine
 from datagen.errors import UserError
 from datagen.files import is_remote, look_again, write_json
 from datagen.manifest import MANIFEST, check_files, read_json, write_manifest
 from datagen.recipe import Recipe, Shard, plan
-from datagen.rows import raw_row, schemas
+from datagen.rows import raw_row
 from datagen.sources import SPLITS, load_source
 from datagen.tasks import DATASETS
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from datagen.errors import Parser, UserError, run, writable_folder
 from datagen.files import is_remote
-from datagen.hub import Published, Target, add_options, fetch, repository, target
+from datagen.hub import Mark, Published, Target, add_options, fetch, repository, target
 from datagen.hub import publish as publish_files
 from datagen.options import whole
 
@@ -210,11 +210,13 @@ def publish_folder(folder: Path, to: Target) -> Published:
     Raises:
         UserError: where it is not what it claims to be, or the Hub refuses.
     """
-    from datagen.manifest import CARD, MANIFEST
+    from datagen.cards import CARD
+    from datagen.manifest import MANIFEST
     from datagen.verify import verify as prove
 
-    names = [CARD, MANIFEST, *prove(folder).manifest["files"]]
-    return publish_files(to, {name: folder / name for name in names}, MANIFEST, "recipe")
+    manifest = prove(folder).manifest
+    names = [CARD, MANIFEST, *manifest["files"]]
+    return publish_files(to, {name: folder / name for name in names}, Mark(MANIFEST, "recipe", manifest["recipe"]))
 
 
 def push(arguments: argparse.Namespace) -> None:
@@ -228,7 +230,8 @@ def push(arguments: argparse.Namespace) -> None:
 
 def card(arguments: argparse.Namespace) -> None:
     """`r1vlm-data card`."""
-    from datagen.manifest import CARD, read_manifest, write_card
+    from datagen.cards import CARD
+    from datagen.manifest import read_manifest, write_card
 
     write_card(arguments.dir, read_manifest(arguments.dir))
     print(arguments.dir / CARD)
@@ -259,7 +262,9 @@ def verify(arguments: argparse.Namespace) -> None:
     """`r1vlm-data verify`."""
     from datagen.verify import verify as prove
 
-    folder, where = fetch(arguments.dir, "dataset") if repository(arguments.dir) else (folder_of(arguments.dir), arguments.dir)
+    folder, where = (
+        fetch(arguments.dir, "dataset") if repository(arguments.dir) else (folder_of(arguments.dir), arguments.dir)
+    )
     proof = prove(folder, every=arguments.all)
     splits = proof.manifest["splits"]
     print(f"{where}: all is as claimed")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datagen.cards import CARD
 from datagen.errors import UserError
 from datagen.hub import fetch, repository
-from datagen.manifest import CARD, MANIFEST, check_files, read_manifest
+from datagen.manifest import MANIFEST, check_files, read_manifest
 from datagen.sources import SPLITS
 from datagen.task import DatasetSpec
 from datagen.tasks import DATASETS, find_task

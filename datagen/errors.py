@@ -13,7 +13,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)  # not for us to mend
+DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+)  # not for us to mend
 
 
 class UserError(Exception):

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 RECORD = "r1vlm.json"  # in a checkpoint, written by training and read by evaluation; every key is optional there
 METRICS = "metrics.jsonl"  # in a run folder, a line a logged step
+CURVE = "reward_curve.png"  # in a run folder, the same as a picture
 
 
 def is_remote(path: Path) -> bool:
@@ -54,6 +55,12 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, in one step."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content`, in one step."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

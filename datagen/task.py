@@ -29,6 +29,14 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of a table: its Arrow type (a list of one type is a list column), and what it holds, with the unit."""
+
+    kind: Any
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Task:
     """A question about a drawing, and how its answer is judged.
 
@@ -52,10 +60,9 @@ class DatasetSpec:
     """A dataset that can be built.
 
     `draw` is a pure function of (random stream, source material of the split, options). `sources` are the names of
-    the materials it can be drawn from, the default first. `raw_columns` and `r1_columns` name the columns that
-    a drawing adds to the two configs, with their Arrow types (a list of one type is a list column);
-    `difficulty` is the column a slice goes by. What the `disjoint` columns hold may occur in one split only; the
-    build proves it.
+    the materials it can be drawn from, the default first. `raw_columns` are the columns that a drawing adds to `raw`,
+    `r1_columns` the names of those that come along in `r1`; `difficulty` is the column a slice goes by. What the
+    `disjoint` columns hold may occur in one split only; the build proves it.
     """
 
     name: str
@@ -64,7 +71,7 @@ class DatasetSpec:
     draw: Callable[[np.random.Generator, Any, Mapping[str, Any]], Drawing]
     sources: tuple[str, ...]
     options: tuple[Option, ...]
-    raw_columns: Mapping[str, Any]
+    raw_columns: Mapping[str, Column]
     r1_columns: tuple[str, ...]
     difficulty: str
     disjoint: tuple[str, ...]

@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from datagen.cards import CARD
+from datagen.columns import schemas
 from datagen.errors import UserError
 from datagen.files import sha256
-from datagen.manifest import CARD, MANIFEST, card_of, make_manifest, read_manifest
+from datagen.manifest import MANIFEST, card_of, example_files, make_manifest, read_manifest
 from datagen.options import as_text
 from datagen.recipe import Recipe, Shard, make_recipe, plan
-from datagen.rows import question_id, questions_of, raw_row, row_id, schemas
+from datagen.rows import question_id, questions_of, raw_row, row_id
 from datagen.task import DatasetSpec
 from datagen.tasks import TASKS, find_dataset
 
@@ -102,7 +104,7 @@ def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[Recipe, DatasetSp
         raise damaged from error
     if recipe.as_json() != claimed:
         raise damaged
-    expected = {shard.path(config) for shard in plan(recipe) for config in schemas(spec)}
+    expected = {shard.path(config) for shard in plan(recipe) for config in schemas(spec)} | {*example_files(recipe)}
     if expected != manifest["files"].keys():
         odd = sorted(expected ^ manifest["files"].keys())[0]
         raise UserError(f"{folder / MANIFEST} was edited: its files are not those of its recipe ({odd})")
@@ -195,6 +197,9 @@ def check_manifest(folder: Path, manifest: dict[str, Any], recipe: Recipe) -> No
     shared = {what: count for what, count in manifest["splits"]["shared_between_splits"].items() if count}
     if shared:
         raise UserError(f"{folder} has splits that share {shared}: do not use it")
+    for name, picture in example_files(recipe).items():
+        if (folder / name).read_bytes() != picture:
+            raise UserError(f"{folder / name} is not what its recipe draws: build the dataset again")
     card = folder / CARD
     if not card.is_file() or card.read_bytes() != card_of(manifest).encode():
         raise UserError(f"{card} is not the card of this manifest: it was edited, or r1vlm has changed since")

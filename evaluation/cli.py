@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from datagen.errors import Parser, run
+from datagen.hub import add_options
 from datagen.options import whole
 
 
@@ -16,9 +17,11 @@ def make_parser() -> Parser:
         description="Score a checkpoint, or completions it has written, on questions it has not been trained on.",
     )
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="a checkpoint folder, or a .jsonl file of completions")
+    add(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint folder, USER/NAME on the Hub, or a .jsonl of completions"
+    )
     add("--task", metavar="NAME", help="a task, or a dataset for all of its tasks [all]")
-    add("--data", metavar="DIR", help="a dataset folder [the one in the checkpoint's record]")
+    add("--data", metavar="DIR", help="a dataset folder or USER/NAME [the one in the checkpoint's record]")
     add("--split", default="test", help="train, validation or test [test]")
     add("--baseline", metavar="OTHER", help="score this one too, as before, and compare")
     add("--out", metavar="DIR", type=Path, default=Path("runs/eval"), help="the folder to write to [runs/eval]")
@@ -28,6 +31,9 @@ def make_parser() -> Parser:
     add("--batch-size", metavar="N", type=whole(1), default=128, help="questions at a time [128]")
     add("--max-new-tokens", metavar="N", type=whole(1), default=512, help="end an answer there [512]")
     add("--metrics", metavar="FILE", type=Path, help="draw this metrics.jsonl [that of the checkpoint's run]")
+    hub = parser.add_argument_group("publishing on the Hugging Face Hub")
+    hub.add_argument("--push-card", action="store_true", help="publish the model's card with what came out")
+    add_options(hub, whole=False)
     return parser
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from datagen.files import sha256, write_json
+from datagen.cards import CARD, model_card
+from datagen.files import CURVE, RECORD, sha256, write_json
+from datagen.hub import Mark, Published, Target, has_file, publish
 from evaluation import engine
 from evaluation.beside import mark_others
 from evaluation.completions import read_completions, write_completions
@@ -58,6 +60,19 @@ def evaluate(plan: Plan) -> None:
     if plan.report:
         write_report(plan.out / "report.html", plan, outcome)
     _say(plan, outcome)
+    if plan.push is not None:
+        print(publish_card(plan, outcome, plan.push))
+
+
+def publish_card(plan: Plan, outcome: Outcome, to: Target) -> Published:
+    """Publish the model's card with what came out, beside the very checkpoint that was evaluated.
+
+    Raises:
+        UserError: where the repository holds another one, or the Hub refuses.
+    """
+    record, result = plan.subject.record, outcome.comparison or outcome.results["after"]
+    card = model_card(record, repo=to.repo, curve=has_file(to, CURVE), result=result)
+    return publish(to, {CARD: card.encode()}, Mark(RECORD, "checkpoint", record["checkpoint"]), whole=False)
 
 
 def ask(plan: Plan) -> Asked:
@@ -82,7 +97,7 @@ def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]
 
 def _from_file(plan: Plan, path: Path, asked: Asked) -> Answers:
     start = time.perf_counter()
-    where = f"the {plan.split} split of {plan.dataset.folder}"
+    where = f"the {plan.split} split of {plan.dataset.name}"
     messages = read_completions(path, asked.ids, asked.known, where)
     return Answers(messages, {"name": "completions file"}, time.perf_counter() - start)
 

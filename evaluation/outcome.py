@@ -47,10 +47,10 @@ def make_result(plan: Plan, side: Side, answers: Answers, scored: Scored) -> Rec
     """The record of one side. Its completions must be written already: the record holds their hash."""
     record = side.subject.record
     return {
-        "model": str(side.subject.path),
+        "model": side.subject.name,
         "stage": record.get("stage"),
         "shown": record.get("shown"),
-        "data": str(plan.dataset.folder),
+        "data": plan.dataset.name,
         "dataset_fingerprint": plan.dataset.fingerprint,
         "split": plan.split,
         "task": plan.task,

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datagen.cards import model_repository
 from datagen.dataset import BuiltDataset, check_split, open_dataset, tasks_of
 from datagen.errors import UserError, need, writable_folder
 from datagen.files import METRICS, RECORD
+from datagen.hub import Target, repository, target
 from evaluation.beside import Row, beside_row, read_beside
 from evaluation.subject import Subject, differences, open_subject
 
@@ -41,6 +43,7 @@ class Plan:
     beside: list[Row]
     metrics: Path | None
     warnings: list[str]
+    push: Target | None
 
     @property
     def sides(self) -> dict[str, Side]:
@@ -81,10 +84,21 @@ def make_plan(arguments: Namespace) -> Plan:
         beside=_beside(subject, arguments.beside),
         metrics=_metrics(subject, arguments.metrics),
         warnings=[text for one in subjects for text in differences(one, dataset, tasks)],
+        push=_where_to_push(subject, arguments) if arguments.push_card else None,
     )
     _check_overwriting(plan)
     _make_folder(plan.out)
     return plan
+
+
+def _where_to_push(subject: Subject, arguments: Namespace) -> Target:
+    """The repository that was named, that of the checkpoint, or the one that r1vlm-train would publish it in."""
+    record = subject.record
+    if not {"checkpoint", "tasks"} <= record.keys():
+        raise UserError(f"{subject.label} is no checkpoint that r1vlm-train has written: leave out --push-card")
+    if arguments.repo is None and "@" in subject.name:
+        arguments.repo = subject.name.partition("@")[0]
+    return target(arguments, "model", model_repository(record["tasks"], record.get("base_model", "model")))
 
 
 def _make_folder(out: Path) -> None:
@@ -105,11 +119,11 @@ def _check_overwriting(plan: Plan) -> None:
 def _recorded_dataset(subjects: Sequence[Subject]) -> BuiltDataset:
     """The dataset that the checkpoint's record names; the baseline's, where the checkpoint has none."""
     for subject in subjects:
-        if folder := subject.record.get("dataset"):
-            if not Path(folder).is_dir():
-                raise UserError(f"the dataset of {subject.path}, {folder}, is gone: name one with --data")
-            return open_dataset(folder)
-    raise UserError(f"{subjects[0].path} does not say which dataset it belongs to: name its folder with --data")
+        if name := subject.record.get("dataset"):
+            if not repository(name) and not Path(name).is_dir():
+                raise UserError(f"the dataset of {subject.path}, {name}, is gone: name one with --data")
+            return open_dataset(name)
+    raise UserError(f"{subjects[0].name} does not say which dataset it belongs to: name its folder with --data")
 
 
 def _beside(subject: Subject, files: Sequence[Path]) -> list[Row]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.errors import UserError
 from datagen.files import RECORD, sha256
+from datagen.hub import fetch, repository
 
 if TYPE_CHECKING:
     from datagen.dataset import BuiltDataset
@@ -24,6 +25,10 @@ RECORD_TYPES = {
     "shown": str,
     "run": str,
     "beside": list,
+    "tasks": list,
+    "base_model": str,
+    "run_hash": str,
+    "checkpoint": str,
 }
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
 WEIGHTS, SETTINGS = ("*.safetensors",), ("*.json", "*.jinja", "*.txt")
@@ -32,8 +37,12 @@ NOT_SETTINGS = (RECORD, "trainer_state.json")  # they say how the weights came a
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint folder or a `.jsonl` of completions, and what its record says (nothing, for completions)."""
+    """A checkpoint folder or a `.jsonl` of completions, and what its record says (nothing, for completions).
 
+    `name` opens it again: its path, or USER/NAME@commit on the Hub.
+    """
+
+    name: str
     path: Path
     record: Mapping[str, Any]
 
@@ -44,8 +53,8 @@ class Subject:
 
     @property
     def label(self) -> str:
-        """The last two parts of its path, which tell the checkpoints of several runs apart."""
-        return "/".join(self.path.parts[-2:])
+        """The last two parts of its path, which tell the checkpoints of several runs apart; its name on the Hub."""
+        return "/".join(Path(self.name.partition("@")[0]).parts[-2:])
 
     def fingerprint(self) -> str:
         """SHA-256 of everything in a checkpoint folder that determines what the model answers."""
@@ -57,9 +66,15 @@ class Subject:
 def open_subject(name: str) -> Subject:
     """The checkpoint folder or the completions at the path `name`, checked without loading it.
 
+    USER/NAME and USER/NAME@revision name a checkpoint on the Hub, which is downloaded.
+
     Raises:
-        UserError: where it is neither, or its record is damaged.
+        UserError: where it is none of these, or its record is damaged.
     """
+    if repository(name):
+        path, name = fetch(name, "model")
+        _check_checkpoint(path, name)
+        return Subject(name, path, _read_record(path / RECORD))
     path = Path(os.path.abspath(name))
     if not path.exists():
         raise UserError(f"there is no {name}: name a checkpoint folder or a .jsonl file of completions")
@@ -67,10 +82,10 @@ def open_subject(name: str) -> Subject:
         raise UserError(f"can't read {name}: change its permissions")
     if path.is_dir():
         _check_checkpoint(path, name)
-        return Subject(path, _read_record(path / RECORD))
+        return Subject(str(path), path, _read_record(path / RECORD))
     if path.suffix != ".jsonl":
         raise UserError(f"{name} is neither a checkpoint folder nor a .jsonl file of completions")
-    return Subject(path, {})
+    return Subject(str(path), path, {})
 
 
 def _check_checkpoint(folder: Path, name: str) -> None:
@@ -110,7 +125,7 @@ def differences(subject: Subject, dataset: BuiltDataset, tasks: Sequence[str]) -
     recorded = subject.record.get("dataset_fingerprint", dataset.fingerprint)
     if recorded != dataset.fingerprint:
         found.append(
-            f"{subject.label} was made with another dataset than {dataset.folder} "
+            f"{subject.label} was made with another dataset than {dataset.name} "
             f"(fingerprint {recorded[:12]}, not {dataset.fingerprint[:12]})."
         )
     hashes = subject.record.get("reward_hash", {})

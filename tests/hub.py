@@ -9,7 +9,9 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +54,7 @@ class Fault:
 
     method: str
     pattern: str
-    answer: int | str  # a status, or `cut`
+    answer: int | str  # a status; `cut` in the middle; `lost`: done, but the answer never comes; `slow`: never done
     times: int
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -115,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: ClassVar[Hub]
 
-    def log_message(self, format: str, *arguments: Any) -> None:  # the name is the base class's
+    def log_message(self, *_: Any) -> None:
         """Say nothing on stderr."""
 
     def do(self) -> None:
@@ -131,13 +133,14 @@ class Handler(BaseHTTPRequestHandler):
             )
             if fault:
                 fault.times -= 1
-        if fault and fault.answer == "cut" and self.command != "GET":
+        if fault and fault.answer == "slow":
+            time.sleep(60)
+        if fault and (fault.answer == "slow" or (fault.answer == "cut" and self.command != "GET")):
             self.rfile.read(length // 2)
-            self.close_connection = True
-            self.connection.close()
+            self.hang_up()
             return
         self.body = self.rfile.read(length)
-        self.cut = bool(fault and fault.answer == "cut")
+        self.cut, self.lost = bool(fault and fault.answer == "cut"), bool(fault and fault.answer == "lost")
         try:
             if fault and isinstance(fault.answer, int):
                 self.send(fault.answer, b'{"error":"not now"}', dict(fault.headers))
@@ -150,8 +153,16 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_HEAD = do
 
+    def hang_up(self) -> None:
+        """Break the connection."""
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
     def send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Send an answer, or half of it."""
+        """Send an answer, half of it, or nothing."""
+        if self.lost:
+            self.hang_up()
+            return
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(body))} | dict(headers or {})).items():
             if value:

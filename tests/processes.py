@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -16,9 +16,13 @@ def command(module: str, *words: str | Path) -> list[str]:
     return [sys.executable, "-m", module, *map(str, words)]
 
 
-def run(module: str, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(command(module, *words), check=False, capture_output=True, text=True, cwd=cwd, timeout=300)
+def run(
+    module: str, *words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in another environment where one is given."""
+    return subprocess.run(
+        command(module, *words), check=False, capture_output=True, text=True, cwd=cwd, env=env, timeout=300
+    )
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -30,10 +34,15 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def kill_when(ready: Callable[[], bool], module: str, *words: str | Path) -> None:
+def kill_when(ready: Callable[[], bool], module: str, *words: str | Path, env: Mapping[str, str] | None = None) -> None:
     """Start a command in a process group of its own and SIGKILL its first process as soon as `ready`."""
     with subprocess.Popen(
-        command(module, *words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(module, *words),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
     ) as process:
         deadline = time.monotonic() + 240
         while not ready():

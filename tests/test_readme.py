@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from datagen.columns import schemas
 from datagen.dataset import open_dataset
 from datagen.manifest import write_manifest
 from datagen.recipe import make_recipe, plan
-from datagen.rows import draw_shard, schemas
+from datagen.rows import draw_shard
 from datagen.tasks import DATASETS, TASKS
 from tests import test_contract
 from tests.processes import run

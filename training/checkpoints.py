@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,11 +15,14 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from datagen.cards import render
-from datagen.files import RECORD, write_json, write_text
+from datagen.cards import CARD, model_card, public_record
+from datagen.files import CURVE, RECORD, write_json, write_text
+from datagen.hub import MODEL_FILES, Mark, Published, Target, publish
 from training.config import Run
+from training.model import locate
 
 STAGING = ".saving"
+NOT_PUBLISHED = ("trainer_state.json",)  # of use to --resume alone
 PACKAGES = ("r1vlm", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 
 
@@ -40,9 +44,10 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             step = self.state.global_step
-            record = {**self.record, "step": step, "shown": self.shown(step)}
+            run = self.record["run_hash"]
+            record = {**self.record, "step": step, "checkpoint": f"{run}-{step}", "shown": self.shown(step)}
             write_json(staging / name / RECORD, record)
-            write_text(staging / name / "README.md", render("model.md.jinja", **record))
+            write_text(staging / name / CARD, model_card(record))
             shutil.rmtree(out / name, ignore_errors=True)
             os.rename(staging / name, out / name)
             shutil.rmtree(staging)
@@ -65,11 +70,32 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     return record
 
 
+def publish_checkpoint(folder: Path, to: Target) -> Published:
+    """Publish a checkpoint: weights, settings, card, record and reward curve; nothing that only `--resume` needs.
+
+    Raises:
+        UserError: where the repository holds another run's, or the Hub refuses.
+    """
+    paths = [path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.name not in NOT_PUBLISHED]
+    files: dict[str, Path | bytes] = {path.name: path for path in paths}
+    curve = folder.resolve().parent / CURVE
+    if curve.is_file():
+        files[CURVE] = curve
+    record = public_record(read_record(folder))
+    files[RECORD] = json.dumps(record, indent=2, ensure_ascii=False).encode()
+    files[CARD] = model_card(record, repo=to.repo, curve=curve.is_file()).encode()
+    return publish(to, files, Mark(RECORD, "run_hash", record["run_hash"]))
+
+
 def make_record(run: Run, stage: str) -> dict[str, Any]:
     """What a checkpoint says of its making, beside its step and what the model has been shown."""
+    base = read_record(locate(run.model)).get("base_model", run.model)
+    what = [stage, base, run.dataset_fingerprint, run.tasks, run.seed, run.settings]
     return {
         "stage": stage,
         "model": run.model,
+        "base_model": base,
+        "run_hash": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16],
         "dataset": run.data,
         "dataset_fingerprint": run.dataset_fingerprint,
         "tasks": run.tasks,
@@ -77,9 +103,19 @@ def make_record(run: Run, stage: str) -> dict[str, Any]:
         "run": str(Path(run.out).resolve()),
         "seed": run.seed,
         "settings": run.settings,
+        "hardware": hardware(),
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def hardware() -> str:
+    """What this process trains on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} CPU cores"
 
 
 def versions() -> dict[str, str]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from datagen.errors import Parser, UserError, need, run, writable_folder
+from datagen.hub import add_options, target
 from datagen.options import whole
-from training.config import DEFAULT_MODEL, SMALL, Run, Stage
+from training.config import Run, Stage
+from training.model import DEFAULT_MODEL, SMALL
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec
@@ -46,12 +48,15 @@ def make_parser() -> Parser:
         help="small (reads digits), small-ciphers (decoders too), a checkpoint folder or a Hub model "
         f"[{DEFAULT_MODEL}; without a GPU the small one that can read the dataset]",
     )
-    parser.add_argument("--data", help="the dataset folder [data/NAME]")
+    parser.add_argument("--data", help="the dataset: a folder, or USER/NAME on the Hub [data/NAME]")
     parser.add_argument("--task", help="train on this task of the dataset alone")
     parser.add_argument("--out", type=Path, help="the run folder [runs/TASK]")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
     parser.add_argument("--cold-start", action="store_true", help="supervised training on traces only, then stop")
     parser.add_argument("--seed", type=whole(0), default=0, help="[0]")
+    hub = parser.add_argument_group("publishing on the Hugging Face Hub")
+    hub.add_argument("--push-to-hub", action="store_true", help="publish the last checkpoint, with its card")
+    add_options(hub)
     group = parser.add_argument_group("training, by default as the model's recipe has it (training/recipes)")
     group.add_argument("--steps", type=whole(1), dest="max_steps", help="optimisation steps")
     group.add_argument("--learning-rate", type=positive, help="peak learning rate")
@@ -81,30 +86,36 @@ def train(arguments: argparse.Namespace) -> None:
 
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     quiet()
+    from datagen.cards import model_repository
+    from training.checkpoints import publish_checkpoint, read_record
     from training.config import trl_config
-    from training.model import locate
+    from training.model import is_small, locate, pinned
 
-    model = arguments.model or default_model(owner)
-    locate(model)
+    model = pinned(arguments.model or default_model(owner))
+    recipe = "small" if is_small(locate(model)) else "default"
+    base = read_record(locate(model)).get("base_model", model)
+    to = target(arguments, "model", model_repository(tasks, base)) if arguments.push_to_hub else None
     stage: Stage = "cold_start" if arguments.cold_start else "grpo"
     asked = Run(
         stage=stage,
         model=model,
-        data=str(built.folder),
+        data=built.name,
         tasks=tasks,
         out=str(out),
         seed=arguments.seed,
-        settings=settings(arguments, model, stage),
+        settings=settings(arguments, recipe, stage),
         dataset_fingerprint=built.fingerprint,
         reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
     )
     if stage == "grpo" and model in SMALL:  # it has never seen the R1 format
         first = replace(asked, stage="cold_start", out=str(out / COLD_START))
-        first = replace(first, settings=settings(arguments, model, "cold_start", own=False))
+        first = replace(first, settings=settings(arguments, recipe, "cold_start", own=False))
         trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
         asked = replace(asked, model=str(execute(first)))
     last = execute(asked)
-    print(f"{last}: trained; score it with  r1vlm-eval {last}")
+    print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
+    if to is not None:
+        print(publish_checkpoint(last, to))
 
 
 def check_folder(out: Path, resume: bool) -> None:
@@ -117,16 +128,16 @@ def check_folder(out: Path, resume: bool) -> None:
         raise UserError(f"{out} holds no run to go on with: name another folder with --out")
 
 
-def settings(arguments: argparse.Namespace, model: str, stage: Stage, *, own: bool = True) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: bool = True) -> dict[str, Any]:
     """The settings of a stage. What was said on the command line is for the stage that was asked for (`own`)."""
     from training.config import settings_for
 
     traces = {"traces": arguments.traces} if stage == "cold_start" else {}
     if not own:
-        return settings_for(model, stage, None, traces, [])
+        return settings_for(recipe, stage, None, traces, [])
     names = ("max_steps", "learning_rate", "report_to") + (("num_generations",) if stage == "grpo" else ())
     options = {name: getattr(arguments, name) for name in names}
-    return settings_for(model, stage, arguments.config, {**options, **traces}, arguments.set)
+    return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
 
 
 def execute(asked: Run) -> Path:

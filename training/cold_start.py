@@ -43,7 +43,7 @@ def train(run: Run) -> Path:
             train_dataset=traces,
             callbacks=[Progress(out, "cold start")],
         )
-    before = read_record(Path(locate(run.model))).get("shown", "")
+    before = read_record(locate(run.model)).get("shown", "")
     what = f"supervised training on {len(rows)} correct traces of {', '.join(run.tasks)}."
     trainer.record = make_record(run, "cold-start") | {"traces": len(rows)}
     trainer.shown = lambda step: f"{before} {step} steps of {what}".strip()

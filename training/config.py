@@ -13,8 +13,6 @@ from typing import Any, Literal
 from datagen.errors import UserError, nearest
 
 Stage = Literal["cold_start", "grpo"]
-SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
-DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
     "cold_start": {"traces": int, "freeze_vision": bool},
     "grpo": {"freeze_vision": bool, "reward_weights": dict[str, float]},  # by the reward's name; 1.0 for the others
@@ -30,6 +28,9 @@ OWN = {  # settings that would break what a run folder promises
     "eval_strategy": "score the checkpoints with r1vlm-eval",
     "remove_unused_columns": "the rewards need every column",
     "resume_from_checkpoint": "use --resume",
+    "push_to_hub": "use --push-to-hub",
+    "hub_model_id": "use --push-to-hub with --repo",
+    "hub_token": "run  hf auth login  or set HF_TOKEN: a token in a file is a token lost",
 }
 
 
@@ -53,34 +54,21 @@ class Run:
 
 
 def settings_for(
-    model: str, stage: Stage, file: Path | None, options: dict[str, Any], sets: list[str]
+    recipe: str, stage: Stage, file: Path | None, options: dict[str, Any], sets: list[str]
 ) -> dict[str, Any]:
-    """The merged and checked settings of a stage: recipe < YAML file < options < `--set`.
+    """The merged and checked settings of a stage: recipe (of `recipes/`) < YAML file < options < `--set`.
 
     Raises:
         UserError: for an unknown name (naming the nearest) or a value of the wrong type.
     """
     import yaml
 
-    recipe = "small" if is_small(model) else "default"
     text = files("training").joinpath("recipes", f"{recipe}.yaml").read_text(encoding="utf-8")
     merged: dict[str, Any] = yaml.safe_load(text)[stage]
     if file is not None:
         merged |= checked(stage, _read_yaml(file))
     merged |= {name: value for name, value in options.items() if value is not None}
     return merged | checked(stage, dict(_assignment(text) for text in sets))
-
-
-def is_small(model: str) -> bool:
-    """Whether `model` is built in, or a checkpoint of a model as small."""
-    config = Path(model) / "config.json"
-    if model in SMALL or not config.is_file():
-        return model in SMALL
-    import json
-
-    shape = json.loads(config.read_text(encoding="utf-8"))
-    width = shape.get("text_config", shape).get("hidden_size", 0)
-    return bool(width and width <= 256)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def train(run: Run) -> Path:
     config = trl_config(run)
     built = open_dataset(run.data)
     questions = built.questions("train", run.tasks)
-    start = read_record(Path(locate(run.model)))
+    start = read_record(locate(run.model))
     if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
         questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
     model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False))

@@ -7,32 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from datagen.errors import UserError
+from datagen.hub import fetch, repository
 from datagen.r1 import vision_token_ids, with_opening
-from training.config import SMALL
 
+SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
+DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 BUILT_IN = Path(__file__).parent / "small"
 
 
-def locate(model: str) -> str:
-    """The folder or Hub name that `model` stands for.
+def pinned(model: str) -> str:
+    """The name that stands for the same weights tomorrow: a repository's with its commit. It is downloaded."""
+    return fetch(model, "model")[1] if model not in SMALL and repository(model) else model
+
+
+def locate(model: str) -> Path:
+    """The folder of a model: a built-in one, a checkpoint folder, or USER/NAME (or USER/NAME@revision) on the Hub.
 
     Raises:
-        UserError: where it names a folder that holds no model.
+        UserError: where there is none, or it holds no model.
     """
     if model in SMALL:
-        return str(BUILT_IN / SMALL[model])
-    folder = Path(model)
-    if folder.exists() or model.count("/") != 1:
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, or one of "
-                f"{', '.join(SMALL)}"
-            )
-        try:
-            json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{folder / 'config.json'} is damaged: name another checkpoint") from error
-    return model
+        return BUILT_IN / SMALL[model]
+    folder = fetch(model, "model")[0] if repository(model) else Path(model)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, or one of "
+            f"{', '.join(SMALL)}"
+        )
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / 'config.json'} is damaged: name another checkpoint") from error
+    return folder
+
+
+def is_small(folder: Path) -> bool:
+    """Whether the model in a folder is built in, or as small."""
+    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    width = shape.get("text_config", shape).get("hidden_size", 0)
+    return bool(width and width <= 256)
 
 
 def load(model: str, *, freeze_vision: bool = False) -> tuple[Any, Any]:

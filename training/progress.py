@@ -9,10 +9,9 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from datagen.files import METRICS, replacing, write_text
+from datagen.files import CURVE, METRICS, replacing, write_text
 
 COMPLETIONS = "completions.jsonl"
-CURVE = "reward_curve.png"
 SHOWN = {"reward": "reward", "rewards/correctness/mean": "correct", "loss": "loss", "entropy": "entropy"}
 
 

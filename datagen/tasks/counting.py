@@ -16,7 +16,7 @@ from datagen import r1
 from datagen.canvas import Box, paint, place, scatter
 from datagen.glyphs import Glyphs
 from datagen.options import Option, span
-from datagen.task import DatasetSpec, Drawing, Task, Truth
+from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
 
 CANVAS = 168  # pixels: 6 x 6 merged patches of Qwen2.5-VL
 SIDES = (18, 32)  # pixels, of the smallest and the largest glyph
@@ -179,11 +179,13 @@ COUNTING = DatasetSpec(
     sources=("mnist-5k", "mnist"),
     options=(Option("count", (0, 10), span(0, 10), "digits to be counted"),),
     raw_columns={
-        "target": "int64",
-        "count": "int64",
-        "digits": ["int64"],
-        "boxes": [["int64"]],
-        "glyph_ids": ["string"],
+        "target": Column("int64", "the digit that is to be counted; null for all digits"),
+        "count": Column("int64", "how many there are of it: the right answer, and the difficulty"),
+        "digits": Column(["int64"], "all digits in the image, those that are not counted too, in the order of `boxes`"),
+        "boxes": Column([["int64"]], "where each is: x1, y1, x2, y2 in pixels from the upper left corner"),
+        "glyph_ids": Column(
+            ["string"], "which piece of handwriting each is, of the distractors too: the hash of its pixels"
+        ),
     },
     r1_columns=("target", "count", "digits", "boxes"),
     difficulty="count",

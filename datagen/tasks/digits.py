@@ -13,7 +13,7 @@ from datagen.glyphs import Glyphs
 from datagen.options import Option, span
 from datagen.r1 import answer_of, format_reward, read_integer
 from datagen.sources import SIDE
-from datagen.task import DatasetSpec, Drawing, Task, Truth
+from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
 
 
 def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -> Drawing:
@@ -93,10 +93,10 @@ DIGITS = DatasetSpec(
     sources=("mnist-5k", "mnist"),
     options=(Option("digits", (1, 3), span(1, 3), "digits in an image"),),
     raw_columns={
-        "digits": ["int64"],
-        "boxes": [["int64"]],
-        "glyph_ids": ["string"],
-        "num_digits": "int64",
+        "digits": Column(["int64"], "the digits in the image, in the order of `boxes`"),
+        "boxes": Column([["int64"]], "where each is: x1, y1, x2, y2 in pixels from the upper left corner"),
+        "glyph_ids": Column(["string"], "which piece of handwriting each is: the hash of its pixels"),
+        "num_digits": Column("int64", "how many there are: the difficulty"),
     },
     r1_columns=("digits", "num_digits"),
     difficulty="num_digits",

@@ -13,8 +13,8 @@ from rapidfuzz.distance import Levenshtein
 from datagen import r1
 from datagen.decoder import OPTIONS
 from datagen.options import Option, one_size, span
-from datagen.task import DatasetSpec, Drawing, Task, Truth
-from datagen.tasks.words import LETTERS, VOCABULARY, disguise, look_up
+from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
+from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, disguise, look_up
 from datagen.words import ALPHABETS, Words
 
 PLAIN = re.compile(r"[a-z ]+")
@@ -56,7 +56,10 @@ def chars_format(message: str, example: Truth) -> float:
 
 
 def chars(message: str, example: Truth) -> float:
-    """How near the characters shown are to the message's; 0.0 where they are nearer to the coded text."""
+    """1 - edit distance / the longer length, of the characters shown and the message's.
+
+    0.0 where they are nearer to the coded text.
+    """
     given = shown(message)
     if not given:
         return 0.0
@@ -72,7 +75,7 @@ def message_correct(message: str, example: Truth) -> float:
 
 
 def partial(message: str, example: Truth) -> float:
-    """How near the answer is to the message, where the characters shown are all right.
+    """1 - edit distance / the longer length, of answer and message, where the characters shown are all right.
 
     0.0 for anything but lower-case letters and spaces, and for an answer that is no nearer to the message than the
     message spelled out is: copying the characters is no answer.
@@ -119,13 +122,11 @@ MESSAGES = DatasetSpec(
         *OPTIONS,
     ),
     raw_columns={
-        "message": "string",
-        "coded_message": "string",
-        "key": "string",
-        "words": ["string"],
-        "num_words": "int64",
-        "word_length": "int64",
-        "alphabet_size": "int64",
+        **CIPHER,
+        "words": Column(["string"], "the words of the message"),
+        "num_words": Column("int64", "how many there are"),
+        "word_length": Column("int64", "letters in the longest word: the difficulty"),
+        "alphabet_size": Column("int64", "letters in the cipher: 8, 13 or 26"),
     },
     r1_columns=("message", "coded_message", "key", "num_words", "word_length", "alphabet_size"),
     difficulty="word_length",

@@ -10,7 +10,7 @@ import numpy as np
 from datagen.decoder import OPTIONS, draw_decoder
 from datagen.options import Option, span, whole
 from datagen.r1 import answer_of, format_reward, spell
-from datagen.task import DatasetSpec, Drawing, Task, Truth
+from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
 from datagen.words import ALPHABETS, MOST, Words
 
 QUOTES = "\"'`“”‘’«»"
@@ -77,6 +77,12 @@ WORD = Task(
     rewards={"format": format_reward, "correctness": word_correct},
 )
 
+CIPHER = {
+    "message": Column("string", "the plain text, in lower case"),
+    "coded_message": Column("string", "the same in the cipher; `_` stands for a space"),
+    "key": Column("string", "what the letters of the alphabet stand for, in its order"),
+}
+
 WORDS = DatasetSpec(
     name="words",
     version="1",
@@ -84,7 +90,7 @@ WORDS = DatasetSpec(
     draw=draw,
     sources=("wordfreq",),
     options=(VOCABULARY, LETTERS, *OPTIONS),
-    raw_columns={"message": "string", "coded_message": "string", "key": "string", "word_length": "int64"},
+    raw_columns={**CIPHER, "word_length": Column("int64", "letters in the word: the difficulty")},
     r1_columns=("message", "coded_message", "key", "word_length"),
     difficulty="word_length",
     disjoint=("message", "key"),

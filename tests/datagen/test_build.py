@@ -11,6 +11,7 @@ import pytest
 
 from datagen import build as building
 from datagen.build import build
+from datagen.columns import schemas
 from datagen.dataset import open_dataset
 from datagen.engines import processes
 from datagen.errors import UserError
@@ -18,7 +19,6 @@ from datagen.files import sha256
 from datagen.glyphs import load_glyphs
 from datagen.manifest import MANIFEST, prove
 from datagen.recipe import Recipe, make_recipe, plan
-from datagen.rows import schemas
 from datagen.sources import SPLITS, split_of
 from datagen.tasks import DATASETS
 from tests.processes import kill_when, run

@@ -1,0 +1,86 @@
+"""The columns of the two configs: their types, what they hold, and how Arrow and the Hub write that down.
+
+Written here, since importing `datasets` for it takes longer than drawing ten thousand images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from datagen.task import Column, DatasetSpec
+
+RAW = {
+    "id": Column("string", "the image's name: dataset, seed, split, number"),
+    "image": Column("image", "PNG, RGB"),
+}
+R1 = {
+    "id": Column("string", "the question's name: that of its image, and the task"),
+    "image_id": Column("string", "the row of `raw` that it asks about"),
+    "task": Column("string", "which task asks"),
+    "prompt": Column([{"role": "string", "content": "string"}], "a system and a user message, in TRL's form"),
+    "image": Column("image", "PNG, RGB"),
+    "answer": Column("string", "the right answer, as it is written between the answer tags"),
+    "solution": Column("string", "a full assistant message that earns every reward"),
+}
+
+
+def columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
+    """The columns of each config by their names, in order."""
+    return {
+        "r1": {**R1, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
+        "raw": {**RAW, **spec.raw_columns},
+    }
+
+
+def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
+    """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images."""
+    return {config: _schema(named) for config, named in columns(spec).items()}
+
+
+def _schema(named: Mapping[str, Column]) -> pa.Schema:
+    types = {name: _arrow(column.kind) for name, column in named.items()}
+    features = {name: feature for name, (_, feature) in types.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([(name, kind) for name, (kind, _) in types.items()], metadata)
+
+
+def _arrow(kind: Any) -> tuple[pa.DataType, dict[str, Any]]:
+    """The Arrow type of a kind of column, and what `datasets` calls it."""
+    if isinstance(kind, list):
+        inner, feature = _arrow(kind[0])
+        return pa.list_(inner), {"feature": feature, "_type": "List"}
+    if isinstance(kind, dict):
+        fields = {name: _arrow(one) for name, one in kind.items()}
+        return pa.struct([(name, inner) for name, (inner, _) in fields.items()]), {n: f for n, (_, f) in fields.items()}
+    if kind == "image":  # in files it has a palette, which nobody should have to know
+        return pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"mode": "RGB", "_type": "Image"}
+    return pa.type_for_alias(kind), {"dtype": kind, "_type": "Value"}
+
+
+def features(named: Mapping[str, Column]) -> list[dict[str, Any]]:
+    """The columns as `dataset_info` in a card's YAML has them."""
+    return [{"name": name, **_feature(column.kind)} for name, column in named.items()]
+
+
+def _feature(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, list):
+        inner = _feature(kind[0])
+        return {"list": inner.get("struct") or inner.get("dtype") or inner}
+    if isinstance(kind, dict):
+        return {"struct": [{"name": name, **_feature(one)} for name, one in kind.items()]}
+    return {"dtype": {"image": {"mode": "RGB"}} if kind == "image" else kind}
+
+
+def written(kind: Any) -> str:
+    """A kind of column as a reader has it: `list of int64`."""
+    if isinstance(kind, list):
+        return f"list of {written(kind[0])}"
+    return (
+        "{" + ", ".join(f"{name}: {written(one)}" for name, one in kind.items()) + "}"
+        if isinstance(kind, dict)
+        else str(kind)
+    )

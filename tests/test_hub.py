@@ -1,0 +1,287 @@
+"""Publishing on the Hub and reading from it, with the real client libraries, against a Hub that speaks HTTP here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datagen.manifest import tables_of
+from datagen.tasks import DATASETS
+from tests.hub import Hub, running
+from tests.processes import kill_when, refused, run
+
+TOKEN = "hf_writes"
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as hub:
+        yield hub
+
+
+@pytest.fixture
+def env(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    """The environment of a user of this Hub who has downloaded nothing yet."""
+    ours = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": TOKEN}
+    return os.environ | ours | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+@pytest.fixture
+def data(env: dict[str, str]) -> Callable[..., Done]:
+    """Calls `r1vlm-data`; keywords change the environment."""
+    return lambda *words, **changes: run("datagen.cli", *words, env=env | changes)
+
+
+def script(text: str, env: dict[str, str], *words: str | Path) -> str:
+    """What a Python script prints."""
+    done = subprocess.run([sys.executable, "-c", text, *words], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+READ = """
+import sys, json
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+name, folder = sys.argv[1:]
+for config in ("r1", "raw"):
+    for split in ("train", "validation", "test"):
+        far, near = load_dataset(name, config, split=split), load_dataset(folder, config, split=split)
+        assert far.features == near.features and len(far) == len(near) > 0
+        assert all(a == b for a, b in zip(far, near))
+print(json.dumps(DatasetCard.load(name).data.to_dict()))
+"""
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_is_published_reads_back(name: str, hub: Hub, env: dict[str, str], data: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "built"
+    done = data("build", name, "--size", "40", "--out", folder, "--push")
+    assert done.returncode == 0, done.stderr
+    repo = hub.repos[f"datasets/ada/r1vlm-{name}"]
+    assert f"{hub.address}/datasets/ada/r1vlm-{name}: published, commit {repo.branches['main']}" in done.stdout
+    assert repo.main == contents(folder)
+    assert hub.writes() == 1
+    assert "POST /api/validate-yaml" in hub.seen  # which refuses what it doesn't like
+    about = json.loads(script(READ, env, f"ada/r1vlm-{name}", folder))
+    assert {one["config_name"]: bool(one.get("default")) for one in about["configs"]} == {"r1": True, "raw": False}
+    sizes = tables_of(folder)
+    for info in about["dataset_info"]:
+        split = {one["name"]: one["num_examples"] for one in info["splits"]}
+        assert split == {name: size["rows"] for name, size in sizes[info["config_name"]].items()}
+    card = repo.main["README.md"].decode()
+    pictures = [path for path in repo.main if path.startswith("examples/")]
+    assert pictures
+    assert all(f"]({path})" in card for path in pictures)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digits dataset; nobody may change it."""
+    folder = tmp_path_factory.mktemp("hub") / "digits"
+    assert run("datagen.cli", "build", "digits", "--size", "40", "--out", folder).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def unharmed(built: Path) -> Iterator[Path]:
+    """The same; a test that changes it fails."""
+    before = contents(built)
+    yield built
+    assert contents(built) == before
+
+
+def test_the_same_again_is_no_new_commit(hub: Hub, data: Any, unharmed: Path) -> None:
+    assert data("push", unharmed).returncode == 0
+    again = data("push", unharmed)
+    assert again.returncode == 0
+    assert "already there, the same" in again.stdout
+    assert hub.writes() == 1
+
+
+def test_something_else_is_replaced_by_force_only(hub: Hub, data: Any, unharmed: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert data("build", "digits", "--size", "40", "--seed", "1", "--out", other, "--push").returncode == 0
+    theirs = hub.repos["datasets/ada/r1vlm-digits"].main
+    assert "--force" in refused(data("push", unharmed))
+    assert hub.repos["datasets/ada/r1vlm-digits"].main == theirs
+    hub.put("datasets/ada/diary", {"README.md": b"# mine", "monday.txt": b"rain"})
+    assert "ada/diary holds something else" in refused(data("push", unharmed, "--repo", "ada/diary"))
+    assert data("push", unharmed, "--repo", "ada/diary", "--force").returncode == 0
+    assert hub.repos["datasets/ada/diary"].main == contents(unharmed)
+
+
+def test_branches_pull_requests_and_private_repositories(hub: Hub, data: Any, unharmed: Path) -> None:
+    hub.put("datasets/ada/diary", {"monday.txt": b"rain"})
+    pull = data("push", unharmed, "--repo", "ada/diary", "--create-pr")
+    assert f"{hub.address}/datasets/ada/diary/discussions/1: published" in pull.stdout
+    assert data("push", unharmed, "--repo", "ada/diary", "--revision", "digits").returncode == 0
+    diary = hub.repos["datasets/ada/diary"]
+    assert diary.main == {"monday.txt": b"rain"}
+    assert diary.commits[diary.branches["digits"]].keys() - {".gitattributes"} == contents(unharmed).keys()
+    read = data("verify", "ada/diary@digits")
+    assert f"ada/diary@{diary.branches['digits']}: all is as claimed" in read.stdout
+    assert data("push", unharmed, "--repo", "ada/secret", "--private").returncode == 0
+    assert hub.repos["datasets/ada/secret"].private
+
+
+def test_a_dataset_that_is_not_what_it_claims_is_not_published(
+    hub: Hub, data: Any, built: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    for name, content in contents(built).items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content if name != "README.md" else content + b"Edited.\n")
+    assert "README.md is not the card of this manifest" in refused(data("push", copy))
+    assert not hub.repos
+    assert data("card", copy).returncode == 0
+    assert contents(copy) == contents(built)
+
+
+REFUSED = {
+    "no token": ({"HF_TOKEN": ""}, [], "you are not logged in"),
+    "a token that is none": ({"HF_TOKEN": "hf_wrong"}, [], "does not accept your token"),
+    "a token that may only read": ({"HF_TOKEN": "hf_reads"}, [], "your token may only read"),
+    "a token without that right": ({"HF_TOKEN": "hf_fine"}, [], "your token may not do this with ada/r1vlm-digits"),
+    "somebody else's name": ({}, ["--repo", "grace/new"], "your token may not do this with grace/new"),
+    "a name that is taken": ({}, ["--repo", "grace/digits", "--force"], "your token may not do this with grace/digits"),
+    "no name": ({}, ["--repo", "digits"], "write USER/NAME"),
+    "offline": ({"HF_HUB_OFFLINE": "1"}, [], "HF_HUB_OFFLINE is set"),
+    "no network": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, [], "can't reach http://127.0.0.1:9: check the network"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_push_that_cannot_be(why: str, hub: Hub, data: Any, unharmed: Path, tmp_path: Path) -> None:
+    hub.put("datasets/grace/digits", {"README.md": b"# hers"})
+    changes, words, sentence = REFUSED[why]
+    said = refused(data("push", unharmed, *words, **changes))
+    assert sentence in said
+    assert not [token for token in hub.tokens if token in said]
+    assert hub.repos.keys() == {"datasets/grace/digits"}
+    assert hub.writes() == 0
+    if why != "a token without that right" and "--repo" not in words:  # found before anything is drawn
+        refused(data("build", "digits", "--size", "40", "--out", tmp_path / "new", "--push", **changes))
+        assert not (tmp_path / "new").exists()
+
+
+PASSING = {
+    "429, with the time to wait": ("POST", "/repos/create", 429, {"Retry_After": "1"}),
+    "500 when it is asked who we are": ("GET", "/whoami-v2", 500, {}),
+    "503 for a file": ("PUT", "/large/", 503, {}),
+    "500 for the commit": ("POST", "/commit/", 500, {}),
+    "the connection cut in the middle of a file": ("PUT", "/large/", "cut", {}),
+    "the connection cut in the middle of the commit": ("POST", "/commit/", "cut", {}),
+    "the commit done and the answer lost": ("POST", "/commit/", "lost", {}),
+}
+
+
+@pytest.mark.parametrize("why", PASSING)
+def test_a_fault_that_passes(why: str, hub: Hub, data: Any, unharmed: Path) -> None:
+    method, pattern, answer, headers = PASSING[why]
+    hub.fail(method, pattern, answer, 1, **headers)
+    done = data("push", unharmed)
+    assert done.returncode == 0, done.stderr
+    assert "again" in done.stderr or "Retrying" in done.stderr
+    assert "X-Signature" not in done.stderr
+    repo = hub.repos["datasets/ada/r1vlm-digits"]
+    assert repo.main == contents(unharmed)
+    assert len(repo.commits) == 2  # that of the repository's making, and ours
+
+
+def test_a_hub_that_stays_busy(hub: Hub, data: Any, unharmed: Path) -> None:
+    hub.fail("POST", "/commit/", 503, 99)
+    done = data("push", unharmed)
+    assert done.returncode == 2
+    assert f"{hub.address} is busy (answer 503): run the same command again later" in done.stderr.splitlines()[-1]
+    assert hub.repos["datasets/ada/r1vlm-digits"].main == {}
+    hub.faults.clear()
+    assert data("push", unharmed).returncode == 0
+    assert sum(line.startswith("PUT") for line in hub.seen) == len(hub.large)  # none was sent twice
+    assert hub.repos["datasets/ada/r1vlm-digits"].main == contents(unharmed)
+
+
+def test_a_push_that_is_killed_goes_on(hub: Hub, env: dict[str, str], data: Any, unharmed: Path) -> None:
+    last = max(hashlib.sha256(content).hexdigest() for name, content in contents(unharmed).items() if "r1" in name)
+    hub.fail("PUT", last, "slow")
+    kill_when(lambda: len(hub.large) == len(list(unharmed.rglob("*.p*"))) - 1, "datagen.cli", "push", unharmed, env=env)
+    assert hub.repos["datasets/ada/r1vlm-digits"].main == {}
+    before = [line for line in hub.seen if line.startswith("PUT")]
+    assert data("push", unharmed).returncode == 0
+    assert [line for line in hub.seen if line.startswith("PUT")][len(before) :] == [f"PUT /large/{last}"]
+    assert hub.repos["datasets/ada/r1vlm-digits"].main == contents(unharmed)
+
+
+def test_two_pushes_at_once(hub: Hub, data: Any, unharmed: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert data("build", "digits", "--size", "40", "--seed", "1", "--out", other).returncode == 0
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda folder: data("push", folder), (unharmed, other)))
+    assert sorted(done.returncode for done in both) == [0, 2], [done.stderr for done in both]
+    loser = next(done for done in both if done.returncode)
+    assert "holds something else" in loser.stderr.splitlines()[-1]
+    assert hub.repos["datasets/ada/r1vlm-digits"].main in (contents(unharmed), contents(other))
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: data("push", unharmed, "--repo", "ada/new"), range(2)))
+    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
+    assert len(hub.repos["datasets/ada/new"].commits) == 2
+
+
+def test_reading_what_cannot_be_read(hub: Hub, data: Any, tmp_path: Path) -> None:
+    hub.put("datasets/grace/gated", {"README.md": b"#"}, gated=True)
+    hub.put("datasets/grace/private", {"README.md": b"#"}, private=True)
+    hub.put("datasets/grace/other", {"README.md": b"#"})
+    for name, sentence in {
+        "grace/gated": "grace/gated is gated: ask for access",
+        "grace/private": "no dataset of that name on",
+        "grace/none": "no dataset of that name on",
+        "grace/other@yesterday": "grace/other has no revision yesterday",
+        "grace/other": "no manifest.json in it",
+    }.items():
+        assert sentence in refused(data("verify", name))
+    assert "has been downloaded" in refused(data("verify", "grace/other2", HF_HUB_OFFLINE="1"))
+    assert "can't reach" in refused(data("verify", "grace/other2", HF_ENDPOINT="http://127.0.0.1:9"))
+
+
+def test_downloads_through_faults_and_without_the_hub(
+    hub: Hub, env: dict[str, str], data: Any, unharmed: Path, tmp_path: Path
+) -> None:
+    assert data("push", unharmed).returncode == 0
+    hub.fail("GET", "/revision/main", 503)
+    hub.fail("GET", r"/resolve/.*train.*parquet", "cut")
+    done = data("verify", "ada/r1vlm-digits", HF_TOKEN="")
+    assert done.returncode == 0, done.stderr
+    commit = hub.repos["datasets/ada/r1vlm-digits"].branches["main"]
+    assert f"ada/r1vlm-digits@{commit}: all is as claimed" in done.stdout
+    assert data("verify", "ada/r1vlm-digits", HF_HUB_OFFLINE="1").returncode == 0
+    picture = tmp_path / "preview.png"
+    assert data("preview", "ada/r1vlm-digits", "--out", picture, HF_HUB_OFFLINE="1").returncode == 0
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    full = subprocess.run(
+        [sys.executable, "-m", "datagen.cli", "verify", "ada/r1vlm-digits"],
+        env=env | {"HF_HOME": str(tmp_path / "other")},
+        preexec_fn=small_disk,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "can't write" in refused(full)

@@ -32,7 +32,7 @@ from datagen.recipe import make_recipe
 from datagen.rows import material_of
 from datagen.tasks import DATASETS
 
-SIZE = int(os.environ.get("SIZE", "50000"))
+SIZE = int(os.environ.get("SIZE", "100000"))
 SAMPLE = 2000  # images of the floor and of the plain way
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def _pair(coded: str, plain: str, font: str, cell: int) -> NDArray[np.uint8]:
 @cache
 def _font(font: str, size: int) -> ImageFont.FreeTypeFont:
     """DejaVu as matplotlib ships it, laid out by Pillow itself: the same on every machine."""
-    import matplotlib as mpl
-
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / FONTS[font]
+    spec = find_spec("matplotlib")  # where it is, without the third of a second that importing it takes
+    if spec is None or spec.origin is None:
+        raise RuntimeError("matplotlib, which has the fonts, is not installed")
+    path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / FONTS[font]
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)

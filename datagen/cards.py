@@ -117,7 +117,7 @@ def model_card(
     `repo` is where it is published, `curve` says that the reward curve is there too. `result` is an evaluation's
     record: of this model alone, or a comparison with what it was before.
     """
-    record = {"base_model": None, "dataset": None, "hardware": None} | public_record(record)
+    record = {"base_model": None, "dataset": None, "hardware": None, "license": {}} | public_record(record)
     metadata = model_metadata(record, result, repo)
     return render(
         "model.md.jinja", front=front_matter(metadata), card=record, repo=repo or "FOLDER", curve=curve, result=result
@@ -130,8 +130,7 @@ def model_metadata(record: Mapping[str, Any], result: Mapping[str, Any] | None, 
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
     if "/" in base:
         metadata |= {"base_model": base.partition("@")[0], "base_model_relation": "finetune"}
-    elif base:  # built in
-        metadata |= {"license": "apache-2.0"}
+    metadata |= record["license"]
     if dataset:
         metadata["datasets"] = [dataset.partition("@")[0]]
     metadata["tags"] = ["r1vlm", "grpo" if record["stage"] == "grpo" else "sft", *record["tasks"]]
@@ -181,6 +180,20 @@ def front_matter(metadata: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+
+
+def license_of(folder: Path) -> dict[str, str]:
+    """The licence in the card of a model folder, in the Hub's terms; empty where it says nothing."""
+    import yaml
+
+    card = folder / CARD
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if card.is_file() else []
+    try:
+        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        front = None
+    terms = front if isinstance(front, dict) else {}
+    return {name: str(terms[name]) for name in ("license", "license_name", "license_link") if name in terms}
 
 
 def command_of(recipe: Mapping[str, Any]) -> str:

@@ -132,7 +132,7 @@ def fetch(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Pa
                     repo,
                     repo_type=kind,
                     revision=revision,
-                    allow_patterns=list(patterns if kind == "dataset" else MODEL_FILES),
+                    allow_patterns=list(patterns if kind == "dataset" else ("README.md", *MODEL_FILES)),
                     ignore_patterns=None if kind == "dataset" else "*/*",
                     local_files_only=HF_HUB_OFFLINE,
                 )

@@ -285,3 +285,81 @@ def test_downloads_through_faults_and_without_the_hub(
         check=False,
     )
     assert "can't write" in refused(full)
+
+
+TINY = ("--set", "per_device_train_batch_size=8", "--set", "num_generations=4", "--set", "max_completion_length=32")
+CARDS = """
+import sys, json
+from huggingface_hub import ModelCard
+card = ModelCard.load(sys.argv[1])
+assert card.data.license == "other" and card.data.license_name == "mine" and card.data.base_model == "ada/base"
+found = [[one.task_name, one.dataset_type, one.dataset_revision, one.metric_value] for one in card.data.eval_results]
+print(json.dumps(found))
+code = card.text.split("```python")[1].split("```")[0]
+exec(code, dict(SYSTEM="You think.", QUESTION="Read the digits.", FILE=sys.argv[2]))
+"""
+
+
+def test_training_and_evaluation_from_the_hub_alone(
+    hub: Hub, env: dict[str, str], data: Any, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert data("build", "digits", "--size", "40", "--out", tmp_path / "built", "--push").returncode == 0
+    base = {name: content for name, content in contents(random_checkpoint).items() if "/" not in name}
+    base |= {"README.md": b"---\nlicense: other\nlicense_name: mine\n---\n# A base", "modeling.py": b"raise SystemExit"}
+    hub.put("models/ada/base", base)
+    words = ["digits", "--data", "ada/r1vlm-digits", "--model", "ada/base", "--steps", "2", *TINY, "--push-to-hub"]
+    sentence = refused(run("training.cli", *words, env=env | {"HF_TOKEN": "hf_reads"}, cwd=tmp_path))
+    assert "your token may only read" in sentence
+    assert not (tmp_path / "runs").exists()
+    trained = run("training.cli", *words, env=env, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+
+    repo = hub.repos["models/ada/r1vlm-digits-base"]
+    assert f"{hub.address}/ada/r1vlm-digits-base: published, commit {repo.branches['main']}" in trained.stdout
+    assert {
+        "README.md",
+        "r1vlm.json",
+        "model.safetensors",
+        "chat_template.jinja",
+        "reward_curve.png",
+    } <= repo.main.keys()
+    assert not [name for name in repo.main if name.endswith((".bin", ".pt", ".pth")) or name == "trainer_state.json"]
+    record = json.loads(repo.main["r1vlm.json"])
+    commits = {name: one.branches["main"] for name, one in hub.repos.items()}
+    assert record["dataset"] == f"ada/r1vlm-digits@{commits['datasets/ada/r1vlm-digits']}"
+    assert record["base_model"] == f"ada/base@{commits['models/ada/base']}"
+    assert not [name for name, content in repo.main.items() if str(tmp_path).encode() in content]
+
+    words = [
+        "ada/r1vlm-digits-base",
+        "--task",
+        "sum",
+        "--baseline",
+        "ada/base",
+        "--max-new-tokens",
+        "32",
+        "--push-card",
+    ]
+    scored = run("evaluation.cli", *words, env=env, cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    comparison = json.loads((tmp_path / "runs/eval/comparison.json").read_text())
+    assert comparison["data"] == record["dataset"]
+    assert {name: content for name, content in repo.main.items() if name != "README.md"} == {
+        name: content
+        for name, content in repo.commits[commits["models/ada/r1vlm-digits-base"]].items()
+        if name in repo.main and name != "README.md"
+    }
+    results, _, said = script(
+        CARDS, env, "ada/r1vlm-digits-base", next((tmp_path / "built/examples").iterdir())
+    ).partition("\n")
+    expected = ["sum", "ada/r1vlm-digits", commits["datasets/ada/r1vlm-digits"], round(100 * comparison["after"], 2)]
+    assert json.loads(results) == [expected]
+    assert "Let me solve this step by step." in said
+
+    assert "leave out --push-card" in refused(
+        run("evaluation.cli", "ada/base", "--data", "ada/r1vlm-digits", "--push-card", env=env, cwd=tmp_path)
+    )
+
+    for done in (trained, scored):
+        assert TOKEN not in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]

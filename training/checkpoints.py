@@ -15,7 +15,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from datagen.cards import CARD, model_card, public_record
+from datagen.cards import CARD, license_of, model_card, public_record
 from datagen.files import CURVE, RECORD, write_json, write_text
 from datagen.hub import MODEL_FILES, Mark, Published, Target, publish
 from training.config import Run
@@ -89,12 +89,14 @@ def publish_checkpoint(folder: Path, to: Target) -> Published:
 
 def make_record(run: Run, stage: str) -> dict[str, Any]:
     """What a checkpoint says of its making, beside its step and what the model has been shown."""
-    base = read_record(locate(run.model)).get("base_model", run.model)
+    start = locate(run.model)
+    base = read_record(start).get("base_model", run.model)
     what = [stage, base, run.dataset_fingerprint, run.tasks, run.seed, run.settings]
     return {
         "stage": stage,
         "model": run.model,
         "base_model": base,
+        "license": license_of(start),
         "run_hash": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16],
         "dataset": run.data,
         "dataset_fingerprint": run.dataset_fingerprint,

@@ -76,7 +76,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 def example_files(recipe: Recipe) -> dict[str, bytes]:
     """The pictures that the card shows, by their paths in the folder."""
-    return {example_path(row): row["image"]["bytes"] for row in first_questions(recipe)}
+    return {example_path(row): row["image"]["bytes"] for row in shown_questions(recipe)}
 
 
 def example_path(question: Mapping[str, Any]) -> str:
@@ -84,9 +84,10 @@ def example_path(question: Mapping[str, Any]) -> str:
     return f"{EXAMPLES}/{question['image_id']}.png"
 
 
-def first_questions(recipe: Recipe) -> list[dict[str, Any]]:
-    """The first question of each task in the train split, of the first dozen images."""
-    return [questions[0] for questions in sample(recipe, 12).values() if questions]
+def shown_questions(recipe: Recipe) -> list[dict[str, Any]]:
+    """What the card shows: three questions or more, of each task the first of the train split."""
+    asked = [questions for questions in sample(recipe, 12).values() if questions]
+    return [question for questions in asked for question in questions[: -(-3 // len(asked))]]
 
 
 def tables_of(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
@@ -156,7 +157,7 @@ def card_of(manifest: Mapping[str, Any]) -> str:
     """The dataset card, filled from a manifest."""
     recipe = Recipe(**manifest["recipe"])
     spec = DATASETS[recipe.dataset]
-    questions = first_questions(recipe)
+    questions = shown_questions(recipe)
     return dataset_card(spec, manifest, [(example_path(question), question) for question in questions])
 
 

@@ -40,6 +40,11 @@ def with_opening(chat_template: str) -> str:
     return chat_template if chat_template.endswith(opening) else chat_template.rstrip("\n") + opening
 
 
+def without_opening(chat_template: str) -> str:
+    """The Jinja chat template, without the opening words that `with_opening` has put there."""
+    return chat_template.removesuffix(with_opening(""))
+
+
 def vision_token_ids(vocabulary: Mapping[str, int]) -> list[int]:
     """The ids of those vision tokens that a tokenizer's vocabulary has, to be suppressed when text is generated."""
     return sorted(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)

@@ -62,7 +62,9 @@ class DatasetSpec:
     `draw` is a pure function of (random stream, source material of the split, options). `sources` are the names of
     the materials it can be drawn from, the default first. `raw_columns` are the columns that a drawing adds to `raw`,
     `r1_columns` the names of those that come along in `r1`; `difficulty` is the column a slice goes by. What the
-    `disjoint` columns hold may occur in one split only; the build proves it.
+    `disjoint` columns hold may occur in one split only; the build proves it. `exchange` draws an example with something
+    exchanged in its image that changes the right answer, for evaluations to see whether a model looks there: a function
+    of (random stream, row of `r1`, options) to the new image and the truth that changes.
     """
 
     name: str
@@ -76,6 +78,7 @@ class DatasetSpec:
     difficulty: str
     disjoint: tuple[str, ...]
     tasks: tuple[Task, ...]
+    exchange: Callable[[np.random.Generator, Truth, Mapping[str, Any]], Drawing] | None = None
 
 
 def reward_hash(task: Task) -> str:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import NoReturn
 
 from datagen.errors import Parser, run
 from datagen.hub import add_options
 from datagen.options import whole
+from evaluation.engines import ENGINES
+
+
+def temperature(text: str) -> float:
+    """A number from 0 to 10."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 10")
+    return number
 
 
 def make_parser() -> Parser:
@@ -28,7 +41,20 @@ def make_parser() -> Parser:
     add("--report", action="store_true", help="write report.html, a page to look at")
     add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="show these results too")
     add("--limit", metavar="N", type=whole(1), help="ask the first N questions alone")
-    add("--batch-size", metavar="N", type=whole(1), default=128, help="questions at a time [128]")
+    add("--controls", action="store_true", help="ask without the right image too: what is left of the accuracy?")
+    add(
+        "--samples",
+        metavar="K",
+        type=whole(1),
+        default=1,
+        help="answers to each question, drawn at random if several [1]",
+    )
+    add("--temperature", metavar="T", type=temperature, help="of the draw [0, or 1 with several samples]")
+    add("--engine", choices=ENGINES, default="auto", help="what answers [vllm where it pays off, else transformers]")
+    add(
+        "--endpoint", metavar="URL", help="a server that speaks OpenAI's protocol and has CHECKPOINT, as http://HOST/v1"
+    )
+    add("--batch-size", metavar="N", type=whole(1), help="questions at a time [128, of a server 32]")
     add("--max-new-tokens", metavar="N", type=whole(1), default=512, help="end an answer there [512]")
     add("--metrics", metavar="FILE", type=Path, help="draw this metrics.jsonl [that of the checkpoint's run]")
     hub = parser.add_argument_group("publishing on the Hugging Face Hub")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,40 +11,57 @@ from typing import Any
 from datagen.errors import UserError
 from datagen.files import write_text
 
+Place = tuple[str, int]
+"""The id of a question, and the number of the sample."""
+
 
 def write_completions(path: Path, ids: Sequence[str], messages: Sequence[str]) -> None:
-    """Write a message for each id, in one step.
+    """Write a message for each id, in one step. Further messages for an id are its samples 1, 2, ….
 
     As ASCII: a message may hold any code point JSON can name, and half a surrogate pair has no UTF-8.
     """
-    pairs = zip(ids, messages, strict=True)
-    write_text(path, "".join(json.dumps({"id": name, "completion": text}) + "\n" for name, text in pairs))
+    lines = [
+        json.dumps({"id": name, **({"sample": sample} if sample else {}), "completion": text}) + "\n"
+        for (name, sample), text in zip(places_of(ids), messages, strict=True)
+    ]
+    write_text(path, "".join(lines))
 
 
-def read_completions(path: Path, wanted: Sequence[str], known: Collection[str], where: str) -> list[str]:
-    """The messages for the ids `wanted`, in their order. Lines for other `known` ids are left out.
+def places_of(ids: Sequence[str]) -> list[Place]:
+    """Each id with how often it has come before."""
+    seen: Counter[str] = Counter()
+    places = []
+    for name in ids:
+        places.append((name, seen[name]))
+        seen[name] += 1
+    return places
+
+
+def read_completions(path: Path, ids: Sequence[str], known: Collection[str], where: str) -> list[str]:
+    """The messages for the ids, in their order; for an id that comes again, its next sample. Other lines are left out.
 
     Raises:
         UserError: for a line that is no completion, an id that is not `known` (the questions of `where`) or
-            comes twice, or a wanted id that is missing.
+            comes twice with the same sample, or a wanted message that is missing.
     """
-    found: dict[str, str] = {}
+    wanted = places_of(ids)
+    found: dict[Place, str] = {}
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
-        name, message = _parse(line, f"line {number} of {path}")
-        if name not in known:
-            raise UserError(f"line {number} of {path} answers {name!r}, which is no question of {where}")
-        if name in found:
-            raise UserError(f"line {number} of {path} answers {name!r} a second time: keep one of them")
-        found[name] = message
-    missing = [name for name in wanted if name not in found]
+        place, message = _parse(line, f"line {number} of {path}")
+        if place[0] not in known:
+            raise UserError(f"line {number} of {path} answers {place[0]!r}, which is no question of {where}")
+        if place in found:
+            raise UserError(f"line {number} of {path} answers {place[0]!r} a second time: keep one of them")
+        found[place] = message
+    missing = [place for place in wanted if place not in found]
     if missing:
         raise UserError(
             f"{path} answers {len(wanted) - len(missing)} of {len(wanted)} questions, {len(missing)} missing, "
-            f"the first of them {missing[0]!r}: complete it, or take fewer questions with --task or --limit"
+            f"the first of them {missing[0][0]!r}: complete it, or take fewer with --task, --limit or --samples"
         )
-    return [found[name] for name in wanted]
+    return [found[place] for place in wanted]
 
 
 def _lines(path: Path) -> list[str]:
@@ -53,7 +71,7 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not UTF-8 text: name a .jsonl file of completions") from error
 
 
-def _parse(line: str, where: str) -> tuple[str, str]:
+def _parse(line: str, where: str) -> tuple[Place, str]:
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:  # a ValueError also for an integer of too many digits
@@ -63,4 +81,7 @@ def _parse(line: str, where: str) -> tuple[str, str]:
     for key in ("id", "completion"):
         if not isinstance(value.get(key), str):
             raise UserError(f"{where} has no {key!r} that is a text")
-    return value["id"], value["completion"]
+    sample = value.get("sample", 0)
+    if not isinstance(sample, int) or sample < 0:
+        raise UserError(f"{where} has a 'sample' that is no number from 0 on")
+    return (value["id"], sample), value["completion"]

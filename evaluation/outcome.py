@@ -13,7 +13,7 @@ from datagen.tasks import find_task
 from evaluation.beside import mark_others
 from evaluation.compare import compare
 from evaluation.plan import Plan, Side
-from evaluation.score import Scored, slices, summary
+from evaluation.score import Scored, sampled, slices, summary
 from evaluation.subject import differences
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Answers:
     messages: list[str]
     engine: Mapping[str, str]
     seconds: float
-    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ def make_result(plan: Plan, side: Side, answers: Answers, scored: Scored) -> Rec
         "task": plan.task,
         "tasks": plan.tasks,
         **summary(scored),
+        **(sampled(scored, plan.sampling.samples) if plan.sampling.samples > 1 else {}),
         "slices": slices(scored, plan.dataset.spec.difficulty),
         "engine": dict(answers.engine),
-        "settings": {"greedy": True, "max_new_tokens": plan.max_new_tokens} if side.subject.is_model else {},
+        "settings": plan.sampling.as_json() if side.subject.is_model else {},
         "seconds": answers.seconds,
         "reward_hash": {name: reward_hash(find_task(name)) for name in plan.tasks},
         "versions": {"r1vlm": version("r1vlm")},
-        "completions_key": answers.key,
         "completions_sha256": sha256(side.completions),
         "warnings": differences(side.subject, plan.dataset, plan.tasks),
     }
@@ -75,6 +74,9 @@ def make_comparison(plan: Plan, results: Mapping[str, Record], scored: Mapping[s
         **compare(scored["before"], scored["after"], plan.dataset.spec.difficulty),
         **{key: after[key] for key in ("data", "dataset_fingerprint", "split", "task", "tasks", "reward_hash")},
         **{key: {side: results[side][key] for side in results} for key in ("model", "stage", "shown")},
+        "direct": results["before"].get("direct"),
+        "controls": after.get("controls", {}),
+        "findings": after["findings"],
         "beside": mark_others(plan.beside, after),
         "warnings": plan.warnings,
     }

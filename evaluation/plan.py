@@ -13,7 +13,8 @@ from datagen.errors import UserError, need, writable_folder
 from datagen.files import METRICS, RECORD
 from datagen.hub import Target, repository, target
 from evaluation.beside import Row, beside_row, read_beside
-from evaluation.subject import Subject, differences, open_subject
+from evaluation.engines import Sampling, check_engine
+from evaluation.subject import Subject, differences, open_subject, served_subject
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class Plan:
     tasks: list[str]
     split: str
     limit: int | None
-    batch_size: int
-    max_new_tokens: int
+    engine: str
+    batch_size: int | None
+    sampling: Sampling
+    controls: bool
     out: Path
     report: bool
     beside: list[Row]
@@ -62,13 +65,23 @@ def make_plan(arguments: Namespace) -> Plan:
     Raises:
         UserError: for every mistake that can be found without loading a model.
     """
-    subject = open_subject(arguments.checkpoint)
+    if arguments.endpoint is not None:
+        subject = served_subject(arguments.checkpoint, arguments.endpoint)
+    else:
+        subject = open_subject(arguments.checkpoint)
     baseline = open_subject(arguments.baseline) if arguments.baseline else None
     subjects = [one for one in (subject, baseline) if one]
     dataset = open_dataset(arguments.data) if arguments.data else _recorded_dataset(subjects)
     task = arguments.task or dataset.spec.name
     tasks = tasks_of(dataset, task)
-    need("eval", "scipy", *(("torch", "torchvision", "transformers") if any(s.is_model for s in subjects) else ()))
+    local = any(one.is_model and one.endpoint is None for one in subjects)
+    need("eval", "scipy", *(("torch", "torchvision", "transformers") if local else ()))
+    check_engine(arguments.engine, subject.endpoint)
+    if arguments.controls and not subject.is_model:
+        raise UserError("--controls asks the model, and these are completions: name a checkpoint")
+    if arguments.samples > 1 and arguments.temperature == 0:
+        raise UserError("several samples at temperature 0 are all the same: raise --temperature")
+    temperature = arguments.temperature if arguments.temperature is not None else float(arguments.samples > 1)
     plan = Plan(
         subject=subject,
         baseline=baseline,
@@ -77,8 +90,10 @@ def make_plan(arguments: Namespace) -> Plan:
         tasks=tasks,
         split=check_split(arguments.split),
         limit=arguments.limit,
+        engine=arguments.engine,
         batch_size=arguments.batch_size,
-        max_new_tokens=arguments.max_new_tokens,
+        sampling=Sampling(arguments.max_new_tokens, temperature, arguments.samples),
+        controls=arguments.controls,
         out=writable_folder(arguments.out),
         report=arguments.report,
         beside=_beside(subject, arguments.beside),

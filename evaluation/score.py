@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datagen.r1 import answer_of
 from datagen.tasks import find_task
-from evaluation.statistics import mean_interval
+from evaluation.statistics import mean_interval, pass_at_k
 
 Question = Mapping[str, Any]
 """A row of the `r1` config; its image is not looked at."""
@@ -77,6 +79,35 @@ def summary(scored: Scored) -> dict[str, Any]:
         "accuracy_ci95": list(mean_interval(scored.correctness, scored.images)),
         "rewards": mean_rewards(scored.rewards),
     }
+
+
+def sampled(scored: Scored, samples: int) -> dict[str, Any]:
+    """Of several answers to each question: `pass_at` 1, 2, 4, … of them, and the accuracy of the `majority`.
+
+    The majority is the answer given most often, of equals the first; it is right where the first message with it is.
+    """
+    groups: dict[str, list[tuple[str | None, bool]]] = {}
+    for question, message, right in zip(scored.questions, scored.messages, scored.correctness == 1, strict=True):
+        groups.setdefault(question["id"], []).append((answer_of(message), bool(right)))
+    images = {question["id"]: question["image_id"] for question in scored.questions}
+    counts = [sum(right for _, right in answers) for answers in groups.values()]
+    ks = [2**power for power in range(samples.bit_length())]
+    voted = np.array([majority_right(answers) for answers in groups.values()], dtype=np.float64)
+    return {
+        "samples": samples,
+        "pass_at": {str(k): float(np.mean([pass_at_k(samples, n, k) for n in counts])) for k in ks},
+        "majority": float(voted.mean()),
+        "majority_ci95": list(mean_interval(voted, [images[name] for name in groups])),
+    }
+
+
+def majority_right(answers: Sequence[tuple[str | None, bool]]) -> bool:
+    """Whether the commonest answer is right; messages without an answer have no vote."""
+    votes = Counter(answer for answer, _ in answers if answer is not None)
+    if not votes:
+        return False
+    chosen = votes.most_common(1)[0][0]
+    return next(right for answer, right in answers if answer == chosen)
 
 
 def mean_rewards(rewards: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -112,3 +112,11 @@ def _by_image(values: NDArray[np.float64], images: Sequence[str]) -> tuple[NDArr
     """The sum of the values and the number of questions of each image."""
     _, place = np.unique(np.asarray(images), return_inverse=True)
     return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)
+
+
+def pass_at_k(answers: int, right: int, k: int) -> float:
+    """The probability that at least one of `k` answers is right, where `right` of `answers` were: unbiased.
+
+    Chen et al. 2021, https://arxiv.org/abs/2107.03374.
+    """
+    return 1.0 - math.comb(answers - right, k) / math.comb(answers, k)

@@ -39,17 +39,19 @@ NOT_SETTINGS = (RECORD, "trainer_state.json")  # they say how the weights came a
 class Subject:
     """A checkpoint folder or a `.jsonl` of completions, and what its record says (nothing, for completions).
 
-    `name` opens it again: its path, or USER/NAME@commit on the Hub.
+    `name` opens it again: its path, or USER/NAME@commit on the Hub. Where a server at `endpoint` has the model, it is
+    the model's name there, and `path` is a folder only where the weights are here too.
     """
 
     name: str
     path: Path
     record: Mapping[str, Any]
+    endpoint: str | None = None
 
     @property
     def is_model(self) -> bool:
         """Whether it answers questions; completions have answered already."""
-        return self.path.is_dir()
+        return self.endpoint is not None or self.path.is_dir()
 
     @property
     def label(self) -> str:
@@ -57,10 +59,22 @@ class Subject:
         return "/".join(Path(self.name.partition("@")[0]).parts[-2:])
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything in a checkpoint folder that determines what the model answers."""
+        """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
+        if self.endpoint is not None and not self.path.is_dir():
+            return hashlib.sha256(f"{self.endpoint} {self.name}".encode()).hexdigest()
         files = sorted({path for pattern in (*WEIGHTS, *SETTINGS) for path in self.path.glob(pattern)})
         lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_SETTINGS]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def served_subject(name: str, endpoint: str) -> Subject:
+    """The model of that name that a server has. A folder of that name, if there is one, says what it is.
+
+    Raises:
+        UserError: where the folder's record is damaged.
+    """
+    path = Path(os.path.abspath(name))
+    return Subject(name, path, _read_record(path / RECORD) if path.is_dir() else {}, endpoint)
 
 
 def open_subject(name: str) -> Subject:

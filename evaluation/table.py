@@ -22,9 +22,13 @@ def result_table(result: Mapping[str, Any]) -> str:
         for name, row in rows
     ]
     further = [
-        [row["name"], accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", str(row["n"])]
-        for row in result["beside"]
+        [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", str(row["n"])]
+        for name, row in [*controlled(result), *((row["name"], row) for row in result["beside"])]
     ]
+    if result.get("samples"):
+        voted = accuracy_text(result["majority"], result["majority_ci95"])
+        further.insert(0, [f"majority of {result['samples']}", voted, "", ""])
+        further[1:1] = [[f"pass@{k}", percent(share).rjust(6), "", ""] for k, share in result["pass_at"].items()]
     return _aligned([["task", "accuracy (95% interval)", "format", "n"], *lines, *further])
 
 
@@ -44,11 +48,19 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         for name, row in rows
     ]
     further = [
-        [row["name"], "", accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", "", str(row["n"])]
-        for row in comparison["beside"]
+        [name, "", accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", "", str(row["n"])]
+        for name, row in [*controlled(comparison), *((row["name"], row) for row in comparison["beside"])]
     ]
+    if direct := comparison["direct"]:
+        before = accuracy_text(direct["accuracy"], direct["accuracy_ci95"])
+        further.insert(0, ["answering at once", before, "", "", "", str(direct["n"])])
     head = ["task", "before (95% interval)", "after (95% interval)", "change", "format", "n"]
     return _aligned([head, *lines, *further])
+
+
+def controlled(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The controls of a result, each with what it is called in a table."""
+    return [(f"with {row['title']}", row) for row in result.get("controls", {}).values()]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

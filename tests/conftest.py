@@ -17,6 +17,7 @@ settings.load_profile("r1vlm")
 # Caches of the Hugging Face libraries are ours alone. Set here, since the libraries read it when they are imported.
 CACHE = tempfile.TemporaryDirectory(prefix="r1vlm-tests-")
 os.environ["HF_HOME"] = CACHE.name
+os.environ["R1VLM_CACHE"] = f"{CACHE.name}/r1vlm"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from datagen import r1
 from datagen.decoder import OPTIONS
 from datagen.options import Option, one_size, span
 from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
-from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, disguise, look_up
+from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, disguise, exchange, look_up
 from datagen.words import ALPHABETS, Words
 
 PLAIN = re.compile(r"[a-z ]+")
@@ -132,4 +132,5 @@ MESSAGES = DatasetSpec(
     difficulty="word_length",
     disjoint=("words", "key"),
     tasks=(with_words(1), with_words(2), with_words(3)),
+    exchange=exchange,
 )

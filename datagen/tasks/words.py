@@ -49,6 +49,16 @@ def disguise(
     return Drawing(image, {"message": message, "coded_message": coded, "key": key, **more})
 
 
+def exchange(rng: np.random.Generator, example: Truth, options: Mapping[str, Any]) -> Drawing:
+    """The same coded message, with two letters exchanged in the decoder's right column, one of them in the message."""
+    key, letters = example["key"], ALPHABETS[len(example["key"])]
+    first = str(rng.choice(sorted(set(example["message"]) - {" "})))
+    second = str(rng.choice([letter for letter in key if letter != first]))
+    swap = str.maketrans(first + second, second + first)
+    image = draw_decoder(rng, list(zip(letters, key.translate(swap), strict=True)), options)
+    return Drawing(image, {"message": example["message"].translate(swap), "key": key.translate(swap)})
+
+
 def look_up(example: Truth) -> str:
     """The trace's first step: every coded character with what it stands for."""
     plain = example["message"].replace(" ", "_")
@@ -95,4 +105,5 @@ WORDS = DatasetSpec(
     difficulty="word_length",
     disjoint=("message", "key"),
     tasks=(WORD,),
+    exchange=exchange,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from datagen import r1
 from datagen.dataset import open_dataset
 from datagen.errors import UserError
-from evaluation import engine
+from evaluation import transformers_engine as engine
+from evaluation.engines import Prompt, Sampling
+from evaluation.variants import R1
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +25,8 @@ def rows(digits_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def loaded(random_checkpoint: Path) -> engine.Engine:
-    return engine.load(random_checkpoint, max_new_tokens=6)
+def loaded(random_checkpoint: Path) -> engine.TransformersEngine:
+    return engine.load(random_checkpoint, Sampling(6), 4)
 
 
 @pytest.fixture
@@ -32,13 +35,23 @@ def copy(random_checkpoint: Path, tmp_path: Path) -> Path:
     return shutil.copytree(random_checkpoint, tmp_path / "copy")
 
 
+def prompts(rows: Any, count: int) -> list[Prompt]:
+    return [R1.prompt(rows, place) for place in range(count)]
+
+
+def answers(loaded: engine.TransformersEngine, some: list[Prompt]) -> list[str]:
+    """What was generated for each, in order."""
+    found = dict(loaded.answer(some))
+    return [found[place] for place in range(len(some))]
+
+
 def prompt_ids(inputs: Any) -> list[list[int]]:
     """The ids of each prompt of a padded batch."""
     pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     return [ids[mask == 1].tolist() for ids, mask in pairs]
 
 
-def test_prompts_are_trls(loaded: engine.Engine, rows: Any) -> None:
+def test_prompts_are_trls(loaded: engine.TransformersEngine, rows: Any) -> None:
     from trl.data_utils import prepare_multimodal_messages  # not above: it imports datasets, which fixes its cache
 
     batch = list(rows.select(range(6)))
@@ -48,71 +61,84 @@ def test_prompts_are_trls(loaded: engine.Engine, rows: Any) -> None:
         tokenize=True,
         return_dict=True,
     )
-    inputs = engine.model_inputs(loaded, batch)
+    inputs = loaded.inputs(prompts(rows, 6))
     assert prompt_ids(inputs) == expected["input_ids"]
     assert torch.equal(inputs["pixel_values"], torch.as_tensor(expected["pixel_values"]))
     assert loaded.processor.decode(inputs["input_ids"][0]).endswith(r1.OPENING)
 
 
-def test_prompts_are_padded_on_the_left(loaded: engine.Engine, rows: Any) -> None:
-    short = rows[0]
-    longer = {**short, "prompt": r1.messages("What? " * 20, "6")}
-    mask = engine.model_inputs(loaded, [short, longer])["attention_mask"]
+def test_prompts_are_padded_on_the_left(loaded: engine.TransformersEngine, rows: Any) -> None:
+    short = R1.prompt(rows, 0)
+    longer = Prompt("longer", r1.messages("What? " * 20, "6"), short.image, opening=True)
+    mask = loaded.inputs([short, longer])["attention_mask"]
     assert mask[0, 0] == 0
     assert mask[0, -1] == 1
     assert mask[1].all()
 
 
-def test_messages_begin_with_the_opening_words(loaded: engine.Engine, rows: Any) -> None:
-    messages = list(engine.answer(loaded, rows.select(range(5)), batch_size=2))
-    assert len(messages) == 5
-    for message in messages:
-        assert message.startswith(r1.OPENING)
-        assert message.count(r1.PREAMBLE) == 1
+def test_the_opening_words_are_given_once_or_not(loaded: engine.TransformersEngine, rows: Any) -> None:
+    def rendered(prompt: Prompt) -> str:
+        return str(loaded.processor.decode(loaded.inputs([prompt])["input_ids"][0]))
+
+    given = R1.prompt(rows, 0)
+    assert rendered(given).count(r1.OPENING) == 1
+    assert rendered(replace(given, opening=False)) == rendered(given).removesuffix(r1.OPENING)
 
 
-def test_a_batch_answers_as_each_question_alone(loaded: engine.Engine, rows: Any) -> None:
-    few = rows.select(range(4))
-    assert list(engine.answer(loaded, few, 4)) == list(engine.answer(loaded, few, 1))
+def test_a_batch_answers_as_each_question_alone(loaded: engine.TransformersEngine, rows: Any) -> None:
+    few = prompts(rows, 4)
+    alone = replace(loaded, batch_size=1)
+    assert answers(loaded, few) == answers(alone, few)
 
 
-def test_vision_tokens_are_never_generated(loaded: engine.Engine, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_samples_differ_and_come_again(random_checkpoint: Path, rows: Any) -> None:
+    drawing = engine.load(random_checkpoint, Sampling(6, temperature=1.0), 4)
+    few = [R1.prompt(rows, place, sample) for sample in (0, 1) for place in range(4)]
+    first = answers(drawing, few)
+    assert first[:4] != first[4:]
+    assert answers(drawing, few) == first
+
+
+def test_vision_tokens_are_never_generated(
+    loaded: engine.TransformersEngine, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vision = loaded.processor.tokenizer.convert_tokens_to_ids(list(r1.VISION_TOKENS))
     hook = loaded.model.lm_head.register_forward_hook(
         lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(vision), 1e4)
     )
-    batch = list(rows.select(range(3)))
+    batch = prompts(rows, 3)
     try:
-        assert not {token for ids in engine.generate_ids(loaded, batch) for token in ids} & set(vision)
+        assert not {token for ids in loaded.generate_ids(batch) for token in ids} & set(vision)
         monkeypatch.setattr(loaded.model.generation_config, "suppress_tokens", None)
         monkeypatch.setattr(loaded.model.generation_config, "max_new_tokens", 1)
-        tempted = engine.generate_ids(loaded, batch)  # this model wants nothing else
+        tempted = loaded.generate_ids(batch)  # this model wants nothing else
         assert {token for ids in tempted for token in ids} <= set(vision)
     finally:
         hook.remove()
 
 
-def test_a_checkpoints_own_sampling_is_not_used(copy: Path, rows: Any, loaded: engine.Engine) -> None:
+def test_a_checkpoints_own_sampling_is_not_used(copy: Path, rows: Any, loaded: engine.TransformersEngine) -> None:
     settings = json.loads((copy / "generation_config.json").read_text())
     own = {"do_sample": True, "temperature": 5.0, "top_k": 3, "repetition_penalty": 1.5}
     (copy / "generation_config.json").write_text(json.dumps({**settings, **own}))
-    few = rows.select(range(3))
-    assert list(engine.answer(engine.load(copy, 6), few, 3)) == list(engine.answer(loaded, few, 3))
+    few = prompts(rows, 3)
+    assert answers(engine.load(copy, Sampling(6), 4), few) == answers(loaded, few)
 
 
-def test_the_opening_words_are_added_where_they_lack(copy: Path, loaded: engine.Engine) -> None:
+def test_the_opening_words_are_added_where_they_lack(copy: Path, loaded: engine.TransformersEngine, rows: Any) -> None:
     template = copy / "chat_template.jinja"
-    bare = template.read_text().removesuffix(r1.with_opening(""))
+    bare = r1.without_opening(template.read_text())
     assert r1.PREAMBLE.strip() not in bare
     template.write_text(bare)
-    assert engine.load(copy, 6).processor.chat_template == loaded.processor.chat_template
+    few = prompts(rows, 2)
+    assert prompt_ids(engine.load(copy, Sampling(6), 4).inputs(few)) == prompt_ids(loaded.inputs(few))
 
 
 def test_weights_that_are_torn(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"can't be loaded as a vision-language model: "):
-        engine.load(copy, 6)
+        engine.load(copy, Sampling(6), 4)
 
 
 def test_weights_that_are_missing(copy: Path) -> None:
@@ -122,10 +148,10 @@ def test_weights_that_are_missing(copy: Path) -> None:
     gone = next(name for name in weights if "mlp" in name)
     save_file({k: v for k, v in weights.items() if k != gone}, copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="lacks 1 of the model's weights"):
-        engine.load(copy, 6)
+        engine.load(copy, Sampling(6), 4)
 
 
 def test_a_model_of_another_kind(copy: Path) -> None:
     (copy / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="can't be loaded"):
-        engine.load(copy, 6)
+        engine.load(copy, Sampling(6), 4)

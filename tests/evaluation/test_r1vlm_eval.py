@@ -16,7 +16,7 @@ from datagen import r1
 from datagen.dataset import open_dataset
 from datagen.task import reward_hash
 from datagen.tasks import find_task
-from evaluation import engine
+from evaluation import asking
 
 RESULT_KEYS = {
     *("model", "data", "dataset_fingerprint", "split", "task", "n", "accuracy", "accuracy_ci95", "rewards", "slices"),
@@ -129,28 +129,39 @@ def test_a_record_that_does_not_fit_is_the_first_line(recorded: Path, tmp_path: 
     assert [f"warning: {text}" for text in warnings] == [first, second]
 
 
-def test_completions_are_used_again_only_where_nothing_has_changed(
+def test_a_question_is_asked_again_only_where_something_has_changed(
     recorded: Path, tmp_path: Path, r1vlm_eval: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads: list[int] = []
-    load = engine.load
-    monkeypatch.setattr(engine, "load", lambda folder, tokens: (loads.append(tokens), load(folder, tokens))[1])
+    monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "cache"))
+    loads: list[object] = []
+    load = asking.load
+    monkeypatch.setattr(asking, "load", lambda *about: (loads.append(about[0].sampling), load(*about))[1])
     arguments = (recorded, "--out", tmp_path / "out", "--limit", 3, "--max-new-tokens")
     assert r1vlm_eval(*arguments, 4).code == 0
     first = read(tmp_path / "out" / "results.json")
-    assert "used again" in r1vlm_eval(*arguments, 4).out
+    assert "all 3 answers are there already" in r1vlm_eval(*arguments, 4).out
     assert read(tmp_path / "out" / "results.json") == first
-    assert loads == [4]
-    assert "used again" not in r1vlm_eval(*arguments, 5).out  # another setting
-    completions = tmp_path / "out" / "completions.jsonl"
-    completions.write_text(completions.read_text().replace("step", "stop"))
-    assert "used again" not in r1vlm_eval(*arguments, 5).out  # other completions
+    assert r1vlm_eval(recorded, "--out", tmp_path / "elsewhere", "--limit", 2, "--max-new-tokens", 4).code == 0
+    assert len(loads) == 1
+    assert r1vlm_eval(*arguments, 5).code == 0  # another setting
     from safetensors.torch import load_file, save_file
 
     weights = {name: tensor + 0.1 for name, tensor in load_file(recorded / "model.safetensors").items()}
     save_file(weights, recorded / "model.safetensors", {"format": "pt"})
-    assert "used again" not in r1vlm_eval(*arguments, 5).out  # other weights
-    assert loads == [4, 5, 5, 5]
+    assert r1vlm_eval(*arguments, 5).code == 0  # other weights
+    assert len(loads) == 3
+    [kept] = [
+        path
+        for path in (tmp_path / "cache/completions").iterdir()
+        if path.stat().st_mtime == max(one.stat().st_mtime for one in (tmp_path / "cache/completions").iterdir())
+    ]
+    torn = kept.read_bytes()
+    kept.write_bytes(torn[: torn.rindex(b'{"id"') + 9])  # what a kill may leave
+    assert r1vlm_eval(*arguments, 5).code == 0
+    assert len(loads) == 4
+    assert [line["id"] for line in map(json.loads, kept.read_bytes().splitlines()) if "id" in line] == [
+        line["id"] for line in map(json.loads, (tmp_path / "out/completions.jsonl").read_text().splitlines())
+    ]
 
 
 def test_baseline(solved: Path, recorded: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
@@ -266,7 +277,7 @@ def test_checkpoints_that_are_none(spoil: Any, message: str, recorded: Path, tmp
 
 def test_other_things_that_are_no_checkpoint(digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
     refused(r1vlm_eval(digits_folder), "is not a checkpoint folder: it has no config.json and no weights")
-    refused(r1vlm_eval("Qwen/Qwen2.5-VL-3B-Instruct"), "there is no Qwen/Qwen2.5-VL-3B-Instruct")
+    refused(r1vlm_eval("Qwen/Qwen2.5-VL-3B-Instruct"), "no model of that name has been downloaded")
     refused(r1vlm_eval(digits_folder / "manifest.json"), "neither a checkpoint folder nor a .jsonl file")
     refused(r1vlm_eval(), "the following arguments are required: CHECKPOINT")
 

@@ -17,8 +17,7 @@ from datagen.r1 import vision_token_ids
 from datagen.sources import SIDE
 from datagen.tasks import TASKS
 from tests.processes import refused, run
-from training.config import SMALL
-from training.model import BUILT_IN, load
+from training.model import BUILT_IN, SMALL, load
 from training.small.architecture import EXAMPLE, make_processor
 from training.small.decoders import SHARES, decoders
 from training.small.language import ciphered, decoded, decoding_accuracy, random_message, transcription_accuracy

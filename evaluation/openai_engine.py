@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,22 +25,23 @@ LONGEST_WAIT = 20.0  # seconds between two tries
 AT_ONCE = 32  # questions that are asked at the same time, unless --batch-size says otherwise
 
 
-@dataclass
+@dataclass(frozen=True)
 class OpenAIEngine:
-    """A server at `address` (…/v1) that has a `model`. Questions are asked `at_once`, and again where that fails."""
+    """A server at `address` (…/v1) that has a `model`. Questions are asked `at_once`, and again where that fails.
+
+    The token, where the server wants one, is that of `OPENAI_API_KEY`.
+    """
 
     address: str
     model: str
     sampling: Sampling
     at_once: int
-    client: httpx.Client = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Make the connection that all requests share."""
+    def _client(self) -> httpx.Client:
         token = os.environ.get("OPENAI_API_KEY", "")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         limits = httpx.Limits(max_connections=self.at_once)
-        self.client = httpx.Client(headers=headers, timeout=httpx.Timeout(600, connect=10), limits=limits)
+        return httpx.Client(headers=headers, timeout=httpx.Timeout(600, connect=10), limits=limits)
 
     def describe(self) -> dict[str, str]:
         """What generated the answers, for the result file."""
@@ -50,11 +51,11 @@ class OpenAIEngine:
         """What was generated for each prompt, by its place, in the order in which the server is done."""
         places = iter(range(len(prompts)))
         running: dict[Future[str], int] = {}
-        with ThreadPoolExecutor(self.at_once) as pool:
+        with self._client() as client, ThreadPoolExecutor(self.at_once) as pool:
             try:
                 while True:
                     for place in islice(places, self.at_once - len(running)):
-                        running[pool.submit(self._ask, prompts[place])] = place
+                        running[pool.submit(self._ask, client, prompts[place])] = place
                     if not running:
                         return
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -63,7 +64,7 @@ class OpenAIEngine:
                 for future in running:
                     future.cancel()
 
-    def _ask(self, prompt: Prompt) -> str:
+    def _ask(self, client: httpx.Client, prompt: Prompt) -> str:
         body = {
             "model": self.model,
             "messages": [_turn(message, prompt.image) for message in prompt.messages],
@@ -71,7 +72,7 @@ class OpenAIEngine:
             "temperature": self.sampling.temperature,
             "seed": prompt.seed,
         }
-        answer = self._send("POST", "/chat/completions", body)
+        answer = self._send(client, "POST", "/chat/completions", body)
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
@@ -80,13 +81,14 @@ class OpenAIEngine:
 
     def models(self) -> list[str]:
         """The names of the models that the server has."""
-        listed = self._send("GET", "/models", None)
+        with self._client() as client:
+            listed = self._send(client, "GET", "/models", None)
         try:
             return [str(one["id"]) for one in listed["data"]]
         except (KeyError, TypeError) as error:
             raise UserError(f"{self._where} does not list its models: name one as CHECKPOINT") from error
 
-    def _send(self, method: str, path: str, body: Any) -> Any:
+    def _send(self, client: httpx.Client, method: str, path: str, body: Any) -> Any:
         """The JSON of an answer. Asked again, after a wait that doubles, where the server is busy or gone.
 
         Raises:
@@ -94,7 +96,7 @@ class OpenAIEngine:
         """
         for attempt in range(TRIES):
             try:
-                response = self.client.request(method, self.address + path, json=body)
+                response = client.request(method, self.address + path, json=body)
             except httpx.TransportError as error:
                 said, least = type(error).__name__, 0.0
             else:
@@ -112,19 +114,17 @@ class OpenAIEngine:
         return self.address.rpartition("@")[2]
 
 
-def connect(endpoint: str, model: str | None, sampling: Sampling, at_once: int) -> OpenAIEngine:
-    """A server that is there, and has the model; its only one where none is named.
+def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> OpenAIEngine:
+    """A server that is there, and has the model.
 
     Raises:
         UserError: where the address is none, nobody answers, or there is no such model.
     """
     if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
         raise UserError(f"--endpoint {endpoint} is no address: write http://HOST:PORT/v1")
-    engine = OpenAIEngine(endpoint.rstrip("/"), model or "", sampling, at_once)
+    engine = OpenAIEngine(endpoint.rstrip("/"), model, sampling, at_once)
     known = engine.models()
-    if model is None and len(known) == 1:
-        engine.model = known[0]
-    elif model not in known:
+    if model not in known:
         raise UserError(f"{engine._where} has no model {model}: name one of {', '.join(known[:10])}")
     return engine
 

@@ -1,0 +1,87 @@
+"""A server that speaks OpenAI's chat protocol on loopback, answers with a checkpoint, and fails where it is told to."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from evaluation import transformers_engine
+from evaluation.engines import Prompt, Sampling
+
+
+class Server:
+    """What the tests see: `asked` counts requests for an answer; of these every `fails`-th gets none."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.asked = 0
+        self.failed = 0
+        self.fails = 0
+        self.lock = threading.Lock()
+
+
+@contextmanager
+def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
+    """A server of the model `served`, for as long as the block runs."""
+    engine = transformers_engine.load(checkpoint, Sampling(max_new_tokens), 1)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing on stderr."""
+
+        def send(self, status: int, value: Any) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:  # the name is http.server's
+            self.send(200, {"data": [{"id": "served"}]})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with state.lock:
+                state.asked += 1
+                if state.fails and state.asked % state.fails == 0:
+                    state.failed += 1
+                    if state.failed % 2:
+                        self.send(503, {"error": "not now"})
+                    else:
+                        self.close_connection = True
+                        self.connection.shutdown(2)
+                    return
+                [(_, text)] = engine.answer([prompt_of(body)])
+            self.send(200, {"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state = Server(f"http://127.0.0.1:{server.server_port}/v1")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def prompt_of(body: dict[str, Any]) -> Prompt:
+    """The prompt that a request describes."""
+    system, user = body["messages"]
+    picture, text = user["content"]
+    data = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    messages = [system, {"role": "user", "content": text["text"]}]
+    return Prompt("served", messages, Image.open(io.BytesIO(data)), opening=True)

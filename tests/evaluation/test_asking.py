@@ -1,0 +1,161 @@
+"""Answers are asked for once: by any engine, after a kill, of a server that fails, several times, without the image."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Call, read, solutions, write_lines
+from server import serving
+
+from datagen import r1
+from datagen.build import build
+from datagen.dataset import open_dataset
+from datagen.engines import processes
+from datagen.recipe import make_recipe
+from datagen.tasks import TASKS
+from evaluation.controls import findings
+from evaluation.score import majority_right, score
+from evaluation.variants import DIRECT, controls
+from tests.processes import kill_when, run
+
+SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "findings")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_killed_evaluation_goes_on(random_checkpoint: Path, digits_folder: Path, tmp_path: Path) -> None:
+    words = [random_checkpoint, "--data", digits_folder, "--max-new-tokens", "24", "--batch-size", "2", "--out"]
+    env = os.environ | {"R1VLM_CACHE": str(tmp_path / "cache")}
+
+    def kept() -> list[dict[str, Any]]:
+        files = list((tmp_path / "cache").rglob("*.jsonl"))
+        whole = [line for file in files for line in file.read_bytes().split(b"\n")[:-1]]
+        return [value for value in map(json.loads, whole) if "id" in value]
+
+    kill_when(lambda: len(kept()) >= 6, "evaluation.cli", *words, tmp_path / "out", env=env)
+    before = kept()
+    assert 6 <= len(before) < 40
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert run("evaluation.cli", *words, tmp_path / "out", env=env).returncode == 0
+    assert kept()[: len(before)] == before
+    assert len(kept()) == len({line["id"] for line in kept()}) == 40  # nothing was asked twice
+    fresh = os.environ | {"R1VLM_CACHE": str(tmp_path / "other")}
+    assert run("evaluation.cli", *words, tmp_path / "undisturbed", env=fresh).returncode == 0
+    one, other = (read(tmp_path / name / "results.json") for name in ("out", "undisturbed"))
+    assert {key: one[key] for key in SCORES} == {key: other[key] for key in SCORES}
+
+
+def test_a_server_answers_as_the_model_here_even_where_it_fails(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    common = ("--data", digits_folder, "--max-new-tokens", 12, "--out")
+    assert r1vlm_eval(random_checkpoint, *common, tmp_path / "here").code == 0
+    with serving(random_checkpoint, 12) as server:
+        server.fails = 5  # a fifth of the requests
+        called = r1vlm_eval("served", "--endpoint", server.address, "--batch-size", 4, *common, tmp_path / "there")
+        assert called.code == 0, called.err
+        assert server.asked == 40 + server.failed
+        assert server.failed >= 8
+        again = r1vlm_eval("served", "--endpoint", server.address, *common, tmp_path / "again")
+        assert "all 40 answers are there already" in again.out
+        assert server.asked == 40 + server.failed
+        wrong = r1vlm_eval("other", "--endpoint", server.address, *common, tmp_path / "wrong")
+        assert "has no model other: name one of served" in wrong.err
+    here, there = (read(tmp_path / name / "results.json") for name in ("here", "there"))
+    assert (tmp_path / "here/completions.jsonl").read_text() == (tmp_path / "there/completions.jsonl").read_text()
+    assert {key: here[key] for key in SCORES} == {key: there[key] for key in SCORES}
+    assert there["engine"]["name"] == "openai"
+
+
+def test_several_samples(random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    words = (random_checkpoint, "--data", digits_folder, "--limit", 5, "--max-new-tokens", 4, "--out", tmp_path / "o")
+    called = r1vlm_eval(*words, "--samples", 4)
+    assert called.code == 0, called.err
+    result = read(tmp_path / "o" / "results.json")
+    assert (result["n"], result["samples"], set(result["pass_at"])) == (20, 4, {"1", "2", "4"})
+    assert result["settings"]["temperature"] == 1.0
+    written = lines(tmp_path / "o" / "completions.jsonl")
+    assert [line.get("sample", 0) for line in written] == [0, 1, 2, 3] * 5
+    assert len({line["completion"] for line in written[:4]}) > 1
+    called = r1vlm_eval(tmp_path / "o/completions.jsonl", *words[1:-1], tmp_path / "again", "--samples", 4)
+    assert called.code == 0, called.err
+    assert read(tmp_path / "again" / "results.json")["majority"] == result["majority"]
+    assert "raise --temperature" in r1vlm_eval(*words, "--samples", 2, "--temperature", 0).err
+
+
+def test_the_majority() -> None:
+    assert majority_right([("3", False), ("4", True), ("4", True)])
+    assert not majority_right([("3", False), ("4", True), ("3", False)])
+    assert majority_right([(None, False), (None, False), ("4", True)])
+    assert not majority_right([(None, False)])
+
+
+@pytest.mark.parametrize("name", ["digits", "counting", "words", "messages"])
+def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
+    build(make_recipe(name, size=30, seed=0), tmp_path / name, processes(1))
+    built = open_dataset(tmp_path / name)
+    rows = built.questions("train")
+    questions = rows.remove_columns("image").to_list()
+    for place, question in enumerate(questions):
+        assert score([question], [DIRECT.message(question, question["answer"])]).correctness == 1
+        assert score([question], [DIRECT.message(question, TASKS[question["task"]].example_answer)]).correctness == 0
+        prompt = DIRECT.prompt(rows, place)
+        assert not prompt.opening
+        assert "think" not in prompt.messages[0]["content"]
+    found = {one.name: one for one in controls(built.spec, built.manifest["recipe"]["options"])}
+    assert found.keys() == {"blank", "other", *({"exchanged"} if name in ("words", "messages") else ())}
+    for place in range(5):
+        image = rows[place]["image"]
+        assert len(found["blank"].prompt(rows, place).image.getcolors()) == 1
+        assert found["other"].prompt(rows, place).image.tobytes() != image.tobytes()
+    if "exchanged" in found:
+        judged = found["exchanged"].judged(rows, questions)
+        for place, (question, other) in enumerate(zip(questions, judged, strict=True)):
+            assert other["coded_message"] == question["coded_message"]
+            assert other["message"] != question["message"]
+            letters = str.maketrans(dict(zip(question["key"], other["key"], strict=True)))
+            assert question["message"].translate(letters) == other["message"]
+            assert sum(a != b for a, b in zip(question["key"], other["key"], strict=True)) == 2
+            right = r1.solution(TASKS[other["task"]].solve(other), other["message"])
+            assert score([other], [right]).correctness == 1
+            assert score([question], [right]).correctness == 0
+            assert found["exchanged"].prompt(rows, place).image.tobytes() != rows[place]["image"].tobytes()
+
+
+def test_findings(questions: list[dict[str, Any]]) -> None:
+    by_task = {task: [q for q in questions if q["task"] == task] for task in ("list", "sum")}
+
+    def said(answer: Any, controlled: dict[str, Any] | None = None) -> str:
+        messages = [r1.solution("So.", answer(question)) for question in questions]
+        return " ".join(findings(score(questions, messages), controlled or {}))
+
+    most = max((q["answer"] for q in by_task["sum"]), key=[q["answer"] for q in by_task["sum"]].count)
+    assert f"sum: 100.0% of the answers are {most!r}, whatever the question" in said(lambda _: most)
+    assert "sum: 100.0% of the answers are the example of the instruction" in said(
+        lambda question: TASKS[question["task"]].example_answer
+    )
+    assert said(lambda question: question["answer"]) == ""
+    looks = {"blank": {"accuracy": 0.1, "title": "an empty image"}}
+    guesses = {"blank": {"accuracy": 0.9, "title": "an empty image"}}
+    assert said(lambda question: question["answer"], looks) == ""
+    assert "It does not need the image: with an empty image 90.0%" in said(lambda q: q["answer"], guesses)
+
+
+def test_controls_of_a_model_that_does_not_look(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    words = (random_checkpoint, "--data", digits_folder, "--limit", 6, "--max-new-tokens", 4, "--controls")
+    called = r1vlm_eval(*words, "--out", tmp_path / "out")
+    assert called.code == 0, called.err
+    result = read(tmp_path / "out" / "results.json")
+    assert set(result["controls"]) == {"blank", "other"}
+    assert all(len(one["lost_ci95"]) == 2 for one in result["controls"].values())
+    assert "with an empty image" in called.out
+    done = write_lines(tmp_path / "c.jsonl", solutions([]))
+    assert "these are completions" in r1vlm_eval(done, "--data", digits_folder, "--controls").err

@@ -96,7 +96,8 @@ def model_repository(tasks: list[str], base: str) -> str:
     from datagen.tasks import DATASETS
 
     whole = [spec.name for spec in DATASETS.values() if [task.name for task in spec.tasks] == tasks]
-    return f"r1vlm-{'-'.join(whole or tasks)}-{base.partition('@')[0].rpartition('/')[2]}"
+    name = Path(base).name if Path(base).is_absolute() else base.partition("@")[0].rpartition("/")[2]
+    return f"r1vlm-{'-'.join(whole or tasks)}-{name}"
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +118,8 @@ def model_card(
     `repo` is where it is published, `curve` says that the reward curve is there too. `result` is an evaluation's
     record: of this model alone, or a comparison with what it was before.
     """
-    record = {"base_model": None, "dataset": None, "hardware": None, "license": {}} | public_record(record)
+    known: dict[str, Any] = {"base_model": None, "dataset": None, "hardware": None, "git_commit": None, "license": {}}
+    record = known | public_record(record)
     metadata = model_metadata(record, result, repo)
     return render(
         "model.md.jinja", front=front_matter(metadata), card=record, repo=repo or "FOLDER", curve=curve, result=result
@@ -128,7 +130,7 @@ def model_metadata(record: Mapping[str, Any], result: Mapping[str, Any] | None, 
     """The card's YAML, as a value, with the results in the form of the Hub's model index."""
     base, dataset = record["base_model"] or "", record["dataset"]
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
-    if "/" in base:
+    if "@" in base:  # on the Hub
         metadata |= {"base_model": base.partition("@")[0], "base_model_relation": "finetune"}
     metadata |= record["license"]
     if dataset:
@@ -136,13 +138,15 @@ def model_metadata(record: Mapping[str, Any], result: Mapping[str, Any] | None, 
     metadata["tags"] = ["r1vlm", "grpo" if record["stage"] == "grpo" else "sft", *record["tasks"]]
     if result is not None:
         name = (repo or "r1vlm").rpartition("/")[2]
-        metadata["model-index"] = [{"name": name, "results": model_index(record, result)}]
+        metadata["model-index"] = [{"name": name, "results": model_index(result)}]
     return metadata
 
 
-def model_index(record: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def model_index(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The accuracy on each task as the Hub's model index has it."""
-    repo, _, commit = str(record["dataset"] or "").partition("@")
+    repo, at, commit = result["data"].partition("@")
+    if not at or Path(repo).is_absolute():  # a folder
+        repo = commit = ""
     dataset = {
         "name": f"r1vlm {'-'.join(result['tasks'])}",
         "type": repo or "r1vlm",

@@ -224,16 +224,22 @@ def push(arguments: argparse.Namespace) -> None:
     from datagen.manifest import read_manifest
 
     folder = Path(arguments.dir)
-    to = where_to_push(arguments, read_manifest(folder)["recipe"].get("dataset", "dataset"))
+    to = where_to_push(arguments, str(read_manifest(folder)["recipe"].get("dataset")))
     print(publish_folder(folder, to))
 
 
 def card(arguments: argparse.Namespace) -> None:
     """`r1vlm-data card`."""
     from datagen.cards import CARD
-    from datagen.manifest import read_manifest, write_card
+    from datagen.manifest import MANIFEST, read_manifest, write_card
+    from datagen.verify import recipe_of
 
-    write_card(arguments.dir, read_manifest(arguments.dir))
+    manifest = read_manifest(arguments.dir)
+    recipe_of(arguments.dir, manifest)
+    try:
+        write_card(arguments.dir, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{arguments.dir / MANIFEST} is not what r1vlm writes now: build the dataset again") from error
     print(arguments.dir / CARD)
 
 

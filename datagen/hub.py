@@ -8,30 +8,27 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from datagen.errors import UserError
 from datagen.files import sha256
+from datagen.hub_errors import causes_of, hub, patiently, speaking
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 Kind = Literal["dataset", "model"]
-T = TypeVar("T")
 
 NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
-PASSING = (408, 412, 429, 500, 502, 503, 504)  # a later try may end otherwise; 412: another commit came in between
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # no pickles, no code
-LEFT_ALONE = ".gitattributes"  # the Hub's own, in every repository
+OURS = {"dataset": ("r1/*", "raw/*", "examples/*"), "model": ("*.safetensors",)}  # what a newer version may remove
+PULLS = 20  # pull requests, the latest, among which the same content is looked for
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ def target(arguments: argparse.Namespace, kind: Kind, name: str) -> Target:
         UserError: where nobody is logged in, the token can't write, or the name can't be.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.utils._validators import validate_repo_id
 
     if arguments.create_pr and arguments.revision:
         raise UserError("a pull request goes to the main branch: leave out --revision or --create-pr")
@@ -86,16 +84,12 @@ def target(arguments: argparse.Namespace, kind: Kind, name: str) -> Target:
         raise UserError(f"--repo {arguments.repo} is no repository: write USER/NAME")
     with speaking(arguments.repo or name, kind):
         me = patiently(HfApi().whoami)
-    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise UserError("your token may only read: log in with one that may write (hf auth login, or HF_TOKEN)")
-    return Target(
-        kind,
-        arguments.repo or f"{me['name']}/{name}",
-        arguments.private,
-        arguments.revision,
-        arguments.create_pr,
-        arguments.force,
-    )
+        role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
+        if role == "read":
+            raise UserError("your token may only read: log in with one that may write (hf auth login, or HF_TOKEN)")
+        repo = arguments.repo or f"{me['name']}/{name}"
+        validate_repo_id(repo)
+    return Target(kind, repo, arguments.private, arguments.revision, arguments.create_pr, arguments.force)
 
 
 def repository(text: str) -> tuple[str, str | None] | None:
@@ -118,27 +112,56 @@ def fetch(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Pa
     Raises:
         UserError: where there is no such repository or revision, or it can't be read.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     named = repository(text)
     if named is None:
         raise RuntimeError(f"{text} names no repository")
     repo, revision = named
-    with speaking(repo, kind, revision):
-        folder = Path(
-            patiently(
-                lambda: snapshot_download(
-                    repo,
-                    repo_type=kind,
-                    revision=revision,
-                    allow_patterns=list(patterns if kind == "dataset" else ("README.md", *MODEL_FILES)),
-                    ignore_patterns=None if kind == "dataset" else "*/*",
-                    local_files_only=HF_HUB_OFFLINE,
-                )
+
+    def download(revision: str | None, *, here: bool = False) -> Path:
+        return Path(
+            snapshot_download(
+                repo,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=list(patterns if kind == "dataset" else ("README.md", *MODEL_FILES)),
+                ignore_patterns=None if kind == "dataset" else "*/*",
+                local_files_only=here,
             )
         )
+
+    def look() -> Path:
+        # Asked for first: where the Hub is busy or the repository gone, the download alone takes an older one silently.
+        commit = HfApi().repo_info(repo, repo_type=kind, revision=revision).sha
+        folder = download(revision)
+        return folder if folder.name == commit else download(commit)
+
+    with speaking(repo, kind, revision):
+        try:
+            folder = download(revision, here=True) if HF_HUB_OFFLINE else patiently(look)
+        except Exception as error:
+            folder_before = _cached(error, download, revision)
+            if folder_before is None:
+                raise
+            folder = folder_before
+            print(f"can't reach {hub()}: taking {repo} as it was downloaded before", file=sys.stderr, flush=True)
     return folder, f"{repo}@{folder.name}"
+
+
+def _cached(error: Exception, download: Any, revision: str | None) -> Path | None:
+    """What was downloaded before, where there is no network at all; else None."""
+    import httpx
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not any(isinstance(cause, httpx.ConnectError) for cause in causes_of(error)):
+        return None
+    try:
+        folder: Path = download(revision, here=True)
+    except LocalEntryNotFoundError:
+        return None
+    return folder
 
 
 @dataclass(frozen=True)
@@ -150,13 +173,23 @@ class Mark:
     value: Any
 
 
-def publish(to: Target, files: Mapping[str, Path | bytes], mark: Mark, *, whole: bool = True) -> Published:
-    """Publish files, by their names in the repository, in one commit. Others are removed where these are the `whole`.
+def publish(
+    to: Target,
+    files: Mapping[str, Path | bytes],
+    mark: Mark,
+    *,
+    whole: bool = True,
+    no_change: str | None = None,
+) -> Published:
+    """Publish files, by their names in the repository, in one commit.
 
-    A repository that holds something else (by its `mark`) is replaced only by force, and never gets a mere part.
+    A repository that holds something else (by its `mark`) is replaced only by force. Where these files are the `whole`
+    of it, older files of ours are removed (by force, all others too); where they are a part, the rest must be there.
+    The file `no_change` is not published for its own sake.
+
     Files are uploaded first, those that the Hub has already are not sent again, and the commit comes last: an upload
     that is cut off leaves the repository as it was, and the same command goes on. huggingface_hub's `upload_folder`
-    isn't used, since it publishes in several commits (1.33).
+    isn't used, since with Xet it publishes in several commits (1.33).
 
     Raises:
         UserError: where the repository holds something else, or the Hub refuses; nothing has been published then.
@@ -164,37 +197,132 @@ def publish(to: Target, files: Mapping[str, Path | bytes], mark: Mark, *, whole:
     from huggingface_hub import HfApi
 
     with speaking(to.repo, to.kind, to.revision):
-        return patiently(lambda: _publish(HfApi(), to, files, mark, whole))
+        return patiently(lambda: _publish(_Remote(HfApi(), to), files, mark, whole, no_change))
 
 
-def _publish(api: HfApi, to: Target, files: Mapping[str, Path | bytes], mark: Mark, whole: bool) -> Published:
+def _publish(
+    at: _Remote, files: Mapping[str, Path | bytes], mark: Mark, whole: bool, no_change: str | None
+) -> Published:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.constants import REGEX_COMMIT_OID
 
-    if whole and not api.repo_exists(to.repo, repo_type=to.kind):
-        api.create_repo(to.repo, repo_type=to.kind, private=to.private or None, exist_ok=True)
-    url = f"{api.endpoint}/{'datasets/' if to.kind == 'dataset' else ''}{to.repo}"
-    made = whole and to.revision is not None and not _has_branch(api, to)
-    if made:
-        api.create_branch(to.repo, repo_type=to.kind, branch=str(to.revision), exist_ok=True)
-    head = api.repo_info(to.repo, repo_type=to.kind, revision=to.revision).sha
-    there = _files_at(api, to, head)
-    stale = [name for name in there if name not in files] if whole else []
-    if there and not stale and _unchanged(api, to, head, there, files):
-        return Published(url, str(head), new=False)
-    same = mark.file in there and _value(_read(api, to, head, mark.file), mark.key) == mark.value
-    if not (same or (whole and (not there or made or to.create_pr or to.force))):
+    to = at.to
+    head, fresh = at.head(make=whole)
+    there = at.files(head)
+    same = mark.file in there and _value(at.read(head, mark.file), mark.key) == mark.value
+    if not (same or (whole and (not there or fresh or to.create_pr or to.force))):
         advice = "name another --repo, or replace it with --force" if whole else "publish the checkpoint there first"
         raise UserError(f"{to.repo} holds something else: {advice}")
-    done = api.create_commit(
-        to.repo,
-        [*map(CommitOperationDelete, stale), *(CommitOperationAdd(name, content) for name, content in files.items())],
-        repo_type=to.kind,
-        revision=to.revision,
+    replaced = to.force or to.create_pr or fresh
+    stale = [name for name in there if name not in files and (replaced or at.is_ours(name))] if whole else []
+    wanted = {name: content for name, content in files.items() if not (same and name == no_change)}
+    if not stale and at.holds(head, there, wanted):
+        return Published(at.url, str(head), new=False)
+    if to.create_pr and (pull := at.pull_with(files)):
+        return pull
+    additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+    # By its own will the Hub would leave out what the repository's .gitignore names, and say nothing.
+    how = {**at.repo, "revision": to.revision, "create_pr": to.create_pr}
+    at.api.preupload_lfs_files(**how, additions=additions, gitignore_content="", free_memory=False)
+    done = at.api.create_commit(
+        **how,
+        operations=[*map(CommitOperationDelete, stale), *additions],
         commit_message=f"r1vlm: {len(files)} files",
-        create_pr=to.create_pr,
-        parent_commit=None if to.create_pr else head,  # two pushes at once: the later one looks again
+        # Two pushes at once: the later one looks again.
+        parent_commit=None if to.create_pr or not REGEX_COMMIT_OID.fullmatch(str(head)) else head,
     )
-    return Published(done.pr_url or url, done.oid, new=True)
+    return Published(done.pr_url or at.url, done.oid, new=True)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A repository as it is on the Hub."""
+
+    api: HfApi
+    to: Target
+
+    @property
+    def repo(self) -> dict[str, Any]:
+        """Which one, for huggingface_hub."""
+        return {"repo_id": self.to.repo, "repo_type": self.to.kind}
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"{hub()}/{'datasets/' if self.to.kind == 'dataset' else ''}{self.to.repo}"
+
+    def head(self, *, make: bool) -> tuple[str | None, bool]:
+        """The commit to go on from, and whether its branch has nothing that main hasn't.
+
+        Repository and branch are made where they are missing, if they may be.
+
+        Raises:
+            UserError: where a private repository is asked for and it is public, or it isn't there and can't be made.
+        """
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            main = self.api.repo_info(**self.repo)
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 404):
+                raise
+            if not make:
+                raise UserError(f"there is no {self.to.repo} yet: publish the checkpoint there first") from error
+            self.api.create_repo(**self.repo, private=self.to.private or None, exist_ok=True)
+            main = self.api.repo_info(**self.repo)
+        if self.to.private and main.private is False:
+            raise UserError(f"{self.to.repo} is public already: name another --repo, or leave out --private")
+        if self.to.revision is None:
+            return main.sha, False
+        if make:
+            self.api.create_branch(**self.repo, branch=self.to.revision, exist_ok=True)
+        head = self.api.repo_info(**self.repo, revision=self.to.revision).sha
+        return head, self.to.revision != "main" and head == main.sha
+
+    def files(self, commit: str | None) -> dict[str, Any]:
+        """The files of a commit by their names, without those that are the Hub's and git's own (`.gitattributes`)."""
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.hf_api import RepoFile
+
+        try:
+            tree = list(self.api.list_repo_tree(**self.repo, recursive=True, revision=commit))
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+            tree = []  # a repository without a commit
+        files = [one for one in tree if isinstance(one, RepoFile)]
+        return {one.path: one for one in files if not any(part.startswith(".") for part in one.path.split("/"))}
+
+    def read(self, commit: str | None, name: str) -> bytes:
+        """What a file holds."""
+        return Path(self.api.hf_hub_download(**self.repo, filename=name, revision=commit)).read_bytes()
+
+    def holds(self, commit: str | None, there: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> bool:
+        """Whether a commit has these files. Large ones are compared by their SHA-256, small ones as git does."""
+        from huggingface_hub.utils.sha import git_hash
+
+        def same(name: str, ours: Path | bytes) -> bool:
+            if there[name].lfs:
+                digest = hashlib.sha256(ours).hexdigest() if isinstance(ours, bytes) else sha256(ours)
+                return bool(digest == there[name].lfs.sha256)
+            content = ours if isinstance(ours, bytes) else ours.read_bytes()
+            return git_hash(content) == there[name].blob_id or self.read(commit, name) == content
+
+        return all(name in there and same(name, ours) for name, ours in files.items())
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a file is one that an older version of the same has left."""
+        return any(fnmatchcase(name, pattern) for pattern in OURS[self.to.kind])
+
+    def pull_with(self, files: Mapping[str, Path | bytes]) -> Published | None:
+        """A late pull request that has just these files: that of a push whose answer was lost, or of one before."""
+        refs = self.api.list_repo_refs(**self.repo, include_pull_requests=True).pull_requests or []
+        numbers = sorted(((int(one.name.rpartition("/")[2]), one.target_commit) for one in refs), reverse=True)
+        for number, commit in numbers[:PULLS]:
+            there = self.files(commit)
+            if there.keys() == files.keys() and self.holds(commit, there, files):
+                return Published(f"{self.url}/discussions/{number}", commit, new=False)
+        return None
 
 
 def has_file(at: Target, name: str) -> bool:
@@ -216,157 +344,3 @@ def _value(text: bytes, key: str) -> Any:
     except ValueError:
         return None
     return found.get(key) if isinstance(found, dict) else None
-
-
-def _has_branch(api: HfApi, to: Target) -> bool:
-    return any(branch.name == to.revision for branch in api.list_repo_refs(to.repo, repo_type=to.kind).branches)
-
-
-def _files_at(api: HfApi, to: Target, commit: str | None) -> dict[str, Any]:
-    from huggingface_hub.hf_api import RepoFile
-
-    tree = api.list_repo_tree(to.repo, recursive=True, repo_type=to.kind, revision=commit)
-    return {one.path: one for one in tree if isinstance(one, RepoFile) and one.path != LEFT_ALONE}
-
-
-def _unchanged(
-    api: HfApi, to: Target, commit: str | None, there: Mapping[str, Any], files: Mapping[str, Path | bytes]
-) -> bool:
-    """Whether the commit holds these files. Large ones are compared by their SHA-256."""
-
-    def same(name: str, ours: Path | bytes) -> bool:
-        if there[name].lfs:
-            digest = hashlib.sha256(ours).hexdigest() if isinstance(ours, bytes) else sha256(ours)
-            return bool(digest == there[name].lfs.sha256)
-        return _read(api, to, commit, name) == _bytes(ours)
-
-    return all(name in there and same(name, ours) for name, ours in files.items())
-
-
-def _bytes(content: Path | bytes) -> bytes:
-    return content if isinstance(content, bytes) else content.read_bytes()
-
-
-def _read(api: HfApi, to: Target, commit: str | None, name: str) -> bytes:
-    return Path(api.hf_hub_download(to.repo, name, repo_type=to.kind, revision=commit)).read_bytes()
-
-
-def patiently(action: Callable[[], T]) -> T:
-    """What `action` returns; tried again, with a line on stderr, where the Hub was busy or the connection broke."""
-    for wait in WAITS:
-        try:
-            return action()
-        except Exception as error:
-            reason = _passing(error)
-            if reason is None:
-                raise
-            print(f"the Hub did not do it ({reason}): trying again in {wait:.0f} s", file=sys.stderr, flush=True)
-            time.sleep(wait)
-    return action()
-
-
-def _passing(error: BaseException) -> str | None:
-    """What went wrong, where a later try may end otherwise. No connection at all is no such case: nothing was begun."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    for cause in _causes(error):
-        if isinstance(cause, HfHubHTTPError):
-            return f"answer {cause.response.status_code}" if cause.response.status_code in PASSING else None
-        if isinstance(cause, httpx.ConnectError | OfflineModeIsEnabled):
-            return None
-        if isinstance(cause, httpx.TransportError | ConnectionError):  # the second is hf_xet's
-            return "the connection broke"
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-class _WithoutAddresses(logging.Filter):
-    """Drops what names an address: those of uploads are signed, and a log is no place for them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "://" not in record.getMessage()
-
-
-@contextmanager
-def speaking(repo: str, kind: Kind, revision: str | None = None) -> Iterator[None]:
-    """Turn what may go wrong between us and the Hub into a `UserError`; other exceptions pass."""
-    import httpx
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError
-
-    log, without = logging.getLogger("huggingface_hub.utils._http"), _WithoutAddresses()
-    log.addFilter(without)
-    try:
-        yield
-    except (httpx.HTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError, HFValidationError, OSError) as error:
-        sentence = _sentence(error, repo, kind, revision)
-        if sentence is None:
-            raise
-        raise UserError(sentence) from error
-    finally:
-        log.removeFilter(without)
-
-
-def _sentence(error: BaseException, repo: str, kind: Kind, revision: str | None) -> str | None:
-    """What to tell the user; None for an error that isn't the Hub's."""
-    import httpx
-    from huggingface_hub import errors
-    from huggingface_hub.constants import ENDPOINT
-
-    hub = ENDPOINT.rpartition("@")[2]  # without a password
-    causes = list(_causes(error))
-
-    def among(*kinds: type[BaseException]) -> Any:
-        return next((cause for cause in causes if isinstance(cause, kinds)), None)
-
-    if answer := among(errors.HfHubHTTPError):
-        return _refusal(answer, repo, kind, revision, hub)
-    known: list[tuple[type[BaseException], str]] = [
-        (errors.LocalTokenNotFoundError, "you are not logged in: run  hf auth login  or set HF_TOKEN"),
-        (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set: unset it to publish"),
-        (httpx.TransportError, f"can't reach {hub}: check the network, then run the same command again"),
-        (ConnectionError, f"can't reach {hub}: check the network, then run the same command again"),
-        (
-            errors.LocalEntryNotFoundError,
-            f"there is no folder {repo} here, and no {kind} of that name has been downloaded: check the name, or "
-            "unset HF_HUB_OFFLINE",
-        ),
-        (errors.HFValidationError, f"{repo} is no repository: write USER/NAME"),
-    ]
-    return next((sentence for kind_of_error, sentence in known if among(kind_of_error)), None)
-
-
-def _refusal(error: Any, repo: str, kind: Kind, revision: str | None, hub: str) -> str:
-    """What to tell the user of an answer that is not what was asked for."""
-    from huggingface_hub import errors
-
-    status, said = error.response.status_code, " ".join((error.server_message or "").split())[:300]
-    if status in PASSING:
-        return f"{hub} is busy (answer {status}): run the same command again later"
-    known: list[tuple[bool, str]] = [
-        (
-            isinstance(error, errors.GatedRepoError),
-            f"{repo} is gated: ask for access on its page, and log in with  hf auth login",
-        ),
-        (
-            isinstance(error, errors.RevisionNotFoundError),
-            f"{repo} has no revision {revision}: name a branch, a tag or a commit behind the @",
-        ),
-        (
-            isinstance(error, errors.RepositoryNotFoundError),
-            f"there is no folder {repo} here, and no {kind} of that name on {hub} that you may read: check the name, "
-            "or log in with  hf auth login",
-        ),
-        (status == 401, f"{hub} does not accept your token: log in again with  hf auth login  or set HF_TOKEN"),
-        (
-            status == 403,
-            f"your token may not do this with {repo}: take one that may (hf auth login), or another repository",
-        ),
-    ]
-    refused = f"{hub} refuses {repo} (answer {status}{': ' + said if said else ''})"
-    return next((sentence for applies, sentence in known if applies), refused)

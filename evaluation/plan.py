@@ -16,6 +16,9 @@ from evaluation.beside import Row, beside_row, read_beside
 from evaluation.engines import Sampling, check_engine
 from evaluation.subject import Subject, differences, open_subject, served_subject
 
+# What a card is made from: the record of a checkpoint that r1vlm-train has written has all of it.
+ON_CARD = {"checkpoint", "stage", "tasks", "step", "shown", "seed", "settings", "versions", "reward_hash"}
+
 
 @dataclass(frozen=True)
 class Side:
@@ -109,10 +112,10 @@ def make_plan(arguments: Namespace) -> Plan:
 def _where_to_push(subject: Subject, arguments: Namespace) -> Target:
     """The repository that was named, that of the checkpoint, or the one that r1vlm-train would publish it in."""
     record = subject.record
-    if not {"checkpoint", "tasks"} <= record.keys():
+    if not record.keys() >= ON_CARD:
         raise UserError(f"{subject.label} is no checkpoint that r1vlm-train has written: leave out --push-card")
-    if arguments.repo is None and "@" in subject.name:
-        arguments.repo = subject.name.partition("@")[0]
+    if arguments.repo is None and (named := repository(subject.name)):
+        arguments.repo, _ = named
     return target(arguments, "model", model_repository(record["tasks"], record.get("base_model", "model")))
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
@@ -143,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         self.cut, self.lost = bool(fault and fault.answer == "cut"), bool(fault and fault.answer == "lost")
         try:
             if fault and isinstance(fault.answer, int):
-                self.send(fault.answer, b'{"error":"not now"}', dict(fault.headers))
+                self.send(fault.answer, b"<html>not now</html>", dict(fault.headers))
             else:
                 with self.hub.lock:
                     self.route(path)
@@ -267,9 +268,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def refs(self, kind: str, name: str) -> None:
         """GET the branches."""
-        branches = self.repo(kind, name).branches.items()
-        listed = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in branches]
-        self.json({"branches": listed, "converts": [], "tags": []})
+        refs = self.repo(kind, name).branches.items()
+        listed = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in refs if "refs/" not in n]
+        pulls = [{"name": n, "ref": n, "targetCommit": c} for n, c in refs if "refs/" in n]
+        self.json({"branches": listed, "converts": [], "tags": [], "pullRequests": pulls})
 
     def tree(self, kind: str, name: str, revision: str, under: str | None) -> None:
         """GET the files."""
@@ -314,12 +316,20 @@ class Handler(BaseHTTPRequestHandler):
         """POST what is to be uploaded, and how."""
         repo = self.repo(kind, name, write=True)
         files = repo.commits[self.at(repo, revision)]
-        asked = [one["path"] for one in json.loads(self.body)["files"]]
-        answer = [{"path": p, "uploadMode": "lfs" if is_large(p) else "regular", "shouldIgnore": False} for p in asked]
+        body = json.loads(self.body)
+        ignored = body.get("gitIgnore", files.get(".gitignore", b"").decode()).split()
+        answer: list[dict[str, Any]] = [
+            {
+                "path": one["path"],
+                "uploadMode": "lfs" if is_large(one["path"]) else "regular",
+                "shouldIgnore": any(fnmatchcase(one["path"], pattern) for pattern in ignored),
+            }
+            for one in body["files"]
+        ]
         for one in answer:
-            old = files.get(str(one["path"]))
+            old = files.get(one["path"])
             if old is not None:
-                one["oid"] = hashlib.sha256(old).hexdigest() if is_large(str(one["path"])) else blob(old)
+                one["oid"] = hashlib.sha256(old).hexdigest() if is_large(one["path"]) else blob(old)
         self.json({"files": answer})
 
     def batch(self, kind: str | None, name: str) -> None:

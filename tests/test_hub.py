@@ -128,17 +128,35 @@ def test_something_else_is_replaced_by_force_only(hub: Hub, data: Any, unharmed:
 
 
 def test_branches_pull_requests_and_private_repositories(hub: Hub, data: Any, unharmed: Path) -> None:
-    hub.put("datasets/ada/diary", {"monday.txt": b"rain"})
-    pull = data("push", unharmed, "--repo", "ada/diary", "--create-pr")
-    assert f"{hub.address}/datasets/ada/diary/discussions/1: published" in pull.stdout
+    hub.put("datasets/ada/diary", {"monday.txt": b"rain", ".cache/mine": b"x", ".gitignore": b"*.parquet"})
+    hub.fail("POST", "/commit/", "lost")
+    for said in ("already there, the same", "already there, the same"):  # no second one, after a lost answer or again
+        pull = data("push", unharmed, "--repo", "ada/diary", "--create-pr")
+        assert pull.returncode == 0, pull.stderr
+        assert f"{hub.address}/datasets/ada/diary/discussions/1: {said}" in pull.stdout
+    hub.fail("POST", "/commit/", 500)
     assert data("push", unharmed, "--repo", "ada/diary", "--revision", "digits").returncode == 0
     diary = hub.repos["datasets/ada/diary"]
+    assert diary.pulls == 1
     assert diary.main == {"monday.txt": b"rain"}
-    assert diary.commits[diary.branches["digits"]].keys() - {".gitattributes"} == contents(unharmed).keys()
+    published = {name: text for name, text in diary.commits[diary.branches["digits"]].items() if name[0] != "."}
+    assert published == contents(unharmed)
     read = data("verify", "ada/diary@digits")
     assert f"ada/diary@{diary.branches['digits']}: all is as claimed" in read.stdout
+    assert "ada/diary is public already" in refused(data("push", unharmed, "--repo", "ada/diary", "--private"))
     assert data("push", unharmed, "--repo", "ada/secret", "--private").returncode == 0
     assert hub.repos["datasets/ada/secret"].private
+
+
+def test_what_others_have_added_stays(hub: Hub, data: Any, unharmed: Path) -> None:
+    assert data("push", unharmed).returncode == 0
+    repo = hub.repos["datasets/ada/r1vlm-digits"]
+    left = {"LICENSE": b"mine", "r1/train-00000-of-00009.parquet": b"of an older version", "README.md": b"# Old"}
+    repo.commit(repo.commits[repo.branches["main"]] | left, "main")
+    assert data("push", unharmed).returncode == 0
+    assert repo.main == contents(unharmed) | {"LICENSE": b"mine"}
+    assert data("push", unharmed, "--force").returncode == 0
+    assert repo.main == contents(unharmed)
 
 
 def test_a_dataset_that_is_not_what_it_claims_is_not_published(
@@ -152,6 +170,8 @@ def test_a_dataset_that_is_not_what_it_claims_is_not_published(
     assert not hub.repos
     assert data("card", copy).returncode == 0
     assert contents(copy) == contents(built)
+    (copy / "manifest.json").write_text('{"recipe": {}, "files": {}, "fingerprint": ""}')
+    assert "manifest.json is damaged" in refused(data("card", copy))
 
 
 REFUSED = {
@@ -161,7 +181,9 @@ REFUSED = {
     "a token without that right": ({"HF_TOKEN": "hf_fine"}, [], "your token may not do this with ada/r1vlm-digits"),
     "somebody else's name": ({}, ["--repo", "grace/new"], "your token may not do this with grace/new"),
     "a name that is taken": ({}, ["--repo", "grace/digits", "--force"], "your token may not do this with grace/digits"),
+    "a token that can be none": ({"HF_TOKEN": "hf_\xe9"}, [], "your token is none"),
     "no name": ({}, ["--repo", "digits"], "write USER/NAME"),
+    "a name that the Hub does not take": ({}, ["--repo", "ada/a--b"], "write USER/NAME"),
     "offline": ({"HF_HUB_OFFLINE": "1"}, [], "HF_HUB_OFFLINE is set"),
     "no network": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, [], "can't reach http://127.0.0.1:9: check the network"),
 }
@@ -185,6 +207,7 @@ PASSING = {
     "429, with the time to wait": ("POST", "/repos/create", 429, {"Retry_After": "1"}),
     "500 when it is asked who we are": ("GET", "/whoami-v2", 500, {}),
     "503 for a file": ("PUT", "/large/", 503, {}),
+    "503 for the card's check": ("POST", "/validate-yaml", 503, {}),
     "500 for the commit": ("POST", "/commit/", 500, {}),
     "the connection cut in the middle of a file": ("PUT", "/large/", "cut", {}),
     "the connection cut in the middle of the commit": ("POST", "/commit/", "cut", {}),
@@ -215,6 +238,17 @@ def test_a_hub_that_stays_busy(hub: Hub, data: Any, unharmed: Path) -> None:
     assert data("push", unharmed).returncode == 0
     assert sum(line.startswith("PUT") for line in hub.seen) == len(hub.large)  # none was sent twice
     assert hub.repos["datasets/ada/r1vlm-digits"].main == contents(unharmed)
+
+
+def test_a_storage_that_refuses(hub: Hub, data: Any, unharmed: Path) -> None:
+    hub.fail("PUT", "/large/", 403, 99)
+    assert "your token may not do this" in refused(data("push", unharmed))
+    assert hub.repos["datasets/ada/r1vlm-digits"].main == {}
+
+
+def test_a_hub_without_xet(hub: Hub, data: Any, unharmed: Path) -> None:
+    assert "has no Xet storage: set HF_HUB_DISABLE_XET=1" in refused(data("push", unharmed, HF_HUB_DISABLE_XET="0"))
+    assert hub.repos["datasets/ada/r1vlm-digits"].main == {}
 
 
 def test_a_push_that_is_killed_goes_on(hub: Hub, env: dict[str, str], data: Any, unharmed: Path) -> None:
@@ -270,6 +304,12 @@ def test_downloads_through_faults_and_without_the_hub(
     commit = hub.repos["datasets/ada/r1vlm-digits"].branches["main"]
     assert f"ada/r1vlm-digits@{commit}: all is as claimed" in done.stdout
     assert data("verify", "ada/r1vlm-digits", HF_HUB_OFFLINE="1").returncode == 0
+    unreachable = data("verify", "ada/r1vlm-digits", HF_ENDPOINT="http://127.0.0.1:9")
+    assert unreachable.returncode == 0
+    assert "taking ada/r1vlm-digits as it was downloaded before" in unreachable.stderr
+    gone = hub.repos.pop("datasets/ada/r1vlm-digits")  # then nothing is taken from the cache
+    assert "no dataset of that name on" in refused(data("verify", "ada/r1vlm-digits"))
+    hub.repos["datasets/ada/r1vlm-digits"] = gone
     picture = tmp_path / "preview.png"
     assert data("preview", "ada/r1vlm-digits", "--out", picture, HF_HUB_OFFLINE="1").returncode == 0
 
@@ -307,11 +347,11 @@ def test_training_and_evaluation_from_the_hub_alone(
     base = {name: content for name, content in contents(random_checkpoint).items() if "/" not in name}
     base |= {"README.md": b"---\nlicense: other\nlicense_name: mine\n---\n# A base", "modeling.py": b"raise SystemExit"}
     hub.put("models/ada/base", base)
-    words = ["digits", "--data", "ada/r1vlm-digits", "--model", "ada/base", "--steps", "2", *TINY, "--push-to-hub"]
-    sentence = refused(run("training.cli", *words, env=env | {"HF_TOKEN": "hf_reads"}, cwd=tmp_path))
+    train = ["digits", "--data", "ada/r1vlm-digits", "--model", "ada/base", "--steps", "2", *TINY, "--push-to-hub"]
+    sentence = refused(run("training.cli", *train, env=env | {"HF_TOKEN": "hf_reads"}, cwd=tmp_path))
     assert "your token may only read" in sentence
     assert not (tmp_path / "runs").exists()
-    trained = run("training.cli", *words, env=env, cwd=tmp_path)
+    trained = run("training.cli", *train, env=env, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
 
     repo = hub.repos["models/ada/r1vlm-digits-base"]
@@ -356,6 +396,9 @@ def test_training_and_evaluation_from_the_hub_alone(
     assert json.loads(results) == [expected]
     assert "Let me solve this step by step." in said
 
+    again = run("training.cli", *train, "--resume", env=env, cwd=tmp_path)
+    assert "already there, the same" in again.stdout  # and the card with the results stays
+    assert b"## Results" in repo.main["README.md"]
     assert "leave out --push-card" in refused(
         run("evaluation.cli", "ada/base", "--data", "ada/r1vlm-digits", "--push-card", env=env, cwd=tmp_path)
     )

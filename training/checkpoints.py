@@ -16,6 +16,7 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from datagen.cards import CARD, license_of, model_card, public_record
+from datagen.errors import UserError
 from datagen.files import CURVE, RECORD, write_json, write_text
 from datagen.hub import MODEL_FILES, Mark, Published, Target, publish
 from training.config import Run
@@ -66,7 +67,12 @@ def last_checkpoint(out: Path) -> Path | None:
 def read_record(checkpoint: Path) -> dict[str, Any]:
     """The record of a checkpoint; empty for a model that was not made here."""
     path = checkpoint / RECORD
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: delete it, or name another model") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is no record of a checkpoint: delete it, or name another model")
     return record
 
 
@@ -84,7 +90,8 @@ def publish_checkpoint(folder: Path, to: Target) -> Published:
     record = public_record(read_record(folder))
     files[RECORD] = json.dumps(record, indent=2, ensure_ascii=False).encode()
     files[CARD] = model_card(record, repo=to.repo, curve=curve.is_file()).encode()
-    return publish(to, files, Mark(RECORD, "run_hash", record["run_hash"]))
+    # With the same weights and record it is the same checkpoint: a card with results, published since, stays.
+    return publish(to, files, Mark(RECORD, "run_hash", record["run_hash"]), no_change=CARD)
 
 
 def make_record(run: Run, stage: str) -> dict[str, Any]:

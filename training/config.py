@@ -101,11 +101,17 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
     """`values`, where each is a field of the stage's TRL configuration and of its type."""
     if not values:
         return values
+    from huggingface_hub import get_token
     from pydantic import TypeAdapter, ValidationError
 
     types = typing.get_type_hints(config_class(stage)) | OURS[stage]
     result = {}
+    token = get_token()
     for name, value in values.items():
+        if token and token in str(value):
+            raise UserError(
+                f"{name} holds your token, which would end in the run's files: leave it out, it is used anyway"
+            )
         if name in OWN:
             raise UserError(f"{name} is set by this command itself: {OWN[name]}")
         if name not in types:

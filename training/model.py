@@ -16,8 +16,13 @@ BUILT_IN = Path(__file__).parent / "small"
 
 
 def pinned(model: str) -> str:
-    """The name that stands for the same weights tomorrow: a repository's with its commit. It is downloaded."""
-    return fetch(model, "model")[1] if model not in SMALL and repository(model) else model
+    """The name that stands for the same weights tomorrow and elsewhere.
+
+    That of a built-in model, the absolute path of a folder, or a repository's with its commit; it is downloaded.
+    """
+    if model in SMALL:
+        return model
+    return fetch(model, "model")[1] if repository(model) else str(Path(model).resolve())
 
 
 def locate(model: str) -> Path:

@@ -59,8 +59,8 @@ def open_dataset(where: str | Path) -> BuiltDataset:
     if repository(str(where)):
         folder, name = fetch(str(where), "dataset", (CARD, MANIFEST, "r1/*"))
     else:
-        folder = Path(where).resolve()
-        name = str(folder)
+        folder = Path(where)
+        name = str(folder.resolve())
     manifest = read_manifest(folder)
     try:
         known = manifest["recipe"]["dataset"] in DATASETS
@@ -69,7 +69,7 @@ def open_dataset(where: str | Path) -> BuiltDataset:
         raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error
     if not known:
         raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")
-    return BuiltDataset(name, folder, manifest)
+    return BuiltDataset(name, folder.resolve(), manifest)
 
 
 def tasks_of(built: BuiltDataset, name: str) -> list[str]:

@@ -132,7 +132,8 @@ def test_more_points_than_there_are_digits_never_help(question: dict[str, Any], 
         extra = json.dumps({"point_2d": [x, y], "label": str(count % 10)})
         found = [grounding(r1.solution(parsed[0] + extra * n, "1"), question) for n in (0, count, count + 1)]
         assert found[0] == 1.0
-        assert found[0] > found[1] > found[2]
+        assert found[0] > found[1] >= found[2]
+        assert found[1] > found[2] or found[1] == 0  # where there is nothing to point at
 
 
 @given(question=QUESTIONS, swaps=st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcxyz_")), max_size=8))

@@ -122,7 +122,7 @@ def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dic
     assert not build(recipe(), UPath(store), processes(2))
     assert {str(path.relative_to(served)): sha256(path) for path in served.glob("*/*")} == here
     assert sum(pq.read_metadata(path).num_rows for path in served.glob("raw/*")) == 6000
-    assert {path.name for path in served.iterdir()} == {"raw", "r1", "README.md", MANIFEST}
+    assert {path.name for path in served.iterdir()} == {"raw", "r1", "examples", "README.md", MANIFEST}
 
 
 def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:

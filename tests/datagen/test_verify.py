@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -34,7 +35,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_everything_is_proven(built: Path) -> None:
     proof = verify(built, every=True)
-    assert (proof.files, proof.images, proof.redrawn) == (6, 40, 40)
+    assert (proof.files, proof.images, proof.redrawn) == (6 + len(list(built.glob("examples/*.png"))), 40, 40)
     assert proof.solutions >= 40
     assert set(proof.manifest["splits"]["shared_between_splits"].values()) == {0}
     assert set(proof.manifest["audit"]) <= {task.name for task in DATASETS[built.name].tasks}
@@ -100,12 +101,22 @@ def edit_the_card(folder: Path) -> None:
     (folder / "README.md").write_text(card.replace("0 images", "9 images"))
 
 
+def another_picture(folder: Path) -> None:
+    """Put another picture on the card, with its hash in the manifest."""
+    picture = next(folder.glob("examples/*.png"))
+    picture.write_bytes(picture.read_bytes() + b" ")
+    edit(lambda manifest: manifest["files"].update({str(picture.relative_to(folder)): sha256(picture)}))(folder)
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    edit(lambda manifest: manifest.update(fingerprint=hashlib.sha256(json.dumps(files).encode()).hexdigest()))(folder)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped byte": (flip_a_byte, f"{TEST_R1} is not what was built"),
     "a missing shard": (lambda folder: (folder / TEST_R1).unlink(), f"{TEST_R1} is missing"),
     "a strange file": (lambda folder: (folder / "r1" / "more.parquet").touch(), "more.parquet is not in the manifest"),
     "a forged answer": (forge_an_answer, "answer of"),
-    "another seed": (edit(lambda m: m["recipe"].update(seed=3)), "does not hold the rows of its recipe"),
+    "another seed": (edit(lambda m: m["recipe"].update(seed=3)), "its files are not those of its recipe"),
+    "another picture": (another_picture, "is not what its recipe draws"),
     "a seed that is text": (edit(lambda m: m["recipe"].update(seed="2")), "damaged or was edited"),
     "other shares": (edit(lambda m: m["recipe"].update(shares=[500, 10, 10])), "add up to 100"),
     "no options": (edit(lambda m: m["recipe"].update(options=None)), "damaged or was edited"),
@@ -158,7 +169,7 @@ def test_the_command_says_what_it_proved(digits_folder: Path, tmp_path: Path) ->
     for said in (
         "200 of 200 images drawn again",
         "400 of their solutions",
-        "6 files",
+        "8 files",
         "glyph_ids: ",
         "; 0 in two splits",
     ):

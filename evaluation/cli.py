@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from datagen.errors import Parser, run
+from datagen.errors import Parser, UserError, run
 from datagen.hub import add_options
 from datagen.options import whole
 from evaluation.engines import ENGINES
@@ -30,9 +30,8 @@ def make_parser() -> Parser:
         description="Score a checkpoint, or completions it has written, on questions it has not been trained on.",
     )
     add = parser.add_argument
-    add(
-        "checkpoint", metavar="CHECKPOINT", help="a checkpoint folder, USER/NAME on the Hub, or a .jsonl of completions"
-    )
+    checkpoint = "a checkpoint folder, USER/NAME on the Hub, or a .jsonl of completions; or .json results to compare"
+    add("checkpoint", metavar="CHECKPOINT", nargs="+", help=checkpoint)
     add("--task", metavar="NAME", help="a task, or a dataset for all of its tasks [all]")
     add("--data", metavar="DIR", help="a dataset folder or USER/NAME [the one in the checkpoint's record]")
     add("--split", default="test", help="train, validation or test [test]")
@@ -47,7 +46,7 @@ def make_parser() -> Parser:
         metavar="K",
         type=whole(1),
         default=1,
-        help="answers to each question, drawn at random if several [1]",
+        help="answers to each question; several are random [1]",
     )
     add("--temperature", metavar="T", type=temperature, help="of the draw [0, or 1 with several samples]")
     add("--engine", choices=ENGINES, default="auto", help="what answers [vllm where it pays off, else transformers]")
@@ -68,6 +67,15 @@ def main() -> NoReturn:
 
     def command() -> None:
         arguments = make_parser().parse_args()
+        if all(name.endswith(".json") for name in arguments.checkpoint):
+            from evaluation.beside import read_beside
+            from evaluation.table import results_table
+
+            print(results_table([read_beside(Path(name)) for name in arguments.checkpoint]))
+            return
+        if len(arguments.checkpoint) > 1:
+            raise UserError("only result files (.json) are compared by name alone: name one checkpoint, and --baseline")
+        (arguments.checkpoint,) = arguments.checkpoint
 
         from evaluation.plan import make_plan
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from datagen.errors import UserError
 from evaluation.score import Scored, mean_rewards
-from evaluation.statistics import mean_interval, paired_difference
+from evaluation.statistics import holm, mean_interval, paired_difference, questions_needed
 
 P_VALUE_TEST = "exact sign test over images, which is McNemar's where an image is asked one question"
 
@@ -49,11 +49,17 @@ def compare(before: Scored, after: Scored, difficulty: str) -> dict[str, Any]:
         for name, columns in (("by_task", ("task",)), ("by_difficulty", ("task", difficulty)))
     ]
     total = contrast(before, after)
+    flipped = (total["wrong_to_right"] + total["right_to_wrong"]) / total["n"]
+    slices = {name: [{**key, **contrast(was, now)} for (key, was), (_, now) in both] for name, both in pairs}
+    for rows in slices.values():
+        for row, p_value in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+            row["p_value_holm"] = p_value
     return {
         "verdict": verdict(total),
         **total,
         "p_value_test": P_VALUE_TEST,
-        "slices": {name: [{**key, **contrast(was, now)} for (key, was), (_, now) in both] for name, both in pairs},
+        "questions_needed": {f"{points} points": questions_needed(flipped, points / 100) for points in (1, 2, 5)},
+        "slices": slices,
     }
 
 

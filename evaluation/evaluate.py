@@ -33,7 +33,7 @@ def evaluate(plan: Plan) -> None:
     if plan.baseline is not None:
         comparison = make_comparison(plan, results, scored)
         write_json(plan.out / "comparison.json", comparison)
-    outcome = Outcome(asked.rows, results, scored, comparison)
+    outcome = Outcome(asked.rows, plan.sampling.samples, results, scored, comparison)
     if plan.report:
         write_report(plan.out / "report.html", plan, outcome)
     _say(plan, outcome)
@@ -54,7 +54,7 @@ def publish_card(plan: Plan, outcome: Outcome, to: Target) -> Published:
 
 def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]:
     """The record of one side, and its scores; the record and the completions are written."""
-    more: Record = {}
+    more: Record = {"controls": {}}
     if side.subject.is_model:
         model = Model(plan, side.subject)
         answers, scored = model.ask(R1, asked)
@@ -65,7 +65,7 @@ def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]
     else:
         answers, scored = _from_file(plan, side.subject.path, asked)
     write_completions(side.completions, [question["id"] for question in scored.questions], answers.messages)
-    more["findings"] = findings(scored, more.get("controls", {}))
+    more["findings"] = findings(scored, more["controls"])
     result = make_result(plan, side, answers, scored) | more
     if plan.baseline is None:
         result["beside"] = mark_others(plan.beside, result)

@@ -34,12 +34,21 @@ class Answers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a report shows. `rows` are the questions with their images; `comparison` is None without a baseline."""
+    """What a report shows. `rows` are the questions with their images; `comparison` is None without a baseline.
+
+    Each question has been asked `samples` times, one after the other.
+    """
 
     rows: Dataset
+    samples: int
     results: Mapping[str, Record]
     scored: Mapping[str, Scored]
     comparison: Record | None
+
+    def row(self, place: int) -> dict[str, Any]:
+        """The question of the answer at a place."""
+        found: dict[str, Any] = self.rows[place // self.samples]
+        return found
 
 
 def make_result(plan: Plan, side: Side, answers: Answers, scored: Scored) -> Record:
@@ -75,7 +84,7 @@ def make_comparison(plan: Plan, results: Mapping[str, Record], scored: Mapping[s
         **{key: after[key] for key in ("data", "dataset_fingerprint", "split", "task", "tasks", "reward_hash")},
         **{key: {side: results[side][key] for side in results} for key in ("model", "stage", "shown")},
         "direct": results["before"].get("direct"),
-        "controls": after.get("controls", {}),
+        "controls": after["controls"],
         "findings": after["findings"],
         "beside": mark_others(plan.beside, after),
         "warnings": plan.warnings,

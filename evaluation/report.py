@@ -83,7 +83,7 @@ def kinds(outcome: Outcome) -> dict[str, list[int]]:
 
 def example(outcome: Outcome, place: int) -> dict[str, Any]:
     """What the page shows of one question."""
-    row = outcome.rows[place]
+    row = outcome.row(place)
     return {
         "id": row["id"],
         "task": row["task"],

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Z = 1.959963984540054  # a standard normal lies within +-Z with probability 95%
+POWER = 0.8416212335729143  # and below it with 80%
 RESAMPLES = 10_000
 Interval = tuple[float, float]
 
@@ -120,3 +121,26 @@ def pass_at_k(answers: int, right: int, k: int) -> float:
     Chen et al. 2021, https://arxiv.org/abs/2107.03374.
     """
     return 1.0 - math.comb(answers - right, k) / math.comb(answers, k)
+
+
+def questions_needed(discordant: float, difference: float) -> int:
+    """How many questions (one an image) show a paired difference with a power of 80%, at p < 0.05 on two sides.
+
+    `discordant` is the share of questions that only one of the two answers right (Connor 1987, Biometrics 43, 207).
+    """
+    share = max(discordant, difference)
+    root = Z * math.sqrt(share) + POWER * math.sqrt(share - difference**2)
+    return math.ceil((root / difference) ** 2)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values, corrected for their number: below 0.05 for any of them only where that is unlikely for all.
+
+    Holm 1979, Scandinavian Journal of Statistics 6, 65.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        corrected[i] = largest
+    return corrected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evaluation.beside import SAME, Row
 from evaluation.compare import percent
 
 
@@ -56,6 +57,18 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         further.insert(0, ["answering at once", before, "", "", "", str(direct["n"])])
     head = ["task", "before (95% interval)", "after (95% interval)", "change", "format", "n"]
     return _aligned([head, *lines, *further])
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """Results of several evaluations under one another, the best first; `*` marks those scored on other questions."""
+    first = rows[0]
+    marks = ["" if all(row.get(key) == first.get(key) for key in SAME) else " *" for row in rows]
+    lines = [
+        [row["name"] + mark, accuracy_text(row["accuracy"], row["accuracy_ci95"]), str(row["n"])]
+        for row, mark in sorted(zip(rows, marks, strict=True), key=lambda pair: -pair[0]["accuracy"])
+    ]
+    note = ["* on other questions than the first: not to be compared"] if any(marks) else []
+    return "\n".join([_aligned([["result", "accuracy (95% interval)", "n"], *lines]), *note])
 
 
 def controlled(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

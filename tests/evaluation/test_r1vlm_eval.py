@@ -278,7 +278,8 @@ def test_checkpoints_that_are_none(spoil: Any, message: str, recorded: Path, tmp
 def test_other_things_that_are_no_checkpoint(digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
     refused(r1vlm_eval(digits_folder), "is not a checkpoint folder: it has no config.json and no weights")
     refused(r1vlm_eval("Qwen/Qwen2.5-VL-3B-Instruct"), "no model of that name has been downloaded")
-    refused(r1vlm_eval(digits_folder / "manifest.json"), "neither a checkpoint folder nor a .jsonl file")
+    refused(r1vlm_eval(digits_folder / "manifest.json"), "manifest.json holds no result")
+    refused(r1vlm_eval(digits_folder / "README.md"), "neither a checkpoint folder nor a .jsonl file")
     refused(r1vlm_eval(), "the following arguments are required: CHECKPOINT")
 
 
@@ -287,3 +288,17 @@ def test_input_is_never_overwritten(solved: Path, digits_folder: Path, tmp_path:
     before = kept.read_bytes()
     refused(r1vlm_eval(kept, "--data", digits_folder, "--out", tmp_path), "would be overwritten")
     assert kept.read_bytes() == before
+
+
+def test_result_files_are_compared_without_a_model(
+    solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    for task in ("sum", "list"):
+        assert r1vlm_eval(solved, "--data", digits_folder, "--task", task, "--out", tmp_path / task).code == 0
+    one, other = (tmp_path / task / "results.json" for task in ("sum", "list"))
+    called = r1vlm_eval(one, one, other)
+    assert called.code == 0
+    assert called.out.count("100.0%") == 3
+    assert called.out.count(" *") == 1  # it answers other questions
+    refused(r1vlm_eval(one, solved), "only result files (.json) are compared by name alone")
+    refused(r1vlm_eval(tmp_path / "none.json"), "there is no result file")

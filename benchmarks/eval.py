@@ -1,0 +1,130 @@
+"""Speed of `r1vlm-eval`: `python -m benchmarks.eval CHECKPOINT DATA`, beside a plain loop and beside the engines alone.
+
+The plain loop is how small repositories evaluate: one question, one `model.generate`. Everything is measured in one
+run; loading a model is left out everywhere. Ours is all of asking: prompts, progress bar, answers kept, rewards.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from evaluation.asking import Model, Prompts, load, questions_of
+from evaluation.cli import make_parser
+from evaluation.plan import Plan, make_plan
+from evaluation.transformers_engine import TransformersEngine, conversation
+from evaluation.variants import R1
+
+QUESTIONS = int(os.environ.get("QUESTIONS", "1000"))
+SAMPLE = 100  # questions of the plain loop
+PORT = 8765
+
+
+def plan_of(checkpoint: str, data: str, engine: str) -> Plan:
+    """The plan of a call of r1vlm-eval."""
+    out = tempfile.mkdtemp()
+    words = [checkpoint, "--data", data, "--limit", str(QUESTIONS), "--max-new-tokens", "128", "--out", out]
+    arguments: Namespace = make_parser().parse_args(words)
+    (arguments.checkpoint,) = arguments.checkpoint
+    if engine == "openai":
+        arguments.endpoint = f"http://127.0.0.1:{PORT}/v1"
+    else:
+        arguments.engine = engine
+    return make_plan(arguments)
+
+
+def plainly(engine: TransformersEngine, prompts: Prompts) -> float:
+    """Questions a second, one at a time."""
+    import torch
+
+    started = time.perf_counter()
+    for at in range(SAMPLE):
+        inputs = engine.processor.apply_chat_template(
+            conversation(prompts[at]),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(engine.model.device)
+        with torch.inference_mode():
+            output = engine.model.generate(**inputs)
+        engine.processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return SAMPLE / (time.perf_counter() - started)
+
+
+def measure(plan: Plan) -> tuple[Any, Prompts, float, float, list[str]]:
+    """(engine, prompts, seconds of the engine alone, seconds of all of asking, messages), after a batch to warm up."""
+    asked = questions_of(plan)
+    model = Model(plan, plan.subject)
+    model.loaded = load(plan, plan.subject, len(asked.questions))
+    prompts = Prompts(R1, asked.rows, [(i, 0) for i in range(len(asked.questions))])
+    list(model.loaded.answer(replace(prompts, places=prompts.places[:64])))
+    started = time.perf_counter()
+    list(model.loaded.answer(prompts))
+    alone = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["R1VLM_CACHE"] = cache
+        started = time.perf_counter()
+        answers, _ = model.ask(R1, asked)
+        ours = time.perf_counter() - started
+    return model.loaded, prompts, alone, ours, answers.messages
+
+
+@contextmanager
+def serving(checkpoint: str) -> Iterator[None]:
+    """VLLM's own server on loopback, for as long as the block runs."""
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint, "--host", "127.0.0.1"]
+    words += ["--port", str(PORT), "--dtype", "float32", "--enforce-eager", "--limit-mm-per-prompt", '{"image": 1}']
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health").close()
+                    break
+                except (urllib.error.URLError, ConnectionError):
+                    if server.poll() is not None:
+                        raise SystemExit("vLLM's server ended before it answered") from None
+                    time.sleep(1)
+            yield
+        finally:
+            server.terminate()
+
+
+def main() -> None:
+    """Print the table."""
+    checkpoint, data = (str(Path(word).resolve()) for word in sys.argv[1:])
+    print("| engine | questions/s | as a ratio to the plain loop | our share of the time | same completions |")
+    print("|---|---:|---:|---:|---:|")
+    engine, prompts, alone, ours, expected = measure(plan_of(checkpoint, data, "transformers"))
+    plain = plainly(engine, prompts)
+    count = len(expected)
+
+    def row(name: str, alone: float, ours: float, messages: list[str]) -> str:
+        same = sum(a == b for a, b in zip(messages, expected, strict=True)) / count
+        return f"| {name} | {count / ours:.1f} | {count / ours / plain:.1f} | {1 - alone / ours:+.1%} | {same:.1%} |"
+
+    print(row("transformers, batches of 128", alone, ours, expected), flush=True)
+    if find_spec("vllm") is not None:
+        _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "vllm"))
+        print(row("vLLM in this process", alone, ours, messages), flush=True)
+        with serving(checkpoint):
+            _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "openai"))
+            print(row("vLLM's server, 32 at a time", alone, ours, messages), flush=True)
+    print(f"| plain loop, {SAMPLE} questions | {plain:.1f} | 1.0 | | |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""vLLM, in this process and as a server on loopback, answers as transformers does. `make test-vllm` runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from datagen.r1 import with_opening
+from tests.processes import run
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it"),
+    pytest.mark.timeout(900),
+]
+SMALL = Path(__file__).parents[2] / "training" / "small" / "base"
+COMMON = ("--max-new-tokens", "24", "--limit", "40")
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return os.environ | {"R1VLM_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with the opening words in its template, as training leaves it: a server knows no other."""
+    folder = shutil.copytree(SMALL, tmp_path_factory.mktemp("model") / "small")
+    template = folder / "chat_template.jinja"
+    template.write_text(with_opening(template.read_text()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(
+    checkpoint: Path, digits_folder: Path, env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("transformers")
+    words = [checkpoint, "--data", digits_folder, "--engine", "transformers", *COMMON, "--out", out]
+    assert run("evaluation.cli", *words, env=env).returncode == 0
+    return out
+
+
+def agree(one: Path, other: Path) -> None:
+    """99% of the completions are the same; where they are, so are all rewards."""
+    texts = [(folder / "completions.jsonl").read_text().splitlines() for folder in (one, other)]
+    same = sum(a == b for a, b in zip(*texts, strict=True)) / len(texts[0])
+    assert same >= 0.99
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
+    if same == 1:
+        assert results[0]["rewards"] == results[1]["rewards"]
+
+
+def test_vllm_in_this_process(
+    checkpoint: Path, digits_folder: Path, env: dict[str, str], expected: Path, tmp_path: Path
+) -> None:
+    words = [checkpoint, "--data", digits_folder, "--engine", "vllm", *COMMON, "--out", tmp_path]
+    done = run("evaluation.cli", *words, env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["engine"]["vllm"]
+    agree(expected, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path) -> Iterator[str]:
+    """The address of vLLM's own server, with the small model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)]
+    words += [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--limit-mm-per-prompt",
+        '{"image": 1}',
+    ]
+    with subprocess.Popen(
+        words, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}, stdout=subprocess.DEVNULL
+    ) as process:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None
+                time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+        process.terminate()
+
+
+def test_vllms_server(
+    server: str, checkpoint: Path, digits_folder: Path, env: dict[str, str], expected: Path, tmp_path: Path
+) -> None:
+    words = [checkpoint, "--endpoint", server, "--data", digits_folder, *COMMON, "--out", tmp_path]
+    done = run("evaluation.cli", *words, env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["engine"]["name"] == "openai"
+    agree(expected, tmp_path)

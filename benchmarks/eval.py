@@ -14,15 +14,15 @@ import time
 import urllib.error
 import urllib.request
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from evaluation.asking import Model, Prompts, load, questions_of
 from evaluation.cli import make_parser
+from evaluation.engines import Engine, Prompt
 from evaluation.plan import Plan, make_plan
 from evaluation.transformers_engine import TransformersEngine, conversation
 from evaluation.variants import R1
@@ -64,22 +64,45 @@ def plainly(engine: TransformersEngine, prompts: Prompts) -> float:
     return SAMPLE / (time.perf_counter() - started)
 
 
-def measure(plan: Plan) -> tuple[Any, Prompts, float, float, list[str]]:
+class Timed:
+    """An engine, and how long it has been at work."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.seconds = 0.0
+
+    def describe(self) -> dict[str, str]:
+        """What the engine says of itself."""
+        return self.engine.describe()
+
+    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+        """What the engine answers."""
+        answers = self.engine.answer(prompts)
+        while True:
+            started = time.perf_counter()
+            try:
+                answer = next(answers)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - started
+            yield answer
+
+
+def measure(plan: Plan) -> tuple[Engine, Prompts, float, float, list[str]]:
     """(engine, prompts, seconds of the engine alone, seconds of all of asking, messages), after a batch to warm up."""
     asked = questions_of(plan)
     model = Model(plan, plan.subject)
-    model.loaded = load(plan, plan.subject, len(asked.questions))
+    engine = load(plan, plan.subject, len(asked.questions))
     prompts = Prompts(R1, asked.rows, [(i, 0) for i in range(len(asked.questions))])
-    list(model.loaded.answer(replace(prompts, places=prompts.places[:64])))
-    started = time.perf_counter()
-    list(model.loaded.answer(prompts))
-    alone = time.perf_counter() - started
+    list(engine.answer(replace(prompts, places=prompts.places[-64:])))
+    model.loaded = timed = Timed(engine)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["R1VLM_CACHE"] = cache
         started = time.perf_counter()
         answers, _ = model.ask(R1, asked)
         ours = time.perf_counter() - started
-    return model.loaded, prompts, alone, ours, answers.messages
+    return engine, prompts, timed.seconds, ours, answers.messages
 
 
 @contextmanager
@@ -109,12 +132,14 @@ def main() -> None:
     print("| engine | questions/s | as a ratio to the plain loop | our share of the time | same completions |")
     print("|---|---:|---:|---:|---:|")
     engine, prompts, alone, ours, expected = measure(plan_of(checkpoint, data, "transformers"))
+    if not isinstance(engine, TransformersEngine):
+        raise TypeError("the plain loop needs transformers' model")
     plain = plainly(engine, prompts)
     count = len(expected)
 
     def row(name: str, alone: float, ours: float, messages: list[str]) -> str:
         same = sum(a == b for a, b in zip(messages, expected, strict=True)) / count
-        return f"| {name} | {count / ours:.1f} | {count / ours / plain:.1f} | {1 - alone / ours:+.1%} | {same:.1%} |"
+        return f"| {name} | {count / ours:.1f} | {count / ours / plain:.1f} | {1 - alone / ours:.1%} | {same:.1%} |"
 
     print(row("transformers, batches of 128", alone, ours, expected), flush=True)
     if find_spec("vllm") is not None:

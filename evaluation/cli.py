@@ -40,6 +40,7 @@ def make_parser() -> Parser:
     add("--report", action="store_true", help="write report.html, a page to look at")
     add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="show these results too")
     add("--limit", metavar="N", type=whole(1), help="ask the first N questions alone")
+    add("--curve", action="store_true", help="CHECKPOINT is a run folder: take its best checkpoint on validation")
     add("--controls", action="store_true", help="ask without the right image too: what is left of the accuracy?")
     add(
         "--samples",
@@ -76,6 +77,11 @@ def main() -> NoReturn:
         if len(arguments.checkpoint) > 1:
             raise UserError("only result files (.json) are compared by name alone: name one checkpoint, and --baseline")
         (arguments.checkpoint,) = arguments.checkpoint
+
+        if arguments.curve:
+            from evaluation.best import best_checkpoint
+
+            arguments.checkpoint = best_checkpoint(arguments)
 
         from evaluation.plan import make_plan
 

@@ -71,6 +71,20 @@ def results_table(rows: Sequence[Row]) -> str:
     return "\n".join([_aligned([["result", "accuracy (95% interval)", "n"], *lines]), *note])
 
 
+def curve_table(rows: Sequence[Mapping[str, Any]], best: int) -> str:
+    """The accuracy of each checkpoint of a run, with a bar; the best has a mark."""
+    lines = [
+        [
+            f"{row['step']:>6}{' *' if place == best else ''}",
+            accuracy_text(row["accuracy"], row["accuracy_ci95"]),
+            "#" * round(40 * row["accuracy"]),
+            str(row["n"]),
+        ]
+        for place, row in enumerate(rows)
+    ]
+    return _aligned([["  step", "accuracy (95% interval)", "", "n"], *lines])
+
+
 def controlled(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The controls of a result, each with what it is called in a table."""
     return [(f"with {row['title']}", row) for row in result.get("controls", {}).values()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Call, read, solutions, write_lines
 
 from datagen import r1
@@ -302,3 +303,24 @@ def test_result_files_are_compared_without_a_model(
     assert called.out.count(" *") == 1  # it answers other questions
     refused(r1vlm_eval(one, solved), "only result files (.json) are compared by name alone")
     refused(r1vlm_eval(tmp_path / "none.json"), "there is no result file")
+
+
+def test_the_best_checkpoint_is_chosen_on_validation(
+    recorded: Path, tmp_path: Path, r1vlm_eval: Call, digits_folder: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    later = shutil.copytree(recorded, recorded.parent / "checkpoint-12")
+    weights = {name: torch.zeros_like(tensor) for name, tensor in load_file(later / "model.safetensors").items()}
+    save_file(weights, later / "model.safetensors", {"format": "pt"})
+    words = (recorded.parent, "--curve", "--limit", 4, "--max-new-tokens", 3, "--out", tmp_path / "out")
+    called = r1vlm_eval(*words)
+    assert called.code == 0, called.err
+    curve = read(tmp_path / "out" / "curve.json")
+    assert [row["step"] for row in curve["checkpoints"]] == [3, 12]
+    assert curve["split"] == "validation"
+    chosen = read(tmp_path / "out" / "results.json")
+    assert chosen["model"].endswith(f"checkpoint-{curve['best']}")
+    assert chosen["split"] == "test"
+    assert f"chosen on validation: checkpoint-{curve['best']}" in called.out
+    refused(r1vlm_eval(digits_folder, "--curve", "--out", tmp_path / "o"), "holds no checkpoints")

@@ -100,7 +100,7 @@ class Model:
             "variant": variant.name,
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
-            "engine": versions(choose(self.plan.engine, self.subject.endpoint, count)),
+            "engine": versions(choose(self.plan.engine, self.subject, count)),
         }
 
     def _engine(self, count: int) -> Engine:
@@ -130,7 +130,7 @@ class Model:
 
 def load(plan: Plan, subject: Subject, count: int) -> Engine:
     """The engine that the plan asks for, ready to answer."""
-    name = choose(plan.engine, subject.endpoint, count)
+    name = choose(plan.engine, subject, count)
     if name == "openai":
         from evaluation.openai_engine import AT_ONCE, connect
 

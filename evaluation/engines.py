@@ -14,6 +14,8 @@ from datagen.errors import UserError, need
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from evaluation.subject import Subject
+
 ENGINES = ("auto", "transformers", "vllm", "openai")
 PAYS_OFF = 64  # questions on a GPU from which vLLM's start (about a minute) is won back
 
@@ -69,16 +71,16 @@ def check_engine(name: str, endpoint: str | None) -> None:
         need("vllm", "vllm")
 
 
-def choose(name: str, endpoint: str | None, questions: int) -> str:
+def choose(name: str, subject: Subject, questions: int) -> str:
     """The engine that `auto` stands for: a server where one is named, vLLM where it is installed and pays off.
 
-    On a CPU vLLM's start costs more than it wins (see benchmarks/RESULTS.md).
+    On a CPU vLLM's start costs more than it wins (see benchmarks/RESULTS.md). LoRA adapters are transformers' (PEFT's).
     """
-    if endpoint is not None:
+    if subject.endpoint is not None:
         return "openai"
     if name != "auto":
         return name
-    if find_spec("vllm") is None or questions < PAYS_OFF:
+    if find_spec("vllm") is None or questions < PAYS_OFF or subject.base is not None:
         return "transformers"
     import torch
 

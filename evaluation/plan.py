@@ -80,6 +80,10 @@ def make_plan(arguments: Namespace) -> Plan:
     local = any(one.is_model and one.endpoint is None for one in subjects)
     need("eval", "scipy", *(("torch", "torchvision", "transformers") if local else ()))
     check_engine(arguments.engine, subject.endpoint)
+    if any(one.base for one in subjects):
+        need("train", "peft")
+        if arguments.engine == "vllm":
+            raise UserError("LoRA adapters are answered by transformers: leave out --engine vllm, or merge the adapter")
     if arguments.controls and not subject.is_model:
         raise UserError("--controls asks the model, and these are completions: name a checkpoint")
     if arguments.samples > 1 and arguments.temperature == 0:

@@ -31,6 +31,7 @@ RECORD_TYPES = {
     "checkpoint": str,
 }
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
+ADAPTER = "adapter_config.json"  # of a LoRA checkpoint
 WEIGHTS, SETTINGS = ("*.safetensors",), ("*.json", "*.jinja", "*.txt")
 NOT_SETTINGS = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
 
@@ -49,6 +50,22 @@ class Subject:
     endpoint: str | None = None
 
     @property
+    def base(self) -> Path | None:
+        """The folder of the model that a LoRA adapter changes; None where the checkpoint is a whole model.
+
+        Raises:
+            UserError: where it isn't there.
+        """
+        config = self.path / ADAPTER
+        if self.endpoint is not None or not config.is_file():
+            return None
+        name = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+        folder = fetch(name, "model")[0] if repository(name) else Path(name)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{self.label} is a LoRA adapter of {name}, which is gone: put it back, or merge them")
+        return folder
+
+    @property
     def is_model(self) -> bool:
         """Whether it answers questions; completions have answered already."""
         return self.endpoint is not None or self.path.is_dir()
@@ -63,6 +80,7 @@ class Subject:
         if self.endpoint is not None and not self.path.is_dir():
             return hashlib.sha256(f"{self.endpoint} {self.name}".encode()).hexdigest()
         files = sorted({path for pattern in (*WEIGHTS, *SETTINGS) for path in self.path.glob(pattern)})
+        files += sorted(self.base.glob("*.safetensors")) if self.base else []
         lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_SETTINGS]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -103,10 +121,8 @@ def open_subject(name: str) -> Subject:
 
 
 def _check_checkpoint(folder: Path, name: str) -> None:
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        raise UserError(f"{name} holds a LoRA adapter alone: merge it into its model and name the merged checkpoint")
     present = {
-        "config.json": (folder / "config.json").is_file(),
+        "config.json": (folder / "config.json").is_file() or (folder / ADAPTER).is_file(),
         "weights (*.safetensors)": any(folder.glob("*.safetensors")),
         "processor (processor_config.json)": any((folder / file).is_file() for file in PROCESSOR_FILES),
     }

@@ -262,7 +262,10 @@ def test_wrong_arguments(
         (lambda folder: (folder / "config.json").unlink(), "is not a checkpoint folder: it has no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights (*.safetensors)"),
         (lambda folder: (folder / "processor_config.json").unlink(), "has no processor (processor_config.json)"),
-        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "holds a LoRA adapter alone"),
+        (
+            lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"),
+            "is a LoRA adapter of None, which is gone",
+        ),
         (lambda folder: (folder / "r1vlm.json").unlink(), "does not say which dataset it belongs to"),
         (lambda folder: (folder / "r1vlm.json").write_text("{"), "r1vlm.json is damaged"),
         (lambda folder: (folder / "r1vlm.json").write_text("[]"), "r1vlm.json is not a checkpoint's record"),
@@ -324,3 +327,27 @@ def test_the_best_checkpoint_is_chosen_on_validation(
     assert chosen["split"] == "test"
     assert f"chosen on validation: checkpoint-{curve['best']}" in called.out
     refused(r1vlm_eval(digits_folder, "--curve", "--out", tmp_path / "o"), "holds no checkpoints")
+
+
+def test_a_lora_checkpoint_answers_as_the_merged_one(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    torch.manual_seed(0)
+    whole = AutoModelForImageTextToText.from_pretrained(random_checkpoint, dtype=torch.float32)
+    adapted = get_peft_model(whole, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    for name in ("adapter", "merged"):
+        shutil.copytree(random_checkpoint, tmp_path / name)
+        for weights in ("model.safetensors", "config.json"):
+            (tmp_path / name / weights).unlink()
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    said = {}
+    for name, folder in {"base": random_checkpoint, **{n: tmp_path / n for n in ("adapter", "merged")}}.items():
+        words = ("--data", digits_folder, "--limit", 6, "--max-new-tokens", 6, "--out", tmp_path / f"out-{name}")
+        called = r1vlm_eval(folder, *words)
+        assert called.code == 0, called.err
+        said[name] = (tmp_path / f"out-{name}" / "completions.jsonl").read_text()
+    assert said["adapter"] == said["merged"] != said["base"]

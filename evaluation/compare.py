@@ -54,18 +54,21 @@ def compare(before: Scored, after: Scored, difficulty: str) -> dict[str, Any]:
     for rows in slices.values():
         for row, p_value in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
             row["p_value_holm"] = p_value
+    needed = {f"{points} points": questions_needed(flipped, points / 100) for points in (1, 2, 5)}
     return {
-        "verdict": verdict(total),
+        "verdict": verdict(total, needed),
         **total,
         "p_value_test": P_VALUE_TEST,
-        "questions_needed": {f"{points} points": questions_needed(flipped, points / 100) for points in (1, 2, 5)},
+        "questions_needed": needed,
         "slices": slices,
     }
 
 
-def verdict(total: Mapping[str, Any]) -> str:
-    """One sentence: better, worse, or not to be told apart; with how sure that is."""
-    return f"{headline(total)} ({certainty(total)})."
+def verdict(total: Mapping[str, Any], needed: Mapping[str, int]) -> str:
+    """One sentence: better, worse, or not to be told apart; with how sure that is, or what it would take to be sure."""
+    told = total["p_value"] < 0.05
+    more = "" if told else f" To tell a difference of 2 points would take about {needed['2 points']} questions."
+    return f"{headline(total)} ({certainty(total)}).{more}"
 
 
 def headline(total: Mapping[str, Any]) -> str:

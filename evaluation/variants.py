@@ -121,6 +121,6 @@ def controls(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Variant]:
     ]
     if spec.exchange is not None:
         found.append(
-            Variant("exchanged", "the image with two letters exchanged", exchanged(spec, options), other_truth=True)
+            Variant("exchanged", "two letters exchanged in the image", exchanged(spec, options), other_truth=True)
         )
     return found

@@ -151,8 +151,9 @@ def test_controls_of_a_model_that_does_not_look(
     random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
 ) -> None:
     words = (random_checkpoint, "--data", digits_folder, "--limit", 6, "--max-new-tokens", 4, "--controls")
-    called = r1vlm_eval(*words, "--out", tmp_path / "out")
+    called = r1vlm_eval(*words, "--report", "--out", tmp_path / "out")
     assert called.code == 0, called.err
+    assert "With an empty image" in (tmp_path / "out" / "report.html").read_text()
     result = read(tmp_path / "out" / "results.json")
     assert set(result["controls"]) == {"blank", "other"}
     assert all(len(one["lost_ci95"]) == 2 for one in result["controls"].values())

@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import yaml
+
+from tests.loopback import listening
 
 LARGE = (".parquet", ".safetensors", ".png")  # what .gitattributes sends to LFS
 Files = dict[str, bytes]
@@ -395,14 +397,6 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running() -> Iterator[Hub]:
     """A Hub that listens on loopback for as long as the block runs."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub = Handler.hub = Hub(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as address:
+        Handler.hub = Hub(address)
+        yield Handler.hub

@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from evaluation import transformers_engine
 from evaluation.engines import Prompt, Sampling
+from tests.loopback import listening
 
 
 class Server:
@@ -65,17 +66,9 @@ def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
                 [(_, text)] = engine.answer([prompt_of(body)])
             self.send(200, {"choices": [{"message": {"role": "assistant", "content": text}}]})
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state = Server(f"http://127.0.0.1:{server.server_port}/v1")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with listening(Handler) as address:
+        state = Server(f"{address}/v1")
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def prompt_of(body: dict[str, Any]) -> Prompt:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from datagen.errors import Parser, UserError, run, writable_folder
 from datagen.files import is_remote
-from datagen.hub import Mark, Published, Target, add_options, fetch, repository, target
+from datagen.hub import Mark, Published, Target, add_options, check_unused, fetch, repository, target
 from datagen.hub import publish as publish_files
 from datagen.options import whole
 
@@ -173,6 +173,8 @@ def build(arguments: argparse.Namespace) -> None:
 
     spec = find_dataset(arguments.name)
     options = read_options(spec, arguments)
+    if not arguments.push:
+        check_unused(arguments, "--push")
     to = where_to_push(arguments, spec.name) if arguments.push else None
     out = place(arguments.out or f"data/{spec.name}")
 
@@ -234,6 +236,8 @@ def card(arguments: argparse.Namespace) -> None:
     from datagen.manifest import MANIFEST, read_manifest, write_card
     from datagen.verify import recipe_of
 
+    if repository(str(arguments.dir)):
+        raise UserError(f"{arguments.dir} is no folder here, and a card is written into one: build the dataset first")
     manifest = read_manifest(arguments.dir)
     recipe_of(arguments.dir, manifest)
     try:

@@ -81,6 +81,8 @@ def tasks_of(built: BuiltDataset, name: str) -> list[str]:
     own = [task.name for task in built.spec.tasks]
     if name in (built.spec.name, "all"):
         return own
+    if name in DATASETS:
+        raise UserError(f"{built.name} is the dataset {built.spec.name}, not {name}: name another with --data")
     if find_task(name).name not in own:
         raise UserError(f"{built.name} asks {', '.join(own)}, not {name!r}: name another dataset with --data")
     return [name]

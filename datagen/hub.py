@@ -60,11 +60,19 @@ def add_options(group: argparse._ArgumentGroup, *, whole: bool = True) -> None:
     """The options that say where to publish, for `target`; fewer where it isn't the `whole` of a repository."""
     group.set_defaults(private=False, force=False)
     group.add_argument("--repo", metavar="USER/NAME", help="the repository [that name under your own]")
-    group.add_argument("--revision", metavar="BRANCH", help="publish to this branch, made where it is missing [main]")
+    made = ", made where it is missing" if whole else ""
+    group.add_argument("--revision", metavar="BRANCH", help=f"publish to this branch{made} [main]")
     group.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     if whole:
         group.add_argument("--private", action="store_true", help="make a new repository private")
         group.add_argument("--force", action="store_true", help="replace what the repository holds, whatever that is")
+
+
+def check_unused(arguments: argparse.Namespace, flag: str) -> None:
+    """Raise a `UserError` where the options say where to publish, and nothing is published."""
+    for name in ("repo", "revision", "create_pr", "private", "force"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name.replace('_', '-')} says how to publish: add {flag}, or leave it out")
 
 
 def target(arguments: argparse.Namespace, kind: Kind, name: str) -> Target:
@@ -325,16 +333,24 @@ class _Remote:
         return None
 
 
-def has_file(at: Target, name: str) -> bool:
-    """Whether the repository has that file.
+def files_of(at: Target, mark: Mark) -> set[str]:
+    """The names of the files in a repository that holds what the mark says.
 
     Raises:
-        UserError: where the Hub can't be asked.
+        UserError: where there is no such repository, or it holds something else.
     """
     from huggingface_hub import HfApi
 
+    def look() -> set[str]:
+        remote = _Remote(HfApi(), at)
+        head, _ = remote.head(make=False)
+        there = remote.files(head)
+        if mark.file not in there or _value(remote.read(head, mark.file), mark.key) != mark.value:
+            raise UserError(f"{at.repo} holds something else: publish the checkpoint there first")
+        return set(there)
+
     with speaking(at.repo, at.kind, at.revision):
-        return patiently(lambda: HfApi().file_exists(at.repo, name, repo_type=at.kind, revision=at.revision))
+        return patiently(look)
 
 
 def _value(text: bytes, key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 from datagen.errors import UserError
 
 T = TypeVar("T")
+RESUMED = " (r1vlm-train with --resume)"
 PASSING = (408, 412, 429, 500, 502, 503, 504)  # a later try may end otherwise; 412: another commit came in between
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
+WAITS = (1.0, 4.0)  # seconds before each further try; for uploads the client itself tries for half a minute
 
 
 def patiently(action: Callable[[], T]) -> T:
@@ -42,7 +44,7 @@ def _passing(error: BaseException) -> str | None:
     for cause in causes_of(error):
         if isinstance(cause, HfHubHTTPError):
             return f"answer {cause.response.status_code}" if cause.response.status_code in PASSING else None
-        if isinstance(cause, httpx.ConnectError):
+        if isinstance(cause, httpx.ConnectError | httpx.UnsupportedProtocol):
             return None
         if isinstance(cause, httpx.TransportError):
             return "the connection broke"
@@ -61,10 +63,11 @@ def causes_of(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class _WithoutAddresses(logging.Filter):
-    """Drops what names an address: those of uploads and downloads are signed, and a log is no place for them."""
+    """Takes addresses out: those of uploads and downloads are signed, and a log is no place for them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "://" not in record.getMessage()
+        record.msg, record.args = re.sub(r"\w+://\S+", "...", record.getMessage()), ()
+        return True
 
 
 @contextmanager
@@ -77,6 +80,8 @@ def speaking(repo: str, kind: str, revision: str | None = None) -> Iterator[None
         handler.addFilter(without)
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         sentence = _sentence(error, repo, kind, revision)
         if sentence is None:
@@ -107,10 +112,12 @@ def _sentence(error: BaseException, repo: str, kind: str, revision: str | None) 
 
     if answer := among(errors.HfHubHTTPError):
         return _refusal(answer, repo, kind, revision)
-    unreachable = f"can't reach {hub()}: check the network, then run the same command again"
+    again = f"run the same command again{RESUMED if kind == 'model' else ''}"
+    unreachable = f"can't reach {hub()}: check the network, then {again}"
     known: list[tuple[type[BaseException], str]] = [
         (errors.LocalTokenNotFoundError, "you are not logged in: run  hf auth login  or set HF_TOKEN"),
         (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set: unset it to publish"),
+        (httpx.UnsupportedProtocol, f"{hub()} is no address: HF_ENDPOINT begins with https:// (or http://)"),
         (httpx.TransportError, unreachable),
         (json.JSONDecodeError, f"{hub()} does not answer as a Hub does: check HF_ENDPOINT and the network"),
         (
@@ -143,7 +150,9 @@ def _refusal(error: Any, repo: str, kind: str, revision: str | None) -> str:
 
     status, said = error.response.status_code, " ".join((error.server_message or "").split())[:300]
     if status in PASSING:
-        return f"{hub()} is busy (answer {status}): run the same command again later"
+        return (
+            f"{hub()} is busy (answer {status}): run the same command again later{RESUMED if kind == 'model' else ''}"
+        )
     known: list[tuple[bool, str]] = [
         (
             isinstance(error, errors.GatedRepoError),

@@ -6,14 +6,14 @@ import time
 from pathlib import Path
 
 from datagen.cards import CARD, model_card
-from datagen.files import CURVE, RECORD, write_json
-from datagen.hub import Mark, Published, Target, has_file, publish
+from datagen.files import write_json
+from datagen.hub import Published, publish
 from evaluation.asking import Asked, Model, questions_of
 from evaluation.beside import mark_others
 from evaluation.completions import read_completions, write_completions
 from evaluation.controls import control, findings
 from evaluation.outcome import Answers, Outcome, Record, make_comparison, make_result
-from evaluation.plan import Plan, Side
+from evaluation.plan import Plan, Publication, Side
 from evaluation.report import write_report
 from evaluation.score import Scored, score, summary
 from evaluation.table import comparison_table, result_table
@@ -41,15 +41,15 @@ def evaluate(plan: Plan) -> None:
         print(publish_card(plan, outcome, plan.push))
 
 
-def publish_card(plan: Plan, outcome: Outcome, to: Target) -> Published:
+def publish_card(plan: Plan, outcome: Outcome, push: Publication) -> Published:
     """Publish the model's card with what came out, beside the very checkpoint that was evaluated.
 
     Raises:
-        UserError: where the repository holds another one, or the Hub refuses.
+        UserError: where the repository holds another one by now, or the Hub refuses.
     """
-    record, result = plan.subject.record, outcome.comparison or outcome.results["after"]
-    card = model_card(record, repo=to.repo, curve=has_file(to, CURVE), result=result)
-    return publish(to, {CARD: card.encode()}, Mark(RECORD, "checkpoint", record["checkpoint"]), whole=False)
+    result = outcome.comparison or outcome.results["after"]
+    card = model_card(plan.subject.record, repo=push.to.repo, curve=push.curve, result=result)
+    return publish(push.to, {CARD: card.encode()}, push.mark, whole=False)
 
 
 def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from datagen.cards import model_repository
 from datagen.dataset import BuiltDataset, check_split, open_dataset, tasks_of
 from datagen.errors import UserError, need, writable_folder
-from datagen.files import METRICS, RECORD
-from datagen.hub import Target, repository, target
+from datagen.files import CURVE, METRICS, RECORD
+from datagen.hub import Mark, Target, check_unused, files_of, repository, target
 from evaluation.beside import Row, beside_row, read_beside
 from evaluation.engines import Sampling, check_engine
 from evaluation.subject import Subject, differences, open_subject, served_subject
@@ -27,6 +27,15 @@ class Side:
     subject: Subject
     result: Path
     completions: Path
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where the model's card is published, what tells that the checkpoint is there, and whether its reward curve is."""
+
+    to: Target
+    mark: Mark
+    curve: bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Plan:
     beside: list[Row]
     metrics: Path | None
     warnings: list[str]
-    push: Target | None
+    push: Publication | None
 
     @property
     def sides(self) -> dict[str, Side]:
@@ -80,6 +89,8 @@ def make_plan(arguments: Namespace) -> Plan:
     local = any(one.is_model and one.endpoint is None for one in subjects)
     need("eval", "scipy", *(("torch", "torchvision", "transformers") if local else ()))
     check_engine(arguments.engine, subject.endpoint)
+    if not arguments.push_card:
+        check_unused(arguments, "--push-card")
     if any(one.base for one in subjects):
         need("train", "peft")
         if arguments.engine == "vllm":
@@ -106,21 +117,29 @@ def make_plan(arguments: Namespace) -> Plan:
         beside=_beside(subject, arguments.beside),
         metrics=_metrics(subject, arguments.metrics),
         warnings=[text for one in subjects for text in differences(one, dataset, tasks)],
-        push=_where_to_push(subject, arguments) if arguments.push_card else None,
+        push=_where_to_push(subject, tasks, arguments) if arguments.push_card else None,
     )
     _check_overwriting(plan)
     _make_folder(plan.out)
     return plan
 
 
-def _where_to_push(subject: Subject, arguments: Namespace) -> Target:
-    """The repository that was named, that of the checkpoint, or the one that r1vlm-train would publish it in."""
+def _where_to_push(subject: Subject, tasks: Sequence[str], arguments: Namespace) -> Publication:
+    """The repository that was named, that of the checkpoint, or the one that r1vlm-train would publish it in.
+
+    Raises:
+        UserError: where it doesn't hold this very checkpoint, or the card would speak of a part of the questions.
+    """
     record = subject.record
     if not record.keys() >= ON_CARD:
         raise UserError(f"{subject.label} is no checkpoint that r1vlm-train has written: leave out --push-card")
+    if arguments.limit is not None or arguments.split != "test" or not {*record["tasks"]} <= {*tasks}:
+        raise UserError("a card speaks of all test questions: leave out --limit, --task and --split with --push-card")
     if arguments.repo is None and (named := repository(subject.name)):
         arguments.repo, _ = named
-    return target(arguments, "model", model_repository(record["tasks"], record.get("base_model", "model")))
+    to = target(arguments, "model", model_repository(record["tasks"], record.get("base_model", "model")))
+    mark = Mark(RECORD, "checkpoint", record["checkpoint"])
+    return Publication(to, mark, CURVE in files_of(to, mark))
 
 
 def _make_folder(out: Path) -> None:

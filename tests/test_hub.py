@@ -172,6 +172,8 @@ def test_a_dataset_that_is_not_what_it_claims_is_not_published(
     assert contents(copy) == contents(built)
     (copy / "manifest.json").write_text('{"recipe": {}, "files": {}, "fingerprint": ""}')
     assert "manifest.json is damaged" in refused(data("card", copy))
+    assert "is no folder here" in refused(data("card", "ada/r1vlm-digits"))
+    assert "add --push, or leave it out" in refused(data("build", "digits", "--out", copy, "--repo", "ada/x"))
 
 
 REFUSED = {
@@ -185,6 +187,7 @@ REFUSED = {
     "no name": ({}, ["--repo", "digits"], "write USER/NAME"),
     "a name that the Hub does not take": ({}, ["--repo", "ada/a--b"], "write USER/NAME"),
     "offline": ({"HF_HUB_OFFLINE": "1"}, [], "HF_HUB_OFFLINE is set"),
+    "no address": ({"HF_ENDPOINT": "127.0.0.1:9"}, [], "HF_ENDPOINT begins with https://"),
     "no network": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, [], "can't reach http://127.0.0.1:9: check the network"),
 }
 
@@ -372,8 +375,6 @@ def test_training_and_evaluation_from_the_hub_alone(
 
     words = [
         "ada/r1vlm-digits-base",
-        "--task",
-        "sum",
         "--baseline",
         "ada/base",
         "--max-new-tokens",
@@ -392,13 +393,24 @@ def test_training_and_evaluation_from_the_hub_alone(
     results, _, said = script(
         CARDS, env, "ada/r1vlm-digits-base", next((tmp_path / "built/examples").iterdir())
     ).partition("\n")
-    expected = ["sum", "ada/r1vlm-digits", commits["datasets/ada/r1vlm-digits"], round(100 * comparison["after"], 2)]
-    assert json.loads(results) == [expected]
+    data_commit = commits["datasets/ada/r1vlm-digits"]
+    assert json.loads(results) == [
+        [row["task"], "ada/r1vlm-digits", data_commit, round(100 * row["after"], 2)]
+        for row in comparison["slices"]["by_task"]
+    ]
     assert "Let me solve this step by step." in said
 
     again = run("training.cli", *train, "--resume", env=env, cwd=tmp_path)
     assert "already there, the same" in again.stdout  # and the card with the results stays
     assert b"## Results" in repo.main["README.md"]
+    score = ["ada/r1vlm-digits-base", "--max-new-tokens", "32", "--push-card"]
+    for more, sentence in {
+        ("--limit", "3"): "leave out --limit, --task and --split with --push-card",
+        ("--repo", "ada/none"): "there is no ada/none yet: publish the checkpoint there first",
+        ("--repo", "ada/base"): "ada/base holds something else: publish the checkpoint there first",
+        ("--revision", "other"): "ada/r1vlm-digits-base has no revision other",
+    }.items():
+        assert sentence in refused(run("evaluation.cli", *score, *more, env=env, cwd=tmp_path))
     assert "leave out --push-card" in refused(
         run("evaluation.cli", "ada/base", "--data", "ada/r1vlm-digits", "--push-card", env=env, cwd=tmp_path)
     )

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from datagen.cards import CARD, license_of, model_card, public_record
 from datagen.errors import UserError
 from datagen.files import CURVE, RECORD, write_json, write_text
-from datagen.hub import MODEL_FILES, Mark, Published, Target, publish
+from datagen.hub import MODEL_FILES, Mark, Published, Target, publish, repository
 from training.config import Run
 from training.model import locate
 
@@ -94,16 +94,20 @@ def publish_checkpoint(folder: Path, to: Target) -> Published:
     return publish(to, files, Mark(RECORD, "run_hash", record["run_hash"]), no_change=CARD)
 
 
+def base_of(model: str) -> str:
+    """What a model is called as the base of others: a published one its name, one of this machine what it came from."""
+    return model if repository(model) else str(read_record(locate(model)).get("base_model", model))
+
+
 def make_record(run: Run, stage: str) -> dict[str, Any]:
     """What a checkpoint says of its making, beside its step and what the model has been shown."""
-    start = locate(run.model)
-    base = read_record(start).get("base_model", run.model)
+    base = base_of(run.model)
     what = [stage, base, run.dataset_fingerprint, run.tasks, run.seed, run.settings]
     return {
         "stage": stage,
         "model": run.model,
         "base_model": base,
-        "license": license_of(start),
+        "license": license_of(locate(run.model)),
         "run_hash": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16],
         "dataset": run.data,
         "dataset_fingerprint": run.dataset_fingerprint,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from datagen.errors import Parser, UserError, need, run, writable_folder
-from datagen.hub import add_options, target
+from datagen.hub import add_options, check_unused, target
 from datagen.options import whole
 from training.config import Run, Stage
 from training.model import DEFAULT_MODEL, SMALL
@@ -87,14 +87,15 @@ def train(arguments: argparse.Namespace) -> None:
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     quiet()
     from datagen.cards import model_repository
-    from training.checkpoints import publish_checkpoint, read_record
+    from training.checkpoints import base_of, publish_checkpoint
     from training.config import trl_config
     from training.model import is_small, locate, pinned
 
     model = pinned(arguments.model or default_model(owner))
     recipe = "small" if is_small(locate(model)) else "default"
-    base = read_record(locate(model)).get("base_model", model)
-    to = target(arguments, "model", model_repository(tasks, base)) if arguments.push_to_hub else None
+    if not arguments.push_to_hub:
+        check_unused(arguments, "--push-to-hub")
+    to = target(arguments, "model", model_repository(tasks, base_of(model))) if arguments.push_to_hub else None
     stage: Stage = "cold_start" if arguments.cold_start else "grpo"
     asked = Run(
         stage=stage,

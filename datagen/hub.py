@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,6 +112,7 @@ def repository(text: str) -> tuple[str, str | None] | None:
     return match[1], match[2]
 
 
+@cache  # a run names its model several times, and is to see one commit of it
 def fetch(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Path, str]:
     """Download what a repository holds into the cache, once: `(folder, USER/NAME@commit)`.
 

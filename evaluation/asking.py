@@ -95,7 +95,7 @@ class Model:
         """Everything that determines the answers, the kind of device apart."""
         sampling = self.plan.sampling
         return {
-            "model": self.subject.fingerprint(),
+            "model": self.subject.fingerprint,
             "data": self.plan.dataset.fingerprint,
             "variant": variant.name,
             "max_new_tokens": sampling.max_new_tokens,

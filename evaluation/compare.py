@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from datagen.cards import percent
 from datagen.errors import UserError
 from evaluation.score import Scored, mean_rewards
 from evaluation.statistics import holm, mean_interval, paired_difference, questions_needed
@@ -85,11 +86,6 @@ def certainty(total: Mapping[str, Any]) -> str:
     low, high = (100 * bound for bound in total["difference_ci95"])
     asked = f"{total['n']} questions about {total['images']} images"
     return f"95% interval of the change {low:+.1f} to {high:+.1f} points, {p_text(total['p_value'])}; {asked}"
-
-
-def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f}%"
 
 
 def p_text(p_value: float) -> str:

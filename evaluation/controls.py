@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from datagen import r1
+from datagen.cards import percent
 from datagen.tasks import find_task
 from evaluation.asking import Asked, Model
-from evaluation.compare import percent
 from evaluation.score import Scored, summary
 from evaluation.statistics import paired_difference
 from evaluation.variants import controls

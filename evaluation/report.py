@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen import r1
+from datagen.cards import percent
 from datagen.files import write_text
-from evaluation.compare import certainty, headline, p_text, percent
+from evaluation.compare import certainty, headline, p_text
 from evaluation.curve import make_curve
 from evaluation.outcome import Outcome
 from evaluation.plan import Plan

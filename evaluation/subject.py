@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ class Subject:
     record: Mapping[str, Any]
     endpoint: str | None = None
 
-    @property
+    @cached_property
     def base(self) -> Path | None:
         """The folder of the model that a LoRA adapter changes; None where the checkpoint is a whole model.
 
@@ -75,6 +76,7 @@ class Subject:
         """The last two parts of its path, which tell the checkpoints of several runs apart; its name on the Hub."""
         return "/".join(Path(self.name.partition("@")[0]).parts[-2:])
 
+    @cached_property  # weights are read for it, and every way of asking wants it
     def fingerprint(self) -> str:
         """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
         if self.endpoint is not None and not self.path.is_dir():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datagen.cards import percent
 from evaluation.beside import SAME, Row
-from evaluation.compare import percent
 
 
 def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:

@@ -7,6 +7,7 @@ run; loading a model is left out everywhere. Ours is all of asking: prompts, pro
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,19 +30,14 @@ from evaluation.variants import R1
 
 QUESTIONS = int(os.environ.get("QUESTIONS", "1000"))
 SAMPLE = 100  # questions of the plain loop
-PORT = 8765
 
 
-def plan_of(checkpoint: str, data: str, engine: str) -> Plan:
+def plan_of(checkpoint: str, data: str, *more: str) -> Plan:
     """The plan of a call of r1vlm-eval."""
     out = tempfile.mkdtemp()
-    words = [checkpoint, "--data", data, "--limit", str(QUESTIONS), "--max-new-tokens", "128", "--out", out]
+    words = [checkpoint, "--data", data, "--limit", str(QUESTIONS), "--max-new-tokens", "128", "--out", out, *more]
     arguments: Namespace = make_parser().parse_args(words)
     (arguments.checkpoint,) = arguments.checkpoint
-    if engine == "openai":
-        arguments.endpoint = f"http://127.0.0.1:{PORT}/v1"
-    else:
-        arguments.engine = engine
     return make_plan(arguments)
 
 
@@ -106,22 +102,25 @@ def measure(plan: Plan) -> tuple[Engine, Prompts, float, float, list[str]]:
 
 
 @contextmanager
-def serving(checkpoint: str) -> Iterator[None]:
-    """VLLM's own server on loopback, for as long as the block runs."""
+def serving(checkpoint: str) -> Iterator[str]:
+    """The address of vLLM's own server on loopback, which runs for as long as the block does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint, "--host", "127.0.0.1"]
-    words += ["--port", str(PORT), "--dtype", "float32", "--enforce-eager", "--limit-mm-per-prompt", '{"image": 1}']
+    words += ["--port", str(port), "--dtype", "float32", "--enforce-eager", "--limit-mm-per-prompt", '{"image": 1}']
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             while True:
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health").close()
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
                     break
                 except (urllib.error.URLError, ConnectionError):
                     if server.poll() is not None:
-                        raise SystemExit("vLLM's server ended before it answered") from None
+                        raise RuntimeError("vLLM's server ended before it answered") from None
                     time.sleep(1)
-            yield
+            yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.terminate()
 
@@ -131,7 +130,7 @@ def main() -> None:
     checkpoint, data = (str(Path(word).resolve()) for word in sys.argv[1:])
     print("| engine | questions/s | as a ratio to the plain loop | our share of the time | same completions |")
     print("|---|---:|---:|---:|---:|")
-    engine, prompts, alone, ours, expected = measure(plan_of(checkpoint, data, "transformers"))
+    engine, prompts, alone, ours, expected = measure(plan_of(checkpoint, data, "--engine", "transformers"))
     if not isinstance(engine, TransformersEngine):
         raise TypeError("the plain loop needs transformers' model")
     plain = plainly(engine, prompts)
@@ -143,10 +142,10 @@ def main() -> None:
 
     print(row("transformers, batches of 128", alone, ours, expected), flush=True)
     if find_spec("vllm") is not None:
-        _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "vllm"))
+        _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "--engine", "vllm"))
         print(row("vLLM in this process", alone, ours, messages), flush=True)
-        with serving(checkpoint):
-            _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "openai"))
+        with serving(checkpoint) as endpoint:
+            _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "--endpoint", endpoint))
             print(row("vLLM's server, 32 at a time", alone, ours, messages), flush=True)
     print(f"| plain loop, {SAMPLE} questions | {plain:.1f} | 1.0 | | |")
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from benchmarks.eval import serving
 from datagen.r1 import with_opening
 from tests.processes import run
 
@@ -75,24 +70,8 @@ def test_vllm_in_this_process(
 @pytest.fixture(scope="module")
 def server(checkpoint: Path) -> Iterator[str]:
     """The address of vLLM's own server, with the small model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)]
-    words += f"--host 127.0.0.1 --port {port} --dtype float32 --enforce-eager".split()
-    words += ["--limit-mm-per-prompt", '{"image": 1}']
-    with subprocess.Popen(
-        words, env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}, stdout=subprocess.DEVNULL
-    ) as process:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None
-                time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
-        process.terminate()
+    with serving(str(checkpoint)) as address:
+        yield address
 
 
 def test_vllms_server(server: str, checkpoint: Path, digits_folder: Path, expected: Path, tmp_path: Path) -> None:

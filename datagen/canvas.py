@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from datagen.sources import SIDE
 
 CANVAS = 84  # pixels: 3 x 3 merged patches of Qwen2.5-VL (14-pixel patches, merged 2 x 2)
 TRIES = 64  # places tried for a box before all boxes are placed anew
-SHADES = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)  # from paper to ink
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first outside
 
 
@@ -46,8 +46,8 @@ def place(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int
     return ink
 
 
-def paint(rng: np.random.Generator, ink: NDArray[np.uint8]) -> Image.Image:
-    """An image of the ink (height, width; 0 to 255), in one random dark colour on one random light paper.
+def paint(rng: np.random.Generator, ink: NDArray[np.uint8], shades: int = 256) -> Image.Image:
+    """An image of the ink (height, width; 0 to `shades` - 1), in one random dark colour on one random light paper.
 
     It has a palette of the shades between the two: a third of RGB's bytes to encode, and half of them to store. The
     tints are hard to see; they make it practically impossible that two examples are the same image.
@@ -55,8 +55,13 @@ def paint(rng: np.random.Generator, ink: NDArray[np.uint8]) -> Image.Image:
     dark = rng.integers(0, 64, size=3)
     light = rng.integers(224, 256, size=3)
     image = Image.fromarray(ink)
-    image.putpalette(np.rint(light + (dark - light) * SHADES).astype(np.uint8).tobytes())
+    image.putpalette(np.rint(light + (dark - light) * _scale(shades)).astype(np.uint8).tobytes())
     return image
+
+
+@cache
+def _scale(shades: int) -> NDArray[np.float32]:
+    return np.linspace(0, 1, shades, dtype=np.float32)[:, None]
 
 
 def png(image: Image.Image) -> bytes:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datagen.canvas import paint
-from datagen.decoder import FONTS, table
+from datagen.decoder import FONTS, SHADES, table
 from datagen.sources import SIDE
 from datagen.words import ALPHABETS, Words, load_words
 
@@ -54,7 +54,7 @@ def draw(rng: np.random.Generator, words: Words, alphabet: int, size: int) -> De
         pairs = [(coded[i], plain[i]) for i in rng.permutation(alphabet)]
         ink = table(pairs, str(rng.choice(list(FONTS))), SIDE)
         shown = "".join(map("".join, pairs)).ljust(ink.size // SIDE**2)
-        images.append(torch.from_numpy(np.array(paint(rng, ink).convert("RGB"))))
+        images.append(torch.from_numpy(np.array(paint(rng, ink, SHADES).convert("RGB"))))
         letters.append(shown)
         pointers.append("".join(f" {coded}" for coded in shown[::2]))
         keys.append(dict(pairs))

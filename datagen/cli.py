@@ -1,4 +1,4 @@
-"""`r1vlm-data`: build, preview, verify, publish and list datasets, and audit their rewards."""
+"""`r1vlm-data`: build, preview, verify, publish, export and list datasets, and audit their rewards."""
 
 from __future__ import annotations
 
@@ -84,6 +84,16 @@ def make_parser(*, building: bool = True) -> Parser:
     one.set_defaults(main=verify)
     one.add_argument("dir", metavar="DIR", help=WHERE)
     one.add_argument("--all", action="store_true", help="draw every image again, not 200 of them")
+
+    one = commands.add_parser(
+        "export",
+        help="write tasks for another evaluator",
+        description="Write the test split as tasks that lmms-eval loads with --include_path, judged by our rewards.",
+    )
+    one.set_defaults(main=export)
+    one.add_argument("tool", metavar="TOOL", choices=("lmms-eval",), help="lmms-eval")
+    one.add_argument("dir", metavar="DIR", help=WHERE)
+    one.add_argument("--out", type=Path, default=Path("lmms-eval"), help="the folder to write into [lmms-eval]")
 
     one = commands.add_parser(
         "audit", help="attack the rewards", description="Try hostile completions on the rewards of a dataset's tasks."
@@ -284,6 +294,26 @@ def verify(arguments: argparse.Namespace) -> None:
     for what, shared in splits["shared_between_splits"].items():
         counts = ", ".join(f"{distinct[what]} {split}" for split, distinct in splits["distinct"].items())
         print(f"  {what}: {counts}; {shared} in two splits")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """`r1vlm-data export`."""
+    from datagen.dataset import open_dataset
+
+    built = open_dataset(arguments.dir)
+    out = writable_folder(arguments.out)
+
+    from datasets import disable_progress_bars
+
+    from datagen.export import export_lmms_eval
+
+    disable_progress_bars()
+    group, names = export_lmms_eval(built, out)
+    print(f"{arguments.out}: {group}, the group of {', '.join(names)}")
+    print(f"  lmms-eval --include_path {arguments.out} --tasks {group} \\")
+    print("    --model qwen2_5_vl --model_args pretrained=CHECKPOINT,min_pixels=LOW,max_pixels=HIGH")
+    print("  LOW and HIGH: shortest_edge and longest_edge in the checkpoint's processor_config.json; without them")
+    print("  lmms-eval enlarges small images, and asks the model something else than it was trained on")
 
 
 def audit(arguments: argparse.Namespace) -> None:

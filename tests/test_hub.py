@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from datagen.dataset import open_dataset
 from datagen.manifest import tables_of
 from datagen.tasks import DATASETS
 from tests.hub import Hub, running
@@ -294,6 +295,30 @@ def test_reading_what_cannot_be_read(hub: Hub, data: Any, tmp_path: Path) -> Non
         assert sentence in refused(data("verify", name))
     assert "has been downloaded" in refused(data("verify", "grace/other2", HF_HUB_OFFLINE="1"))
     assert "can't reach" in refused(data("verify", "grace/other2", HF_ENDPOINT="http://127.0.0.1:9"))
+
+
+EXPORTED = """
+import sys, json, yaml
+from datasets import load_dataset
+yaml.FullLoader.add_constructor("!function", lambda loader, node: None)
+task = yaml.full_load(open(sys.argv[1]))
+rows = load_dataset(task["dataset_path"], "r1", **task["dataset_kwargs"])["test"]
+print(json.dumps([task, list(rows["id"])]))
+"""
+
+
+def test_a_task_exported_from_the_hub_keeps_to_its_commit(
+    hub: Hub, env: dict[str, str], data: Any, unharmed: Path, tmp_path: Path
+) -> None:
+    assert data("push", unharmed).returncode == 0
+    commit = hub.repos["datasets/ada/r1vlm-digits"].branches["main"]
+    done = data("export", "lmms-eval", "ada/r1vlm-digits", "--out", tmp_path / "tasks")
+    assert done.returncode == 0, done.stderr
+    other = data("build", "digits", "--size", "20", "--seed", "1", "--out", tmp_path / "other", "--push", "--force")
+    assert other.returncode == 0, other.stderr
+    task, asked = json.loads(script(EXPORTED, env, tmp_path / "tasks" / "r1vlm_digits_sum.yaml"))
+    assert (task["dataset_path"], task["dataset_kwargs"]["revision"]) == ("ada/r1vlm-digits", commit)
+    assert asked == list(open_dataset(unharmed).questions("test", ["sum"])["id"])
 
 
 def test_downloads_through_faults_and_without_the_hub(

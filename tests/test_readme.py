@@ -62,7 +62,7 @@ def test_every_option_of_the_readme_is_in_the_help(module: str, command: str) ->
     text = run(module, "--help").stdout
     if command == "r1vlm-data":
         text += run(module, "build", "--help").stdout + run(module, "preview", "--help").stdout
-        text += run(module, "verify", "--help").stdout
+        text += run(module, "verify", "--help").stdout + run(module, "export", "--help").stdout
     for call in calls:
         for option in re.findall(r"--[a-z-]+", call):
             assert option in text, f"{command} has no {option}"

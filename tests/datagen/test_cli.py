@@ -15,7 +15,7 @@ from tests.processes import refused, run
 def test_help_loads_nothing_heavy() -> None:
     done = run("datagen.cli", "--help")
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("build", "preview", "verify", "audit", "tasks"))
+    assert all(word in done.stdout for word in ("build", "preview", "verify", "export", "audit", "tasks"))
     heavy = "{'numpy', 'torch', 'datasets', 'pandas', 'pyarrow', 'matplotlib', 'wordfreq', 'mlxtend', 'ray', 'upath'}"
     parser = "from datagen.cli import make_parser; make_parser(building=False)"
     code = f"import sys; {parser}; print({heavy} & set(sys.modules))"
@@ -72,6 +72,9 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
         (["preview", "FILE"], "not a dataset folder"),
         (["preview", "DATA", "--split", "dev"], "train, validation, test"),
         (["preview", "DATA", "--out", "FULL"], "no file"),
+        (["export", "lmms-eval", "nowhere"], "there is no dataset nowhere"),
+        (["export", "lmms-eval", "DATA", "--out", "FILE"], "is a file"),
+        (["export", "helm", "DATA"], "lmms-eval"),
         ([], "COMMAND"),
         (["paint"], "paint"),
     ],

@@ -1,0 +1,157 @@
+"""The exported tasks, read the way lmms-eval reads them; tests/evaluation/test_lmms_eval.py has the real one do it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen import lmms_eval, r1
+from datagen.attacks import ATTACKS
+from datagen.build import build
+from datagen.dataset import open_dataset
+from datagen.engines import processes
+from datagen.export import UTILS, export_lmms_eval
+from datagen.recipe import make_recipe
+from datagen.tasks import DATASETS
+from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
+from tests.processes import run
+
+
+@pytest.fixture(scope="module", params=list(DATASETS))
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset of each kind."""
+    out = tmp_path_factory.mktemp("export") / request.param
+    build(make_recipe(request.param, size=80, seed=2), out, processes(1))
+    return out
+
+
+def function_of(folder: Path, name: str) -> Callable[..., Any]:
+    """The function `file.name` of a Python file in the folder, as lmms-eval finds it."""
+    file, _, function = name.rpartition(".")
+    spec = importlib.util.spec_from_file_location(file, folder / f"{file}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[..., Any] = getattr(module, function)
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file of the folder, as lmms-eval reads it."""
+
+    class Loader(yaml.FullLoader):
+        pass
+
+    def function(loader: yaml.FullLoader, node: yaml.ScalarNode) -> Callable[..., Any]:
+        return function_of(path.parent, loader.construct_scalar(node))
+
+    Loader.add_constructor("!function", function)
+    config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    return config
+
+
+def rows_of(config: dict[str, Any]) -> Any:
+    """The questions of a task, as lmms-eval loads them: every split that there is, then one of them."""
+    from datasets import load_dataset
+
+    splits = load_dataset(config["dataset_path"], config["dataset_name"], num_proc=1, **config["dataset_kwargs"])
+    assert set(splits) == {"test"}
+    return splits[config["test_split"]]
+
+
+def test_every_task_asks_what_we_ask_and_is_judged_as_we_judge(built: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(built)
+    group, names = export_lmms_eval(dataset, tmp_path)
+    tasks = [task for task in dataset.spec.tasks if task.name in dataset.questions("test")["task"]]
+    assert names == [f"r1vlm_{dataset.spec.name}_{task.name}" for task in tasks]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted([UTILS, group, *names])
+    together = read(tmp_path / f"{group}.yaml")
+    assert (together["group"], together["task"]) == (group, names)
+    assert {one["metric"] for one in together["aggregate_metric_list"]} == {name for t in tasks for name in t.rewards}
+    assert all(one["weight_by_size"] for one in together["aggregate_metric_list"])
+    for name, task in zip(names, tasks, strict=True):
+        config = read(tmp_path / f"{name}.yaml")
+        assert config["task"] == name
+        assert [one["metric"] for one in config["metric_list"]] == list(task.rewards)
+        # lmms-eval's own defaults take the reasoning out of the answer, and end it at an empty line
+        assert config["reasoning_tags"] == "none"
+        assert config["generation_kwargs"]["until"] == []
+        assert config["generation_kwargs"]["temperature"] == 0
+        asked, ours = rows_of(config), dataset.questions("test", [task.name])
+        assert list(asked["id"]) == list(ours["id"])
+        for row in asked:
+            system, user = config["doc_to_messages"](row)
+            assert [{"role": one["role"], "content": one["content"][-1]["text"]} for one in (system, user)] == row[
+                "prompt"
+            ]
+            assert [part["type"] for part in (*system["content"], *user["content"])] == ["text", "image", "text"]
+            assert user["content"][0]["url"] is row["image"]
+            assert config["doc_to_visual"](row) == [row["image"]]
+            assert config["doc_to_text"](row) == row["prompt"][1]["content"]
+        for row in asked.remove_columns("image"):  # lmms-eval judges without the image, and strips what was generated
+            judge = config["process_results"]
+            right = r1.completion_of(row["solution"])
+            assert judge(row, [right.strip()]) == dict.fromkeys(task.rewards, 1.0)
+            for attack in ATTACKS:
+                wrong = r1.completion_of(attack.text(row))
+                assert judge(row, [wrong.strip()]) == scores(r1.full_message(wrong), row), attack.name
+
+
+@given(st.text() | SOUP, QUESTIONS)
+def test_any_completion_stripped_as_lmms_eval_does_gets_our_rewards(completion: str, question: dict[str, Any]) -> None:
+    assert lmms_eval.process_results(question, [completion.strip()]) == scores(r1.full_message(completion), question)
+
+
+def test_several_answers_get_the_mean(digits_folder: Path) -> None:
+    row = open_dataset(digits_folder).questions("test", ["sum"])[0]
+    right = r1.completion_of(row["solution"])
+    assert lmms_eval.process_results(row, [right, "", right, ""]) == {"format": 0.5, "correctness": 0.5}
+
+
+def test_a_task_that_is_not_asked_is_left_out(tmp_path: Path) -> None:
+    build(make_recipe("messages", size=20, seed=1, options={"words": (1, 1)}), tmp_path / "data", processes(1))
+    done = run("datagen.cli", "export", "lmms-eval", "data", "--out", "tasks", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "tasks").iterdir()} == {
+        f"{UTILS}.py",
+        "r1vlm_messages.yaml",
+        "r1vlm_messages_word_1.yaml",
+    }
+    assert "--tasks r1vlm_messages" in done.stdout
+
+
+@pytest.mark.parametrize("built", ["digits"], indirect=True)
+def test_the_cache_of_datasets_does_not_take_one_folder_for_another(
+    built: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    assert built.name == digits_folder.name
+    for folder in (built, digits_folder):
+        dataset = open_dataset(folder)
+        export_lmms_eval(dataset, tmp_path)
+        asked = rows_of(read(tmp_path / "r1vlm_digits_sum.yaml"))
+        assert list(asked["id"]) == list(dataset.questions("test", ["sum"])["id"])
+
+
+def test_what_is_in_the_folder_stays(digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "utils.py").write_text("theirs")
+    for _ in range(2):
+        export_lmms_eval(open_dataset(digits_folder), tmp_path)
+    assert (tmp_path / "utils.py").read_text() == "theirs"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_whose_name_yaml_would_misread(digits_folder: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(shutil.copytree(digits_folder, tmp_path / 'my "data": #1, é'))
+    export_lmms_eval(dataset, tmp_path)
+    config = read(tmp_path / "r1vlm_digits_sum.yaml")
+    assert config["dataset_path"] == dataset.name
+    assert list(rows_of(config)["id"]) == list(dataset.questions("test", ["sum"])["id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given
@@ -17,7 +18,7 @@ def test_checkpoints_are_evenly_apart_and_hold_both_ends(count: int, most: int) 
     assert len(found) == min(count, most)
     assert [found[0], found[-1]] == [paths[0], paths[-1]]
     steps = [step_of(path) for path in found]
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(steps)]
     assert steps == sorted(set(steps))
     assert not gaps or max(gaps) - min(gaps) <= 10
 

@@ -104,8 +104,8 @@ def _clashes(name: str, names: list[str]) -> list[str]:
 
 
 OPTIONAL = {
-    "vllm": "all presets with a server and fast generation",
-    "deepspeed": "4gpu, 4gpu-zero3, 8gpu and multinode",
+    "vllm": ", needed for a server and for fast generation",
+    "deepspeed": ", needed for 4gpu, 4gpu-zero3, 8gpu, 8gpu-colocate and multinode",
 }
 
 

@@ -437,3 +437,29 @@ srun --nodes={preset.train_nodes} --ntasks={preset.train_nodes} --nodelist="$TRA
 def _inner(command: str) -> str:
     """A command inside single quotes."""
     return command.replace("'", "'\\''")
+
+
+def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
+    """A Markdown table: what each preset takes of a training GPU for a model, and on which GPUs (in GiB) that fits.
+
+    For all weights and for LoRA of rank 16, with the default recipe on digits.
+    """
+    from training.config import settings_for
+    from training.memory import built_in
+
+    recipe = settings_for("default", "grpo", None, {}, [])
+    question = largest_question("digits", ["list", "sum"])
+    lines = ["| preset | what it does | all weights | LoRA | host |", "|---|---|---:|---:|---:|"]
+    for preset in PRESETS.values():
+        if not preset.train_gpus:
+            continue
+        cells = []
+        host = 0.0
+        for lora in ({}, {"lora": {"r": 16}}):
+            asked = Asked(model, built_in()[model], recipe | lora, question, [], Path("runs"))
+            plans = [make_plan(asked, preset, Machine(size * GIB)) for size in sizes]
+            fitting = [size for size, plan in zip(sizes, plans, strict=True) if plan.fits]
+            host = max(host, sum(plans[-1].memory.host.values()))
+            cells.append(f"{plans[-1].memory.peak / GIB:.0f} ({f'from {fitting[0]}' if fitting else 'none'})")
+        lines.append(f"| `{preset.name}` | {preset.summary} | {cells[0]} | {cells[1]} | {host / GIB:.0f} |")
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -135,8 +136,12 @@ def make_plan(asked: Asked, preset: Preset, machine: Machine, ports: Ports | Non
     """The plan of a command under a preset.
 
     Raises:
-        UserError: where the batch can't be made to fit the number of processes.
+        UserError: where the batch can't be made to fit the number of processes, and for LoRA under FSDP2.
     """
+    if preset.sharding == "fsdp2" and asked.settings.get("lora"):
+        raise UserError(  # vllm_generation.py merges adapters into weights that are split, and asks if that works
+            f"TRL 1.16 sends no LoRA adapters to vLLM from FSDP2 ({preset.name}): use --hardware 4gpu-zero3"
+        )
     batch = fit(asked.settings, preset, asked=asked.fixed)
     if asked.completions is not None and batch.completions != asked.completions:
         batch = fit(asked.settings, preset, completions=asked.completions)
@@ -193,7 +198,8 @@ def decide(
     presets = [find_preset(name, allocation if PRESETS[name].nodes > 1 else None) for name in names]
     if not vllm:
         generation = generation or "transformers"
-    tried = [make_plan(asked, _generating(preset, generation), machine) for preset in presets]
+    first, *others = [_generating(preset, generation) for preset in presets]
+    tried = [make_plan(asked, first, machine), *_possible(asked, others, machine)]
     for plan in tried:
         if plan.fits:
             over = [other.preset.name for other in tried[: tried.index(plan)]]
@@ -226,26 +232,22 @@ def refuse(plan: Plan) -> None:
         if sum(memory.server.values()) > SERVER_SHARE * gpu:
             need = f"{_gib(sum(memory.server.values()))} of the GPU that generates, which has {_gib(gpu)}"
         roomy = replace(plan.machine, host=None)
-    others = [_possible(plan.asked, preset, roomy) for preset in PRESETS.values() if preset.gpus >= plan.preset.gpus]
-    fitting = [f"--hardware {other.preset.name}" for other in others if other is not None and other.fits]
+    larger = [preset for preset in PRESETS.values() if preset.train_gpus and preset.gpus >= plan.preset.gpus]
+    others = _possible(plan.asked, larger, replace(roomy, devices=()))
+    do = [f"use --hardware {other.preset.name}" for other in others if other.fits][:1]
     lora = replace(plan.asked, settings=plan.asked.settings | {"lora": {"r": 16}})
-    adapters = _possible(lora, plan.preset, plan.machine)
-    do = ([f"use {fitting[0]}"] if fitting else []) + (
-        ["train LoRA adapters (--set 'lora={r: 16}')"]
-        if adapters is not None and adapters.fits and not plan.work.lora_rank
-        else []
-    )
+    if not plan.work.lora_rank and any(other.fits for other in _possible(lora, [plan.preset], plan.machine)):
+        do.append("train LoRA adapters (--set 'lora={r: 16}')")
     raise UserError(f"{model} on {name} needs {need}: {', or '.join(do) or 'use a smaller model'}")
 
 
-def _possible(asked: Asked, preset: Preset, machine: Machine) -> Plan | None:
-    """The plan of another preset with GPUs like these; None where it can't share the batch."""
-    if not preset.train_gpus:
-        return None
-    try:
-        return make_plan(asked, preset, replace(machine, devices=()))
-    except UserError:
-        return None
+def _possible(asked: Asked, presets: list[Preset], machine: Machine) -> list[Plan]:
+    """The plans of those presets that can do what is asked, whether it fits or not."""
+    plans = []
+    for preset in presets:
+        with contextlib.suppress(UserError):
+            plans.append(make_plan(asked, preset, machine))
+    return plans
 
 
 def _jobs(plan: Plan) -> Iterator[Job]:
@@ -453,13 +455,12 @@ def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
     for preset in PRESETS.values():
         if not preset.train_gpus:
             continue
-        cells = []
-        host = 0.0
+        cells, hosts = [], [0.0]
         for lora in ({}, {"lora": {"r": 16}}):
             asked = Asked(model, built_in()[model], recipe | lora, question, [], Path("runs"))
-            plans = [make_plan(asked, preset, Machine(size * GIB)) for size in sizes]
-            fitting = [size for size, plan in zip(sizes, plans, strict=True) if plan.fits]
-            host = max(host, sum(plans[-1].memory.host.values()))
-            cells.append(f"{plans[-1].memory.peak / GIB:.0f} ({f'from {fitting[0]}' if fitting else 'none'})")
-        lines.append(f"| `{preset.name}` | {preset.summary} | {cells[0]} | {cells[1]} | {host / GIB:.0f} |")
+            plans = [plan for size in sizes for plan in _possible(asked, [preset], Machine(size * GIB))]
+            fitting = [size for size, plan in zip(sizes, plans, strict=False) if plan.fits]
+            hosts += [sum(plan.memory.host.values()) for plan in plans]
+            cells.append(f"{plans[-1].memory.peak / GIB:.0f} (from {fitting[0]})" if fitting else "-")
+        lines.append(f"| `{preset.name}` | {preset.summary} | {cells[0]} | {cells[1]} | {max(hosts) / GIB:.0f} |")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from training import hardware, memory, plan
 from training.config import settings_for
 from training.hardware import GPU, PRESETS, Preset, choose, find_preset, fit
 from training.memory import GIB, built_in, predict
-from training.placement import words_of
+from training.placement import check_move, hardware_of, words_of
 from training.plan import Asked, Machine, Plan, Question, describe, make_plan, refuse, slurm
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -205,7 +205,7 @@ def test_a_refusal_names_what_would_do() -> None:
     with pytest.raises(UserError, match="use --hardware 8gpu-colocate"):
         refuse(planned("8gpu", 24))
     with pytest.raises(UserError, match="of the GPU that generates"):
-        refuse(planned("8gpu-fsdp2", 20, "Qwen/Qwen2.5-VL-7B-Instruct", **LORA))
+        refuse(planned("multinode", 20, "Qwen/Qwen2.5-VL-7B-Instruct"))
     named = says(planned("1gpu", 24), 24).partition("use --hardware ")[2].split(",")[0]
     assert planned(named, 24).fits
     small = Machine(80 * GIB, host=64 * GIB)
@@ -215,7 +215,7 @@ def test_a_refusal_names_what_would_do() -> None:
 
 @given(
     model=st.sampled_from(list(built_in())),
-    preset=st.sampled_from([preset for preset in PRESETS if preset != "cpu"]),
+    preset=st.sampled_from([preset for preset in PRESETS if preset != "cpu" and "fsdp2" not in preset]),
     lora=st.booleans(),
     longer=st.integers(1, 2000),
 )
@@ -285,6 +285,11 @@ def test_gpus_are_those_that_cuda_visible_devices_leaves(tmp_path: Path, monkeyp
     assert hardware.visible_gpus() == []
 
 
+def test_what_trl_can_not_do_is_refused() -> None:
+    with pytest.raises(UserError, match="no LoRA adapters to vLLM from FSDP2"):
+        planned("4gpu-fsdp2", 80, **LORA)
+
+
 def test_names_and_machines_are_checked() -> None:
     with pytest.raises(UserError, match="did you mean '4gpu'"):
         find_preset("4gp")
@@ -292,6 +297,40 @@ def test_names_and_machines_are_checked() -> None:
         find_preset("4gpu", 3)
     assert find_preset("multinode", 9).processes == 64
     assert choose([GPU("GPU", 1)] * 8, 2, vllm=True)[0] == ["multinode", "multinode-fsdp2"]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "fine"),
+    [
+        ("1gpu", "2gpu", True),
+        ("2gpu", "cpu", True),
+        ("4gpu", "4gpu", True),
+        ("4gpu-fsdp2", "8gpu-fsdp2", True),
+        ("4gpu", "8gpu", False),
+        ("4gpu", "4gpu-zero3", False),
+        ("8gpu", "1gpu", False),
+    ],
+)
+def test_a_run_goes_on_where_its_optimizer_can_be_read(was: str, now: str, fine: bool, tmp_path: Path) -> None:
+    noted, wanted = (hardware_of(planned(preset, 80)) for preset in (was, now))
+    (tmp_path / "run.json").write_text(json.dumps({"hardware": noted}))
+    check_move(tmp_path, wanted)  # no checkpoint, nothing to read
+    (tmp_path / "checkpoint-2").mkdir()
+    if fine:
+        check_move(tmp_path, wanted)
+        return
+    with pytest.raises(UserError, match=f"--hardware {was}"):
+        check_move(tmp_path, wanted)
+
+
+def test_a_run_keeps_its_completions_on_other_hardware() -> None:
+    first = planned("4gpu", 80)
+    moved = make_plan(
+        replace(asked(), completions=first.batch.completions), PRESETS["8gpu-colocate"], Machine(80 * GIB)
+    )
+    assert moved.batch.completions == first.batch.completions == 96
+    with pytest.raises(UserError, match="96 completions a step, which 7 training processes can't share"):
+        make_plan(replace(asked(), completions=96), PRESETS["8gpu"], Machine(80 * GIB))
 
 
 def test_the_trainers_command_says_where_it_runs_once() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -194,6 +195,18 @@ def test_any_process_may_be_killed_and_none_is_left(
     else:
         assert code == 1
         assert says in said
+
+
+def test_a_hang_without_a_launcher_is_ended_too(tmp_path: Path) -> None:
+    code = (
+        f"import pathlib, time; from training.launch import watched\nwith watched(pathlib.Path({str(tmp_path)!r}), 1):"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n    time.sleep(60)"], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 124
+    assert 'File "<string>", line 3' in done.stderr
+    assert "--watchdog" in done.stderr
 
 
 @pytest.mark.parametrize("victim", ["launcher", "training.cli", "good-server"])

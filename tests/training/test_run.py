@@ -127,6 +127,11 @@ def test_cold_start_trains_on_the_asked_number_of_traces(
         (["digits", "--data", "DATA", "--report-to", "papyrus"], "papyrus"),
         (["digits", "--data", "DATA", "--set", "max_completion_length=10"], "cuts off right answers"),
         (["digits", "--data", "DATA", "--cold-start", "--num-generations", "4"], "--cold-start"),
+        ([], "name a TASK"),
+        (["digits", "--data", "DATA", "--hardware", "4gp"], "did you mean '4gpu'"),
+        (["digits", "--data", "DATA", "--hardware", "4gpu"], "4gpu needs 4 GPUs, and 0 are visible"),
+        (["digits", "--data", "DATA", "--hardware", "cpu", "--vllm", "server"], "use --hardware 2gpu"),
+        (["digits", "--data", "DATA", "--hardware", "cpu", "--nodes", "3"], "--nodes is for multinode"),
     ],
 )
 def test_a_wrong_argument_gets_one_sentence(

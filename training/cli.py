@@ -62,6 +62,13 @@ def make_parser() -> Parser:
     group.add_argument("--learning-rate", type=positive, help="peak learning rate")
     group.add_argument("--num-generations", type=whole(2), help="completions a question (GRPO's group)")
     group.add_argument("--traces", type=whole(1), help="solutions the cold start may see")
+    group.add_argument("--vllm", choices=("off", "colocate", "server"), help="sample with vLLM [off]")
+    group.add_argument(
+        "--preflight",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="check before the first step that trainer and vLLM agree [on]",
+    )
     group.add_argument("--report-to", help="tensorboard, trackio or wandb; nothing leaves the machine by default")
     group.add_argument("--config", type=Path, help="a YAML file with any settings of TRL's GRPOConfig (or SFTConfig)")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
@@ -81,8 +88,10 @@ def train(arguments: argparse.Namespace) -> None:
     tasks = tasks_of(built, arguments.task or arguments.name)
     out = writable_folder(arguments.out or Path("runs") / arguments.name)
     check_folder(out, arguments.resume)
-    if arguments.cold_start and arguments.num_generations is not None:
-        raise UserError("--num-generations is GRPO's: leave it out with --cold-start")
+    if arguments.cold_start:
+        for option in ("num_generations", "vllm"):
+            if getattr(arguments, option) is not None:
+                raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     quiet()
@@ -113,7 +122,7 @@ def train(arguments: argparse.Namespace) -> None:
         first = replace(first, settings=settings(arguments, recipe, "cold_start", own=False))
         trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
         asked = replace(asked, model=str(execute(first)))
-    last = execute(asked)
+    last = execute(asked, preflight=arguments.preflight)
     print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
     if to is not None:
         print(publish_checkpoint(last, to))
@@ -138,10 +147,13 @@ def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: b
         return settings_for(recipe, stage, None, traces, [])
     names = ("max_steps", "learning_rate", "report_to") + (("num_generations",) if stage == "grpo" else ())
     options = {name: getattr(arguments, name) for name in names}
+    if stage == "grpo" and arguments.vllm is not None:
+        options |= {"use_vllm": arguments.vllm != "off"}
+        options |= {"vllm_mode": arguments.vllm} if arguments.vllm != "off" else {}
     return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
 
 
-def execute(asked: Run) -> Path:
+def execute(asked: Run, *, preflight: bool = True) -> Path:
     """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint."""
     from training.config import trl_config
 
@@ -154,10 +166,13 @@ def execute(asked: Run) -> Path:
         return final
     started = time.monotonic()
     if asked.stage == "grpo":
-        from training.grpo import train as stage
+        from training import grpo
+
+        last = grpo.train(asked, preflight=preflight)
     else:
-        from training.cold_start import train as stage
-    last = stage(asked)
+        from training import cold_start
+
+        last = cold_start.train(asked)
     final.symlink_to(last.name)
     print(f"{final}: {asked.stage.replace('_', ' ')}, {last.name}, {time.monotonic() - started:.0f} s")
     return final

@@ -121,11 +121,6 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
-    if result.get("use_vllm"):
-        raise UserError(
-            "use_vllm=true is refused: TRL 1.16 hands vLLM image placeholders twice and trains on garbage "
-            "(TRL #6294, #6401); leave it off"
-        )
     return result
 
 

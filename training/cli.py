@@ -58,6 +58,7 @@ def make_parser() -> Parser:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--cold-start", action="store_true", help="train on traces only, then stop")
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="[0]")
+    parser.add_argument("--no-report", action="store_false", dest="report", help="do not score before and after")
     hardware = parser.add_argument_group("hardware (--dry-run shows the plan)")
     hardware.add_argument(
         "--hardware",
@@ -68,6 +69,12 @@ def make_parser() -> Parser:
     hardware.add_argument("--nodes", type=whole(2), metavar="N", help="machines of multinode; one generates [4]")
     hardware.add_argument(
         "--vllm", choices=("off", "colocate", "server"), metavar="HOW", help="off, colocate or server [the preset's]"
+    )
+    hardware.add_argument(
+        "--no-preflight",
+        action="store_false",
+        dest="preflight",
+        help="do not check before the first step that trainer and vLLM agree",
     )
     hardware.add_argument(
         "--watchdog", type=positive, default=30.0, metavar="MINUTES", help="stop after so long without a step [30]"
@@ -89,11 +96,9 @@ def make_parser() -> Parser:
     return parser
 
 
-def train(arguments: argparse.Namespace) -> None:
+def command(arguments: argparse.Namespace) -> None:
     """`r1vlm-train`."""
-    from datagen.dataset import open_dataset, tasks_of
-    from datagen.task import reward_hash
-    from datagen.tasks import TASKS, find_owner
+    from datagen.tasks import find_owner
 
     if arguments.doctor:
         from training.doctor import examine
@@ -105,14 +110,25 @@ def train(arguments: argparse.Namespace) -> None:
     owner = find_owner(arguments.name)
     if arguments.dry_run:
         dry_run(arguments, owner)
-        return
+    else:
+        train(arguments, owner)
+
+
+def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
+    """Train on the tasks of a dataset, then score what came out."""
+    from datagen.dataset import open_dataset, tasks_of
+    from datagen.task import reward_hash
+    from datagen.tasks import TASKS
+
     built = open_dataset(arguments.data or Path("data") / owner.name)
     tasks = tasks_of(built, arguments.task or arguments.name)
     out = writable_folder(arguments.out or Path("runs") / arguments.name)
     if is_main() and LAUNCHED not in os.environ:
         check_folder(out, arguments.resume)
-    if arguments.cold_start and arguments.num_generations is not None:
-        raise UserError("--num-generations is GRPO's: leave it out with --cold-start")
+    if arguments.cold_start:
+        for option in ("num_generations", "vllm"):
+            if getattr(arguments, option) is not None:
+                raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     quiet()
@@ -146,13 +162,32 @@ def train(arguments: argparse.Namespace) -> None:
         first = replace(first, settings=settings(arguments, recipe, "cold_start", own=False))
         trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
         asked = replace(asked, model=str(execute(first, watchdog)))
+    last = out / FINAL
     if launched:
         launch_plan(arguments, owner, asked, recipe)
-    last = execute(asked, watchdog)
-    if is_main():
-        print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
-        if to is not None:
-            print(publish_checkpoint(last, to))
+    else:
+        last = execute(asked, watchdog, preflight=arguments.preflight)
+        if is_main():
+            print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
+            if to is not None:
+                print(publish_checkpoint(last, to), flush=True)
+    if stage == "grpo" and arguments.report and not is_trainer():
+        report(last, locate(asked.model), out)
+
+
+def report(after: Path, before: Path, out: Path) -> None:
+    """Become `r1vlm-eval`, which scores both checkpoints on the test split and writes the report.
+
+    Become, and not call: what training holds of the GPU's memory is free then, and nothing of evaluation is imported.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("scipy") is None:
+        print("for a report of before and after:  pip install 'r1vlm[eval]'")
+        return
+    words = [str(after), "--baseline", str(before), "--out", str(out / "report"), "--report"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "evaluation.cli", *words])  # noqa: S606 - there is no shell to fool
 
 
 def place(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Run, bool]:
@@ -184,8 +219,8 @@ def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recip
     return plan_for(arguments, owner, asked, own, words_of(sys.argv[1:]))
 
 
-def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> NoReturn:
-    """Start the processes of a run and exit with how they ended; for several machines, say how to start them."""
+def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> None:
+    """Start the processes of a run, and exit where they fail; for several machines, say how to start them, and exit."""
     from training.launch import launch
     from training.placement import print_plan
 
@@ -193,7 +228,8 @@ def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, r
     if plan.preset.nodes > 1:
         print_plan(plan, why)
         sys.exit(0)
-    sys.exit(launch(plan, watchdog=60 * arguments.watchdog))
+    if code := launch(plan, watchdog=60 * arguments.watchdog):
+        sys.exit(code)
 
 
 def dry_run(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
@@ -241,7 +277,7 @@ def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: b
     return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
 
 
-def execute(asked: Run, watchdog: float) -> Path:
+def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
     """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint.
 
     The process ends where no step comes within `watchdog` seconds.
@@ -260,11 +296,11 @@ def execute(asked: Run, watchdog: float) -> Path:
         return final
     started = time.monotonic()
     if asked.stage == "grpo":
-        from training.grpo import train as stage
+        from training import grpo
     else:
-        from training.cold_start import train as stage
+        from training import cold_start
     with watched(out, watchdog):
-        last = stage(asked)
+        last = grpo.train(asked, preflight=preflight) if asked.stage == "grpo" else cold_start.train(asked)
     if not is_main():
         return final
     final.symlink_to(last.name)
@@ -325,7 +361,7 @@ def quiet() -> None:
 
 def main() -> NoReturn:
     """Entry point of `r1vlm-train`."""
-    run("r1vlm-train", lambda: train(make_parser().parse_args()))
+    run("r1vlm-train", lambda: command(make_parser().parse_args()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,214 @@
+"""GRPO with vLLM's rollouts, on the real engine: what TRL does wrong, what we do, and that preflight tells them apart.
+
+`make test-vllm` runs it. The first tests fail when TRL is right by itself: then `training/rollouts.py` can go.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datagen.errors import UserError
+from tests.processes import run
+
+pytestmark = pytest.mark.timeout(900)
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it")
+SMALL = Path(__file__).parents[2] / "training" / "small" / "base"
+
+
+def test_trl_has_no_settings_for_its_engine_yet() -> None:
+    from trl import GRPOConfig
+
+    assert "vllm_llm_kwargs" not in {field.name for field in fields(GRPOConfig)}, "TRL #6776: engine_for can go"
+
+
+def test_trl_leaves_the_images_of_old_weights_in_vllms_cache() -> None:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    text = inspect.getsource(VLLMGeneration.sync_weights)
+    assert "reset_encoder_cache" not in text, "TRL #7198: Rollouts need not reset the encoder's cache"
+
+
+@pytest.fixture(scope="module")
+def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A GRPO trainer of the small model with an adapter on all its linear layers, and vLLM beside it."""
+    from peft import LoraConfig
+    from trl import GRPOConfig
+
+    from datagen.dataset import open_dataset
+    from training.grpo import WholeGRPOTrainer, rollouts, without
+    from training.model import load
+    from training.preflight import banned_tokens
+    from training.rewards import Judge
+
+    questions = open_dataset(digits_folder).questions("train", ["list", "sum"])
+    model, processor = load(str(SMALL))
+    config = GRPOConfig(
+        output_dir=str(tmp_path_factory.mktemp("trainer")),
+        use_vllm=True,
+        vllm_mode="colocate",
+        per_device_train_batch_size=16,
+        num_generations=4,
+        max_completion_length=32,
+        learning_rate=1e-2,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        remove_unused_columns=False,
+    )
+    config.generation_kwargs = without(banned_tokens(processor), config)
+    with rollouts(config, questions, processor) as rollout_func:
+        return WholeGRPOTrainer(
+            model=model,
+            processing_class=processor,
+            args=config,
+            train_dataset=questions,
+            reward_funcs=Judge(["list", "sum"]).functions(),
+            rollout_func=rollout_func,
+            peft_config=LoraConfig(r=4, target_modules="all-linear"),
+        )
+
+
+@pytest.fixture
+def prompts(trainer: Any) -> list[Any]:
+    from trl.data_utils import prepare_multimodal_messages
+
+    rows = trainer.train_dataset.select(range(4))
+    return [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows for _ in range(4)]
+
+
+@needs_vllm
+def test_trl_alone_corrupts_prompts_with_images(
+    trainer: Any, prompts: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    generate = trainer.vllm_generation.generate
+
+    def noting(*words: Any, **options: Any) -> Any:
+        answer = generate(*words, **options)
+        read.extend(answer[0])
+        return answer
+
+    monkeypatch.setattr(trainer, "rollout_func", None)
+    monkeypatch.setattr(trainer.vllm_generation, "generate", noting)
+    trainer._metrics["train"].clear()
+    ours = trainer._generate(prompts)[0]
+    image = trainer.processing_class.image_token_id
+    assert [ids.count(image) for ids in ours] == [9] * len(prompts)
+    assert [ids.count(image) for ids in read] == [17] * len(prompts), "TRL #6294: `rollout` can go"
+
+
+@needs_vllm
+def test_trl_alone_cant_give_vllm_new_weights_on_a_cpu(trainer: Any) -> None:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    with pytest.raises(AttributeError, match="weight_loader"):
+        VLLMGeneration.sync_weights(trainer.vllm_generation)
+    trainer.model.unmerge_adapter()  # where TRL was when it failed
+    trainer.vllm_generation.sync_weights()
+
+
+@needs_vllm
+def test_preflight_passes_and_leaves_no_trace(trainer: Any, prompts: list[Any]) -> None:
+    import torch
+
+    from training.preflight import check, logprobs
+
+    weights = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    chance = torch.random.get_rng_state()
+    lines = check(trainer)
+    assert len(lines) == 4
+    assert "adapter in training" in lines[-1]
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.model.named_parameters())
+    assert torch.equal(torch.random.get_rng_state(), chance)
+    answers = trainer.rollout_func(prompts, trainer)
+    with torch.no_grad():
+        ours = logprobs(trainer, prompts, answers["completion_ids"])
+    assert (
+        max(abs(a - b) for x, y in zip(ours, answers["logprobs"], strict=True) for a, b in zip(x, y, strict=True))
+        < 0.01
+    )
+    banned = set(trainer.args.generation_kwargs["logit_bias"])
+    assert not banned & {token for ids in answers["completion_ids"] for token in ids}
+
+
+def broken_template(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    processor = trainer.processing_class
+    patch.setattr(processor, "chat_template", processor.chat_template.replace("<|vision_start|><|image_pad|>", ""))
+
+
+def other_image_size(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        trainer.processing_class.image_processor, "size", {"shortest_edge": 112 * 112, "longest_edge": 140 * 140}
+    )
+
+
+def other_colours(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer.processing_class.image_processor, "image_mean", [0.9, 0.9, 0.9])
+
+
+def adapter_never_merged(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer.model, "merge_adapter", lambda: None)
+    patch.setattr(trainer.model, "unmerge_adapter", lambda: None)
+
+
+def never_synced(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer.vllm_generation, "sync_weights", lambda: None)
+
+
+def nothing_banned(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer.args, "generation_kwargs", {})
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("sabotage", "says"),
+    [
+        (broken_template, "puts 0 image placeholders into a prompt with 1"),
+        (other_image_size, "vLLM reads another prompt than the trainer: "),
+        (other_colours, "trainer and vLLM give the same tokens other log-probabilities"),
+        (adapter_never_merged, "changed weights do not arrive in vLLM"),
+        (never_synced, "changed weights do not arrive in vLLM"),
+        (nothing_banned, "could be sampled"),
+    ],
+)
+def test_preflight_catches(
+    trainer: Any, sabotage: Callable[[Any, pytest.MonkeyPatch], None], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.preflight import check
+
+    sabotage(trainer, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        check(trainer)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@needs_vllm
+def test_the_command_trains_with_vllm_and_resumes(digits_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["digits", "--data", digits_folder, "--model", SMALL, "--out", out, "--vllm", "colocate", "--steps", "3"]
+    words += [
+        "--set",
+        "per_device_train_batch_size=16",
+        "--num-generations",
+        "4",
+        "--set",
+        "save_steps=2",
+        "--no-report",
+    ]
+    done = run("training.cli", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("preflight: ") == 4
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row["sampling/sampling_logp_difference/mean"] < 0.01
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=0.01)

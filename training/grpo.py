@@ -17,8 +17,11 @@ from trl import GRPOTrainer
 from datagen.dataset import open_dataset
 from datagen.errors import UserError
 from datagen.r1 import completion_of
+from datagen.tasks import find_owner
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
 from training.config import Run, refusals, trl_config
+from training.curriculum import easiest_first
+from training.groups import CountedGroups, check_droppable
 from training.model import load, locate
 from training.preflight import BANNED, Preflight, banned_tokens
 from training.progress import COMPLETIONS, Progress, forget_after
@@ -26,8 +29,8 @@ from training.rank import is_main
 from training.rewards import Judge
 
 
-class WholeGRPOTrainer(WholeCheckpoints, GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with checkpoints that are complete or not there."""
+class WholeGRPOTrainer(WholeCheckpoints, CountedGroups, GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer with checkpoints that are complete or not there, and groups without variance counted."""
 
 
 def train(run: Run, *, preflight: bool = True) -> Path:
@@ -44,14 +47,18 @@ def train(run: Run, *, preflight: bool = True) -> Path:
     start = read_record(locate(run.model))
     if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
         questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
+    if run.settings.get("curriculum") == "difficulty":
+        questions = easiest_first(questions, find_owner(run.tasks[0]), config)
+    if run.settings.get("drop_zero_variance"):
+        check_droppable(config)
     lora = run.settings.get("lora")
     dtype = "bfloat16" if lora and config.bf16 else "float32"  # the base of LoRA is never stepped
-    model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False), dtype=dtype)
+    model, processor = load(run.model, run.settings, dtype=dtype)
     config.max_completion_length = limit_for(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {**without(banned_tokens(processor), config), **(config.generation_kwargs or {})}
     judge = Judge(run.tasks, out / COMPLETIONS)
     checks = [Preflight()] if preflight else []
-    with rollouts(config, questions, processor) as rollout_func, refusals():
+    with rollouts(config, questions, processor, run.settings.get("image_processor")) as rollout_func, refusals():
         trainer = WholeGRPOTrainer(
             model=model,
             processing_class=processor,
@@ -64,6 +71,7 @@ def train(run: Run, *, preflight: bool = True) -> Path:
         )
     for one in checks:
         one.trainer = trainer
+    trainer.drop_zero_variance = run.settings.get("drop_zero_variance", False)
     trainer.record = make_record(run, "grpo")
     trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return go(trainer, out)
@@ -75,8 +83,11 @@ def without(tokens: Iterable[int], config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def rollouts(config: Any, questions: Any, processor: Any) -> Iterator[Any]:
-    """Gives the rollout function of a trainer that is made inside; None where transformers generates."""
+def rollouts(config: Any, questions: Any, processor: Any, images: dict[str, Any] | None = None) -> Iterator[Any]:
+    """Gives the rollout function of a trainer that is made inside; None where transformers generates.
+
+    `images` are the changes to the model's image processor.
+    """
     if not config.use_vllm:
         yield None
         return
@@ -84,7 +95,7 @@ def rollouts(config: Any, questions: Any, processor: Any) -> Iterator[Any]:
 
     if config.vllm_mode == "colocate" and config.vllm_max_model_length is None:
         config.vllm_max_model_length = longest_prompt(questions, processor) + config.max_completion_length
-    with engine_for(config):
+    with engine_for(config, images):
         yield rollout
 
 

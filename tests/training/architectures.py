@@ -1,4 +1,7 @@
-"""The recipes' models with random weights: the real shapes, one layer deep, with processors that are made here."""
+"""The recipes' models with random weights: one layer deep, a quarter as wide, with processors that are made here.
+
+Everything else is as published: the size of a head, of a patch and of an image, rotary sections, and the templates.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,11 @@ SMOLVLM_TOKENS = (
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 )
 
+WIDTHS = (  # in the configurations of the language model and of the vision tower
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+    *("num_heads", "embed_dim", "out_hidden_size"),
+)
+
 
 @cache
 def tokenizer(special: tuple[str, ...], end: str) -> PreTrainedTokenizerFast:
@@ -98,8 +106,8 @@ def make_processor(family: str, vision: dict[str, Any]) -> Any:
     return Qwen2_5_VLProcessor(Qwen2VLImageProcessor(**images), words, Qwen2VLVideoProcessor(**images), QWEN)
 
 
-def shallow(model: str, folder: Path) -> Path:
-    """A model of `shapes.json`, one layer deep, with random weights and 576 words, as a checkpoint in a folder."""
+def shrunk(model: str, folder: Path) -> Path:
+    """A model of `shapes.json`, shrunk, with random weights and 576 words, as a checkpoint in a folder."""
     known = json.loads((Path(memory.__file__).parent / "shapes.json").read_text(encoding="utf-8"))
     shape = known[model]["config"]
     family, text, vision = shape["model_type"], dict(shape["text_config"]), dict(shape["vision_config"])
@@ -107,12 +115,13 @@ def shallow(model: str, folder: Path) -> Path:
     ids = processor.tokenizer.convert_tokens_to_ids
     ends = {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
     text |= {"vocab_size": 576, "num_hidden_layers": 1, "bos_token_id": None, **ends}
+    text["head_dim"] = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    for part, name in ((part, name) for part in (text, vision) for name in WIDTHS if name in part):
+        part[name] = max(1, part[name] // 4)
     vision["num_hidden_layers" if "num_hidden_layers" in vision else "depth"] = 1
     for indexes in ("fullatt_block_indexes", "deepstack_visual_indexes"):
         if indexes in vision:
             vision[indexes] = [0]
-    if "layer_types" in text:
-        text["layer_types"] = text["layer_types"][:1]
     tokens = {"image_token_id": processor.image_token_id}
     if family != "smolvlm":
         tokens |= {"video_token_id": ids("<|video_pad|>"), "vision_start_token_id": ids("<|vision_start|>")}

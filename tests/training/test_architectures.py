@@ -1,4 +1,4 @@
-"""Every recipe takes two steps of GRPO on the model it is made for: real width, one layer deep, random weights."""
+"""Every recipe takes two steps of GRPO on the model it is made for: shrunk, random weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from datagen import r1
 from datagen.dataset import open_dataset
-from tests.training.architectures import shallow
-from tests.training.fixed_rollouts import FixedRollouts
+from tests.training.architectures import shrunk
 from training import cold_start, grpo
 from training.config import Run, Stage, settings_for
 from training.model import DEFAULT_MODEL, load
@@ -24,27 +23,30 @@ from training.recipe import read_recipe, recipes
 
 TINY = ("bf16=false", "max_steps=2", "save_steps=2", "save_only_model=true", "learning_rate=1e-3", "warmup_steps=0")
 GROUPS = ("num_generations=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=2")
+WELL_FORMED = "I see 3.</think>\n<answer>[3]</answer>"
 SAMPLED = 4  # tokens of a completion: random weights never end one
 
 
-class SampledAndFixed(FixedRollouts):
-    """Completions are sampled by the model as they are in training; then come others, which earn different rewards."""
+class Taught(grpo.WholeGRPOTrainer):
+    """Completions are sampled by the model as they are in training; then come others, every second in the format."""
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any, **options: Any) -> Any:
-        completions, _ = grpo.GRPOTrainer._generate_single_turn(self, prompt_ids, *rest, **options)
+        completions, logprobs = super()._generate_single_turn(prompt_ids, *rest, **options)
         banned = set(r1.vision_token_ids(self.processing_class.tokenizer.get_vocab()))
         assert all(0 < len(ids) <= SAMPLED and not banned.intersection(ids) for ids in completions)
-        return super()._generate_single_turn(prompt_ids, *rest, **options)
+        texts = [WELL_FORMED if i % 2 else "3" for i in range(len(completions))]
+        ids = self.processing_class.tokenizer(texts)["input_ids"]
+        return [[*one, self.processing_class.tokenizer.eos_token_id] for one in ids], logprobs
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Makes the shallow model of a name, once, and removes all of them at the end: half a gigabyte each."""
-    folder = tmp_path_factory.mktemp("shallow")
+    """Makes the shrunk model of a name, once, and removes them at the end."""
+    folder = tmp_path_factory.mktemp("shrunk")
 
     def make(model: str) -> Path:
         path = folder / model.rpartition("/")[2]
-        return path if path.exists() else shallow(model, path)
+        return path if path.exists() else shrunk(model, path)
 
     yield make
     shutil.rmtree(folder)
@@ -67,15 +69,15 @@ def moved(before: Path, after: Path) -> set[str]:
 def test_two_steps_of_every_recipe(
     recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpo, "WholeGRPOTrainer", SampledAndFixed)
+    monkeypatch.setattr(grpo, "WholeGRPOTrainer", Taught)
     model = checkpoint(read_recipe(recipe).get("model", DEFAULT_MODEL))
     short = f"generation_kwargs={{max_new_tokens: {SAMPLED}}}"
     asked = run_of(recipe, "grpo", model, digits_folder, tmp_path / "run", *GROUPS, short)
     last = grpo.train(asked)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
-    assert all(row["grad_norm"] > 0 for row in rows if row["frac_groups_zero_variance"] < 1)
-    assert any(row["frac_groups_zero_variance"] < 1 for row in rows)
+    assert all(row["frac_groups_zero_variance"] == 0 for row in rows)
+    assert all(row["rewards/format/mean"] == 0.5 and row["grad_norm"] > 0 for row in rows)
     if asked.settings["beta"]:
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
         assert rows[1]["kl"] > 0
@@ -85,9 +87,8 @@ def test_two_steps_of_every_recipe(
         assert any("language_model" in name for name in trained)
         assert any("visual" in name for name in trained) == (recipe == "lora-vision")
     else:
-        names = moved(model, last)
-        assert any("visual" in name or "vision_model" in name for name in names)
-        assert any("language_model" in name or "text_model" in name for name in names)
+        seeing = {name: "visual" in name or "vision_model" in name for name in moved(model, last)}
+        assert set(seeing.values()) == {True, False}
     shutil.rmtree(tmp_path / "run")
     gc.collect()
 

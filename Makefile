@@ -36,7 +36,7 @@ test: setup
 
 # The tests of vLLM on the CPU, and of the real lmms-eval, each in an environment of its own (6 GB).
 test-vllm: .venv-vllm-cpu/ready
-	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py
+	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_server.py
 
 test-lmms-eval: .venv-lmms-eval/ready
 	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py

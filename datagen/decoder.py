@@ -35,7 +35,7 @@ def draw_decoder(rng: np.random.Generator, pairs: list[tuple[str, str]], options
 
 
 def table(pairs: list[tuple[str, str]], font: str, cell: int) -> NDArray[np.uint8]:
-    """Ink (0 to 31) of the pairs row by row, each in two cells; two pairs side by side, three where they are over 13."""
+    """Ink (0 to 31) of the pairs row by row, each in two cells; two pairs side by side, three for over 13."""
     columns = 2 if len(pairs) <= 13 else 3
     entries = [_pair(*pair, font, cell) for pair in pairs]
     entries += [np.zeros_like(entries[0])] * (-len(pairs) % columns)

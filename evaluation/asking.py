@@ -81,8 +81,9 @@ class Model:
             if todo:
                 engine = self._engine(len(places))
                 if not store.is_of(engine.describe()):
-                    todo = places
+                    todo = places.copy()
                     store.begin(engine.describe())
+                todo.sort(key=lambda at: judged[at[0]]["task"])  # answers of one length: no batch waits for a long one
                 prompts = Prompts(variant, asked.rows, todo)
                 self._generate(engine, prompts, store, [(ids[i], k) for i, k in todo], judged)
             elif store.found:

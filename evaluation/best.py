@@ -9,6 +9,7 @@ from datagen.errors import UserError
 from datagen.files import write_json
 from evaluation.asking import questions_of
 from evaluation.evaluate import evaluate_side
+from evaluation.film import step_of
 from evaluation.outcome import Record
 from evaluation.plan import make_plan
 from evaluation.table import curve_table
@@ -25,12 +26,12 @@ def best_checkpoint(arguments: Namespace) -> str:
         UserError: where the folder holds no checkpoints.
     """
     run = Path(arguments.checkpoint)
-    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    checkpoints = sorted(run.glob("checkpoint-*"), key=step_of)
     if not checkpoints:
         raise UserError(f"{run} holds no checkpoints: name a run folder of r1vlm-train with --curve")
     results = [_score(arguments, path) for path in checkpoints]
     rows = [
-        {"step": int(path.name.rpartition("-")[2]), **{key: result[key] for key in ("accuracy", "accuracy_ci95", "n")}}
+        {"step": step_of(path), **{key: result[key] for key in ("accuracy", "accuracy_ci95", "n")}}
         for path, result in zip(checkpoints, results, strict=True)
     ]
     best = max(range(len(rows)), key=lambda i: (rows[i]["accuracy"], -i))

@@ -1,4 +1,4 @@
-"""The reward curve of a training run, from its `metrics.jsonl`, as coordinates for the report."""
+"""The curves of a training run, from its `metrics.jsonl`, as coordinates for the report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-REWARD_KEY = re.compile(r"rewards/(.+)/mean")  # how TRL logs the mean of each reward function
+# How TRL logs the mean of each reward function and their weighted sum, and the lengths of what was sampled.
+REWARDS = re.compile(r"rewards/(.+)/mean|(reward)")
+LENGTHS = re.compile(r"completions/(mean|max)_length")
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One reward: its points as logged and smoothed, as SVG has them (on 100 x 100), and where the smooth line ends."""
+    """One number: its points as logged and smoothed, as SVG has them (on 100 x 100), and where the smooth line ends."""
 
     name: str
     raw: str
@@ -33,8 +35,8 @@ class Curve:
     top: float
 
 
-def read_metrics(path: Path) -> dict[str, Points]:
-    """`(step, value)` of each reward by name, in order of steps; `reward` is their sum as it was optimised.
+def read_metrics(path: Path, wanted: re.Pattern[str] = REWARDS) -> dict[str, Points]:
+    """`(step, value)` of each wanted number by the part of its key in brackets, in order of steps.
 
     Lines that can't be read are left out: the run may be writing the last one. A step that was done again after
     the run was resumed counts as it came out last.
@@ -48,23 +50,25 @@ def read_metrics(path: Path) -> dict[str, Points]:
         if not isinstance(entry, dict) or not isinstance(step := entry.get("step"), int):
             continue
         for key, value in entry.items():
-            match = REWARD_KEY.fullmatch(key)
-            name = match[1] if match else key
-            if (match or key == "reward") and isinstance(value, int | float) and math.isfinite(value):
-                series.setdefault(name, {})[step] = float(value)
+            match = wanted.fullmatch(key)
+            if match and isinstance(value, int | float) and math.isfinite(value):
+                series.setdefault(match[match.lastindex or 0], {})[step] = float(value)
     return {name: sorted(values.items()) for name, values in series.items()}
 
 
-def make_curve(path: Path) -> Curve | None:
-    """The curve of each reward, or of their sum where they were not logged apart; None for fewer than two steps."""
-    series = read_metrics(path)
+def make_curve(path: Path, wanted: re.Pattern[str] = REWARDS, top: float = 1.0) -> Curve | None:
+    """The curve of each wanted number, on a canvas at least `top` high; None for fewer than two steps.
+
+    The sum of the rewards is drawn only where they were not logged apart.
+    """
+    series = read_metrics(path, wanted)
     parts = {name: points for name, points in series.items() if name != "reward"} or series
     parts = {name: points for name, points in parts.items() if len(points) > 1}
     if not parts:
         return None
     steps = [step for points in parts.values() for step, _ in points]
     values = [value for points in parts.values() for _, value in points]
-    first, last, top = int(min(steps)), int(max(steps)), max(1.0, *values)
+    first, last, top = int(min(steps)), int(max(steps)), max(top, *values)
 
     def place(points: Points) -> str:
         return " ".join(f"{100 * (x - first) / (last - first):.2f},{100 * (1 - y / top):.2f}" for x, y in points)

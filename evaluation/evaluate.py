@@ -12,6 +12,7 @@ from evaluation.asking import Asked, Model, questions_of
 from evaluation.beside import mark_others
 from evaluation.completions import read_completions, write_completions
 from evaluation.controls import control, findings
+from evaluation.film import make_film
 from evaluation.outcome import Answers, Outcome, Record, make_comparison, make_result
 from evaluation.plan import Plan, Publication, Side
 from evaluation.report import write_report
@@ -35,7 +36,7 @@ def evaluate(plan: Plan) -> None:
         write_json(plan.out / "comparison.json", comparison)
     outcome = Outcome(asked.rows, plan.sampling.samples, results, scored, comparison)
     if plan.report:
-        write_report(plan.out / "report.html", plan, outcome)
+        write_report(plan.out / "report.html", plan, outcome, make_film(plan, asked))
     _say(plan, outcome)
     if plan.push is not None:
         print(publish_card(plan, outcome, plan.push))

@@ -1,11 +1,14 @@
-"""One self-contained HTML page: the numbers, the reward curve, and what the model wrote, beside the images."""
+"""One self-contained HTML page: the numbers, the curves, the training film, and what was written, with the images."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,30 +16,35 @@ from datagen import r1
 from datagen.cards import percent
 from datagen.files import write_text
 from evaluation.compare import certainty, headline, p_text
-from evaluation.curve import make_curve
+from evaluation.curve import LENGTHS, make_curve
+from evaluation.film import Film
 from evaluation.outcome import Outcome
 from evaluation.plan import Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TEMPLATE = "report.html.jinja"
-EXAMPLES = 24  # of each kind
+TEMPLATE, SCRIPT = "report.html.jinja", "report.js"
+EXAMPLES = 20  # of each kind
 SHORT, LONG = 200, 1200  # characters of a model's answer and of its message that are shown
-SIDE, BYTES = 384, 60_000  # pixels and bytes of an image: 48 of them, as base64, stay below 5 MB
+SIDE, BYTES = 384, 30_000  # pixels and bytes of an image: all of them, as base64, stay below 4 MB
 STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "GRPO"}
 
 
-def write_report(path: Path, plan: Plan, outcome: Outcome) -> None:
+def write_report(path: Path, plan: Plan, outcome: Outcome, film: Film | None) -> None:
     """Write the page, in one step."""
-    write_text(path, render(plan, outcome))
+    write_text(path, render(plan, outcome, film))
 
 
-def render(plan: Plan, outcome: Outcome) -> str:
-    """The page as HTML. Every text in it is escaped, and none holds a control character."""
+def render(plan: Plan, outcome: Outcome, film: Film | None) -> str:
+    """The page as HTML. Every text in it is escaped, and none holds a control character.
+
+    Its only script is ours: the page names the script's hash, and a browser runs no other.
+    """
     from importlib.resources import files
 
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         undefined=StrictUndefined,
@@ -46,11 +54,17 @@ def render(plan: Plan, outcome: Outcome) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, points=points, p=p_text)
-    template = environment.from_string(files("evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    template, script = (files("evaluation").joinpath(name).read_text(encoding="utf-8") for name in (TEMPLATE, SCRIPT))
     comparison = outcome.comparison
-    return template.render(
+    difficulty = plan.dataset.spec.difficulty
+    found = kinds(outcome)
+    return environment.from_string(
+        template
+    ).render(
         dataset=plan.dataset.spec.name,
-        difficulty=plan.dataset.spec.difficulty,
+        difficulty=difficulty,
+        script=Markup(script),  # noqa: S704 - it is a file of ours
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         plan=plan,
         results=outcome.results,
         comparison=comparison,
@@ -59,10 +73,15 @@ def render(plan: Plan, outcome: Outcome) -> str:
         certainty=certainty(comparison) if comparison else None,
         stages=STAGES,
         curve=make_curve(plan.metrics) if plan.metrics else None,
-        groups=[
-            {"title": title, "total": len(places), "examples": [example(outcome, i) for i in places[:EXAMPLES]]}
-            for title, places in kinds(outcome).items()
+        lengths=make_curve(plan.metrics, LENGTHS, 0.0) if plan.metrics else None,
+        film=shown_film(outcome, film) if film else None,
+        totals={kind: len(places) for kind, places in found.items()},
+        examples=[
+            {"kind": kind, **example(outcome, place, difficulty)}
+            for kind, places in found.items()
+            for place in places[:EXAMPLES]
         ],
+        at_most=EXAMPLES,
     )
 
 
@@ -72,29 +91,42 @@ def points(share: float) -> str:
 
 
 def kinds(outcome: Outcome) -> dict[str, list[int]]:
-    """The places of the questions that are shown as examples, by kind: what flipped, or without a baseline, what is."""
+    """The places of all questions by what became of them: without a baseline, by whether they are answered right."""
     after = outcome.scored["after"].correctness == 1
     if "before" in outcome.scored:
         before = outcome.scored["before"].correctness == 1
-        chosen = {"From wrong to right": ~before & after, "From right to wrong": before & ~after}
+        chosen = {
+            "from wrong to right": ~before & after,
+            "from right to wrong": before & ~after,
+            "wrong both times": ~before & ~after,
+            "right both times": before & after,
+        }
     else:
-        chosen = {"Wrong answers": ~after, "Right answers": after}
+        chosen = {"wrong": ~after, "right": after}
     return {title: [int(i) for i in mask.nonzero()[0]] for title, mask in chosen.items()}
 
 
-def example(outcome: Outcome, place: int) -> dict[str, Any]:
-    """What the page shows of one question."""
+def example(outcome: Outcome, place: int, difficulty: str) -> dict[str, Any]:
+    """What the page shows of one question: of two sides, also which words are not those of the other."""
     row = outcome.row(place)
+    sides = [
+        {"name": name, **said(scored.messages[place], scored.rewards[place])} for name, scored in outcome.scored.items()
+    ]
+    texts = [side["text"] for side in sides]
+    parts = differing(texts[0], texts[1]) if len(texts) == 2 else [[(False, text)] for text in texts]
+    for side, words in zip(sides, parts, strict=True):
+        side["parts"] = words
+    return {"level": row[difficulty], **asked(row), "sides": sides}
+
+
+def asked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as the page shows it."""
     return {
         "id": row["id"],
         "task": row["task"],
         "question": row["prompt"][-1]["content"].split("\n")[0],
         "answer": row["answer"],
         "image": data_url(row["image"]),
-        "sides": [
-            {"name": name, **said(scored.messages[place], scored.rewards[place])}
-            for name, scored in outcome.scored.items()
-        ],
     }
 
 
@@ -109,9 +141,35 @@ def said(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
+def shown_film(outcome: Outcome, film: Film) -> dict[str, Any]:
+    """What the page shows of a film: its frames' names with how many answers are right, and each question's answers."""
+    return {
+        "frames": [(name, int((scored.correctness == 1).sum())) for name, scored in film.frames.items()],
+        "questions": [
+            {
+                **asked(outcome.rows[place]),
+                "answers": [said(scored.messages[i], scored.rewards[i]) for scored in film.frames.values()],
+            }
+            for i, place in enumerate(film.places)
+        ],
+    }
+
+
+def differing(before: str, after: str) -> list[list[tuple[bool, str]]]:
+    """The two texts in pieces, each with whether it is in this one alone; word by word, in the order they stand."""
+    words = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (before, after)]
+    pieces: list[list[tuple[bool, str]]] = [[], []]
+    for kind, *ends in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
+        for side, (low, high) in enumerate((ends[:2], ends[2:])):
+            if low < high:
+                pieces[side].append((kind != "equal", "".join(words[side][low:high])))
+    return pieces
+
+
 def shortened(text: str, length: int) -> str:
-    """The beginning of `text`, with a note of how many characters are left out."""
-    return text if len(text) <= length else f"{text[:length]} … [{len(text) - length} more characters]"
+    """The beginning of `text` as it can be seen, with a note of how many characters are left out."""
+    shown = visible(text[:length])[:length]
+    return shown if len(text) <= length else f"{shown} … [{len(text) - length} more characters]"
 
 
 def visible(text: str) -> str:

@@ -25,6 +25,7 @@ RECORD_TYPES = {
     "stage": str,
     "shown": str,
     "run": str,
+    "step": int,
     "beside": list,
     "tasks": list,
     "base_model": str,

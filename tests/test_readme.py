@@ -17,12 +17,18 @@ from datagen.rows import draw_shard
 from datagen.tasks import DATASETS, TASKS
 from tests import test_contract
 from tests.processes import run
+from training.model import DEFAULT_MODEL
+from training.plan import presets_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_is_finished() -> None:
     assert "@@" not in README
+
+
+def test_the_table_of_presets_is_what_a_plan_says() -> None:
+    assert presets_table(DEFAULT_MODEL) in README
 
 
 def test_the_task_of_the_readme_is_a_dataset_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
         staging, out = Path(self._get_output_dir(trial)), Path(self.args.output_dir)
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed while it saved
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -53,6 +54,7 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
             os.rename(staging / name, out / name)
             shutil.rmtree(staging)
             rotate_checkpoints(output_dir=str(out), save_total_limit=self.args.save_total_limit, use_mtime=True)
+        self.accelerator.wait_for_everyone()  # what the other processes see next is a checkpoint under its name
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL's own card says less than ours, and is not written in one step with the checkpoint."""

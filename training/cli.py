@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,14 @@ from datagen.hub import add_options, check_unused, target
 from datagen.options import whole
 from training.config import Run, Stage
 from training.model import DEFAULT_MODEL, SMALL
+from training.rank import LAUNCHED, is_main, is_trainer
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec
+    from training.plan import Plan
 
 RUN_FILE = "run.json"
+LOGS = "logs"
 FINAL = "final"
 COLD_START = "cold-start"
 
@@ -39,32 +43,49 @@ def make_parser() -> Parser:
     """The command's arguments."""
     parser = Parser(
         prog="r1vlm-train",
+        usage="r1vlm-train TASK [options]",
         description="Train a vision-language model with GRPO on a task with checkable answers. "
         "Without a GPU it trains the small model that is built in, cold start first.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=27),
     )
-    parser.add_argument("name", metavar="TASK", help="a dataset (digits) for all its tasks, or one task (sum)")
     parser.add_argument(
-        "--model",
-        help="small (reads digits), small-ciphers (decoders too), a checkpoint folder or a Hub model "
-        f"[{DEFAULT_MODEL}; without a GPU the small one that can read the dataset]",
+        "name", metavar="TASK", nargs="?", help="a dataset (digits) for all its tasks, or one task (sum)"
     )
-    parser.add_argument("--data", help="the dataset: a folder, or USER/NAME on the Hub [data/NAME]")
+    parser.add_argument("--model", help=f"small, small-ciphers, a folder or a Hub model [{DEFAULT_MODEL}]")
+    parser.add_argument("--data", help="a folder, or USER/NAME on the Hub [data/NAME]")
     parser.add_argument("--task", help="train on this task of the dataset alone")
-    parser.add_argument("--out", type=Path, help="the run folder [runs/TASK]")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
-    parser.add_argument("--cold-start", action="store_true", help="supervised training on traces only, then stop")
-    parser.add_argument("--seed", type=whole(0), default=0, help="[0]")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder [runs/TASK]")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--cold-start", action="store_true", help="train on traces only, then stop")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="[0]")
+    hardware = parser.add_argument_group("hardware (--dry-run shows the plan)")
+    hardware.add_argument(
+        "--hardware",
+        default="auto",
+        metavar="PRESET",
+        help="cpu, 1gpu, 2gpu, 4gpu, 8gpu, multinode, ... [what is there]",
+    )
+    hardware.add_argument("--nodes", type=whole(2), metavar="N", help="machines of multinode; one generates [4]")
+    hardware.add_argument(
+        "--vllm", choices=("off", "colocate", "server"), metavar="HOW", help="off, colocate or server [the preset's]"
+    )
+    hardware.add_argument(
+        "--watchdog", type=positive, default=30.0, metavar="MINUTES", help="stop after so long without a step [30]"
+    )
+    hardware.add_argument("--dry-run", action="store_true", help="print commands and memory, and start nothing")
+    hardware.add_argument("--gpu-memory", type=positive, metavar="GIB", help="of a GPU, for --dry-run [as seen, or 80]")
+    hardware.add_argument("--doctor", action="store_true", help="check what is installed here, and stop")
+    group = parser.add_argument_group("training, by default as the model's recipe has it (training/recipes)")
+    group.add_argument("--steps", type=whole(1), dest="max_steps", metavar="N", help="optimisation steps")
+    group.add_argument("--learning-rate", type=positive, metavar="RATE", help="peak learning rate")
+    group.add_argument("--num-generations", type=whole(2), metavar="N", help="completions a question (GRPO's group)")
+    group.add_argument("--traces", type=whole(1), metavar="N", help="solutions the cold start may see")
+    group.add_argument("--report-to", metavar="NAME", help="tensorboard, trackio or wandb [none]")
+    group.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of TRL's GRPOConfig (or SFTConfig)")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
     hub = parser.add_argument_group("publishing on the Hugging Face Hub")
     hub.add_argument("--push-to-hub", action="store_true", help="publish the last checkpoint, with its card")
     add_options(hub)
-    group = parser.add_argument_group("training, by default as the model's recipe has it (training/recipes)")
-    group.add_argument("--steps", type=whole(1), dest="max_steps", help="optimisation steps")
-    group.add_argument("--learning-rate", type=positive, help="peak learning rate")
-    group.add_argument("--num-generations", type=whole(2), help="completions a question (GRPO's group)")
-    group.add_argument("--traces", type=whole(1), help="solutions the cold start may see")
-    group.add_argument("--report-to", help="tensorboard, trackio or wandb; nothing leaves the machine by default")
-    group.add_argument("--config", type=Path, help="a YAML file with any settings of TRL's GRPOConfig (or SFTConfig)")
-    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
     return parser
 
 
@@ -74,13 +95,22 @@ def train(arguments: argparse.Namespace) -> None:
     from datagen.task import reward_hash
     from datagen.tasks import TASKS, find_owner
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("training in several processes is not supported yet: start r1vlm-train without a launcher")
+    if arguments.doctor:
+        from training.doctor import examine
+
+        examine()
+        return
+    if arguments.name is None:
+        raise UserError("name a TASK to train on, digits for example (see r1vlm-train --help)")
     owner = find_owner(arguments.name)
+    if arguments.dry_run:
+        dry_run(arguments, owner)
+        return
     built = open_dataset(arguments.data or Path("data") / owner.name)
     tasks = tasks_of(built, arguments.task or arguments.name)
     out = writable_folder(arguments.out or Path("runs") / arguments.name)
-    check_folder(out, arguments.resume)
+    if is_main() and LAUNCHED not in os.environ:
+        check_folder(out, arguments.resume)
     if arguments.cold_start and arguments.num_generations is not None:
         raise UserError("--num-generations is GRPO's: leave it out with --cold-start")
 
@@ -108,20 +138,90 @@ def train(arguments: argparse.Namespace) -> None:
         dataset_fingerprint=built.fingerprint,
         reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
     )
+    launched, watchdog = False, 60 * arguments.watchdog
+    if stage == "grpo" and (LAUNCHED in os.environ or not is_trainer()):  # else another launcher has decided
+        asked, launched = place(arguments, owner, asked, recipe)
     if stage == "grpo" and model in SMALL:  # it has never seen the R1 format
-        first = replace(asked, stage="cold_start", out=str(out / COLD_START))
+        first = replace(asked, stage="cold_start", out=str(out / COLD_START), hardware={})
         first = replace(first, settings=settings(arguments, recipe, "cold_start", own=False))
         trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
-        asked = replace(asked, model=str(execute(first)))
-    last = execute(asked)
-    print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
-    if to is not None:
-        print(publish_checkpoint(last, to))
+        asked = replace(asked, model=str(execute(first, watchdog)))
+    if launched:
+        launch_plan(arguments, owner, asked, recipe)
+    last = execute(asked, watchdog)
+    if is_main():
+        print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
+        if to is not None:
+            print(publish_checkpoint(last, to))
+
+
+def place(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Run, bool]:
+    """The run with what follows from its hardware, and whether other processes are to be started for it.
+
+    Raises:
+        UserError: where the hardware can't do it, or can't go on with what is in the run folder.
+    """
+    from training.hardware import visible_gpus
+    from training.placement import check_move, enough, hardware_of
+
+    plan, why = plan_of(arguments, owner, asked, recipe)
+    placed = replace(asked, hardware=hardware_of(plan))
+    if is_trainer():
+        return placed, False
+    if plan.preset.nodes == 1:
+        enough(plan, visible_gpus())
+    check_move(Path(asked.out), placed.hardware)
+    print(f"hardware: {plan.preset.name} ({why}): {plan.preset.summary}", flush=True)
+    return placed, plan.preset.launched
+
+
+def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Plan, str]:
+    """The plan of a run, and why it is this one."""
+    from training.config import settings_for
+    from training.placement import plan_for, words_of
+
+    own = settings_for(recipe, "grpo", None, {}, [])
+    return plan_for(arguments, owner, asked, own, words_of(sys.argv[1:]))
+
+
+def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> NoReturn:
+    """Start the processes of a run and exit with how they ended; for several machines, say how to start them."""
+    from training.launch import launch
+    from training.placement import print_plan
+
+    plan, why = plan_of(arguments, owner, asked, recipe)
+    if plan.preset.nodes > 1:
+        print_plan(plan, why)
+        sys.exit(0)
+    sys.exit(launch(plan, watchdog=60 * arguments.watchdog))
+
+
+def dry_run(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
+    """Print what would be started; needs neither the dataset nor the weights of the recipes' models."""
+    from training.memory import built_in
+    from training.model import is_small, locate
+    from training.placement import planned_model, print_plan
+
+    model = planned_model(arguments, small_model(owner))
+    recipe = "default" if model in built_in() or not is_small(locate(model)) else "small"
+    tasks = [task.name for task in owner.tasks if task.name in (arguments.task or arguments.name)]
+    asked = Run(
+        stage="grpo",
+        model=model,
+        data="",
+        tasks=tasks or [task.name for task in owner.tasks],
+        out=str(arguments.out or Path("runs") / arguments.name),
+        seed=arguments.seed,
+        settings=settings(arguments, recipe, "grpo"),
+        dataset_fingerprint="",
+        reward_hash={},
+    )
+    print_plan(*plan_of(arguments, owner, asked, recipe))
 
 
 def check_folder(out: Path, resume: bool) -> None:
     """Raise a `UserError` where `out` holds something that this run would mix with."""
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or {path.name for path in out.iterdir()} <= {LOGS}:  # of a launch that ended before training
         return
     if not resume:
         raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
@@ -141,23 +241,32 @@ def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: b
     return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
 
 
-def execute(asked: Run) -> Path:
-    """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint."""
+def execute(asked: Run, watchdog: float) -> Path:
+    """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint.
+
+    The process ends where no step comes within `watchdog` seconds.
+    """
     from training.config import trl_config
+    from training.launch import watched
 
     out = Path(asked.out)
     final = out / FINAL
     trl_config(asked)  # settings that TRL refuses end here, before anything is written
-    claim(out, asked)
+    if is_main():
+        claim(out, asked)
     if final.exists():
-        print(f"{final}: already trained, {final.resolve().name}")
+        if is_main():
+            print(f"{final}: already trained, {final.resolve().name}")
         return final
     started = time.monotonic()
     if asked.stage == "grpo":
         from training.grpo import train as stage
     else:
         from training.cold_start import train as stage
-    last = stage(asked)
+    with watched(out, watchdog):
+        last = stage(asked)
+    if not is_main():
+        return final
     final.symlink_to(last.name)
     print(f"{final}: {asked.stage.replace('_', ' ')}, {last.name}, {time.monotonic() - started:.0f} s")
     return final
@@ -178,21 +287,27 @@ def claim(out: Path, asked: Run) -> None:
         write_json(path, wanted)
         return
     noted = json.loads(path.read_text(encoding="utf-8"))
-    flat = [{**{k: v for k, v in run.items() if k != "settings"}, **run["settings"]} for run in (noted, wanted)]
+    apart = ("settings", "hardware")  # a run may go on elsewhere
+    flat = [{**{k: v for k, v in run.items() if k not in apart}, **run["settings"]} for run in (noted, wanted)]
     for name in {**flat[0], **flat[1]}:
         was, now = flat[0].get(name), flat[1].get(name)
         if was != now:
             raise UserError(
                 f"the run in {out} was started with {name}={was!r}, not {now!r}: repeat that, or name another --out"
             )
+    if noted.get("hardware") != wanted["hardware"]:
+        write_json(path, {**noted, "hardware": wanted["hardware"]})
 
 
 def default_model(dataset: DatasetSpec) -> str:
     """Qwen2.5-VL-3B where there is a GPU, else the built-in model that can read what the dataset shows."""
     import torch
 
-    if torch.cuda.is_available():
-        return DEFAULT_MODEL
+    return DEFAULT_MODEL if torch.cuda.is_available() else small_model(dataset)
+
+
+def small_model(dataset: DatasetSpec) -> str:
+    """The built-in model that can read what the dataset shows."""
     return "small-ciphers" if "wordfreq" in dataset.sources else "small"
 
 

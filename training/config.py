@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,11 @@ from datagen.errors import UserError, nearest
 Stage = Literal["cold_start", "grpo"]
 OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
     "cold_start": {"traces": int, "freeze_vision": bool},
-    "grpo": {"freeze_vision": bool, "reward_weights": dict[str, float]},  # by the reward's name; 1.0 for the others
+    "grpo": {
+        "freeze_vision": bool,
+        "reward_weights": dict[str, float],  # by the reward's name; 1.0 for the others
+        "lora": dict[str, Any],  # of PEFT's LoraConfig; all weights are trained without it
+    },
 }
 
 
@@ -36,7 +40,10 @@ OWN = {  # settings that would break what a run folder promises
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that determines a run; `settings` are the fields of TRL's configuration class of the stage."""
+    """Everything that determines a run; `settings` are the fields of TRL's configuration class of the stage.
+
+    `hardware` is what does not: where the run is, and the settings that follow from that. A run may go on elsewhere.
+    """
 
     stage: Stage
     model: str
@@ -47,6 +54,7 @@ class Run:
     settings: dict[str, Any]
     dataset_fingerprint: str
     reward_hash: dict[str, str]
+    hardware: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """For the run folder's `run.json`."""
@@ -121,12 +129,17 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
-    if result.get("use_vllm"):
+    refuse_vllm(result)
+    return result
+
+
+def refuse_vllm(settings: dict[str, Any]) -> None:
+    """Raise a `UserError` where vLLM would sample the completions: TRL 1.16 can't do that for images."""
+    if settings.get("use_vllm"):
         raise UserError(
             "use_vllm=true is refused: TRL 1.16 hands vLLM image placeholders twice and trains on garbage "
-            "(TRL #6294, #6401); leave it off"
+            "(TRL #6294, #6401); leave it off (--vllm off)"
         )
-    return result
 
 
 def config_class(stage: Stage) -> Any:
@@ -160,6 +173,8 @@ def trl_config(run: Run) -> Any:
     settings = {name: value for name, value in run.settings.items() if name not in OURS[run.stage]}
     if run.stage == "grpo":
         settings["reward_weights"] = weights(run)
+    settings |= run.hardware.get("settings", {})
+    refuse_vllm(settings)
     with refusals():
         return config_class(run.stage)(**{**fixed, **settings})
 

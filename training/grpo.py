@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 
@@ -18,6 +19,7 @@ from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record,
 from training.config import Run, refusals, trl_config
 from training.model import load, locate
 from training.progress import COMPLETIONS, Progress, forget_after
+from training.rank import is_main
 from training.rewards import Judge
 
 
@@ -38,7 +40,9 @@ def train(run: Run) -> Path:
     start = read_record(locate(run.model))
     if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
         questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
-    model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False))
+    lora = run.settings.get("lora")
+    dtype = "bfloat16" if lora and config.bf16 else "float32"  # the base of LoRA is never stepped
+    model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False), dtype=dtype)
     config.max_completion_length = limit_for(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {
         "suppress_tokens": vision_token_ids(processor.tokenizer.get_vocab()),
@@ -52,6 +56,7 @@ def train(run: Run) -> Path:
             args=config,
             train_dataset=questions,
             reward_funcs=judge.functions(),
+            peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
             callbacks=[Progress(out, "GRPO")],
         )
     trainer.record = make_record(run, "grpo")
@@ -64,7 +69,8 @@ def go(trainer: Any, out: Path) -> Path:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     resume = last_checkpoint(out)
-    forget_after(out, int(resume.name.rpartition("-")[2]) if resume else 0)
+    if is_main():
+        forget_after(out, int(resume.name.rpartition("-")[2]) if resume else 0)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     last = last_checkpoint(out)
     if last is None:

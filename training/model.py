@@ -53,8 +53,8 @@ def is_small(folder: Path) -> bool:
     return bool(width and width <= 256)
 
 
-def load(model: str, *, freeze_vision: bool = False) -> tuple[Any, Any]:
-    """`(model, processor)`, with weights in float32; the vision tower's are not trained where `freeze_vision`.
+def load(model: str, *, freeze_vision: bool = False, dtype: str = "float32") -> tuple[Any, Any]:
+    """`(model, processor)`, with weights in `dtype`; the vision tower's are not trained where `freeze_vision`.
 
     On a GPU the recipe's `bf16: true` computes in bfloat16. The weights themselves stay in float32: a step of 1e-6 on a
     weight of 0.01 is lost when it is rounded to bfloat16.
@@ -67,7 +67,7 @@ def load(model: str, *, freeze_vision: bool = False) -> tuple[Any, Any]:
     where = locate(model)
     try:
         processor = AutoProcessor.from_pretrained(where, padding_side="left")
-        network = AutoModelForImageTextToText.from_pretrained(where, dtype="float32", use_safetensors=True)
+        network = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
     processor.chat_template = with_opening(processor.chat_template)

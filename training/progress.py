@@ -29,9 +29,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.title, unit="step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One step more."""
+        """One step more; a launcher that watches for one sees it by the time of the file."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
+            (self.out / METRICS).touch()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Keep the numbers of this step."""

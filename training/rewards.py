@@ -53,8 +53,10 @@ class Judge:
         if self.log is None:
             return
         step = columns["trainer_state"].global_step + 1
-        with self.log.open("a", encoding="utf-8") as file:
-            for i, (message, row) in enumerate(zip(messages, rows, strict=True)):
-                rewards = {reward: scores[i] for reward, scores in judged.items()}
-                line = {"step": step, "id": row["id"], "completion": message, "rewards": rewards}
-                file.write(json.dumps(line) + "\n")
+        lines = []
+        for i, (message, row) in enumerate(zip(messages, rows, strict=True)):
+            rewards = {reward: scores[i] for reward, scores in judged.items()}
+            line = {"step": step, "id": row["id"], "completion": message, "rewards": rewards}
+            lines.append(json.dumps(line) + "\n")
+        with self.log.open("ab", buffering=0) as file:  # in one go: other processes append to the same file
+            file.write("".join(lines).encode())

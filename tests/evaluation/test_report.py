@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,12 @@ from PIL import Image
 
 from datagen import r1
 from evaluation.curve import make_curve, read_metrics, smoothed
-from evaluation.report import BYTES, data_url, shortened, visible
+from evaluation.report import BYTES, EXAMPLES, LONG, data_url, differing, shortened, visible
 
 HOSTILE = (
     r1.OPENING + "<script>alert(1)</script><img src=http://x.y/z onerror=a()>\x00\x1b[31m\u202e\ud800</pre>{{ 7 * 7 }}"
 )
-VOID = {"meta", "img", "br", "polyline"}
+VOID = {"meta", "img", "br", "input", "polyline"}
 
 
 class Page(HTMLParser):
@@ -50,7 +53,10 @@ class Page(HTMLParser):
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("metrics") / "metrics.jsonl"
     keys = ("rewards/format/mean", "rewards/correctness/mean")
-    lines = [{"step": i, "reward": 0.5, **dict.fromkeys(keys, i / 40)} for i in range(1, 41)]
+    lines = [
+        {"step": i, "reward": 0.5, "completions/mean_length": 20 + i, **dict.fromkeys(keys, i / 40)}
+        for i in range(1, 41)
+    ]
     path.write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 41, "rew')
     return path
 
@@ -68,19 +74,29 @@ def page(tmp_path: Path, questions: list[dict[str, Any]], digits_folder: Path, m
     return (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+def unmarked(page: str) -> str:
+    """The page without the marks of the diff, which cut a text into pieces."""
+    return re.sub("</?mark>", "", page)
+
+
 def test_nothing_comes_from_elsewhere(page: str) -> None:
     elements = Page(page).elements
     tags = {tag for tag, _ in elements}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "a", "base", "form"}
+    assert not tags & {"link", "iframe", "object", "embed", "a", "base", "form"}
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)  # the one that the policy names
+    assert script == files("evaluation").joinpath("report.js").read_text()
+    policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{policy}'" in page
     sources = [value for _, attributes in elements for name, value in attributes.items() if name in ("src", "href")]
-    assert len(sources) == 24  # the examples' images
+    assert len(sources) == EXAMPLES
     assert all(source is not None and source.startswith("data:image/") for source in sources)
     assert "url(" not in page
     assert "@import" not in page
-    assert not re.search(r"https?://", page.replace("http://x.y/z", ""))
+    assert not re.search(r"https?://", unmarked(page).replace("http://x.y/z", ""))
 
 
 def test_model_text_is_escaped_and_visible(page: str) -> None:
+    page = unmarked(page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "{{ 7 * 7 }}" in page
     assert "⟨U+0000⟩⟨U+001B⟩[31m⟨U+202E⟩⟨U+D800⟩&lt;/pre&gt;" in page
@@ -92,10 +108,12 @@ def test_model_text_is_escaped_and_visible(page: str) -> None:
 
 def test_what_a_reader_looks_for(page: str, questions: list[dict[str, Any]]) -> None:
     assert "<h1>Accuracy rose by 100.0 points, from 0.0% to 100.0%</h1>" in page
-    assert "From wrong to right" in page
-    assert "The first 24 in the order of the dataset" in page
-    assert "None." in page  # from right to wrong
-    assert page.count("<polyline") == 4  # two rewards, as logged and smoothed
+    assert "from wrong to right · 40" in page
+    assert "from right to wrong · 0" in page
+    assert f"the first {EXAMPLES} in the order of the dataset" in page
+    assert page.count("<polyline") == 6  # two rewards and a length, as logged and smoothed
+    assert "<mark>" in page
+    assert "The training film" not in page  # there is no run
     assert questions[0]["id"] in page
     assert len(page.encode()) < 5_000_000
 
@@ -109,7 +127,8 @@ def test_without_a_baseline(
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     Page(page)
     assert "97.5% of 40 questions are answered correctly" in page
-    assert "Wrong answers" in page
+    assert "wrong · 1</option>" in page
+    assert "<mark>" not in page
     assert "Before" not in page
     assert "<polyline" not in page
 
@@ -126,6 +145,24 @@ def test_plain_text_stays_as_it_is() -> None:
     assert visible("I see 1, ü, 数, 🙂.\n\t<b>") == "I see 1, ü, 数, 🙂.\n\t<b>"
     assert shortened("abc", 3) == "abc"
     assert shortened("abcdef", 3) == "abc … [3 more characters]"
+
+
+def test_what_is_cut_is_no_longer_than_it_may_be() -> None:
+    assert len(shortened("\x00" * 1_000_000, LONG)) < LONG + 40
+
+
+@given(st.text("ab <>\n", max_size=60), st.text("ab <>\n", max_size=60))
+def test_a_diff_leaves_both_texts_whole(before: str, after: str) -> None:
+    pieces = differing(before, after)
+    assert ["".join(text for _, text in side) for side in pieces] == [before, after]
+    same = ["".join(text for only, text in side if not only) for side in pieces]
+    assert same[0] == same[1]
+
+
+def test_a_diff_by_hand() -> None:
+    before, after = differing("2 + 2 = 4.", "2 + 3 = 5.")
+    assert before == [(False, "2 + "), (True, "2"), (False, " = "), (True, "4"), (False, ".")]
+    assert after == [(False, "2 + "), (True, "3"), (False, " = "), (True, "5"), (False, ".")]
 
 
 @pytest.mark.parametrize("size", [(84, 84), (2000, 1500), (3, 4000)])

@@ -122,11 +122,16 @@ def test_cold_start_trains_on_the_asked_number_of_traces(
         (["digits", "--data", "DATA", "--out", "FULL"], "--resume"),
         (["digits", "--data", "DATA", "--steps", "0"], "0 is below 1"),
         (["digits", "--data", "DATA", "--set", "temprature=1"], "did you mean 'temperature'"),
-        (["digits", "--data", "DATA", "--num-generations", "3"], "TRL refuses"),
+        (["digits", "--data", "DATA", "--num-generations", "3"], "no multiple of num_generations=3"),
         (["digits", "--data", "DATA", "--learning-rate", "-1"], "not a number above 0"),
         (["digits", "--data", "DATA", "--report-to", "papyrus"], "papyrus"),
         (["digits", "--data", "DATA", "--set", "max_completion_length=10"], "cuts off right answers"),
         (["digits", "--data", "DATA", "--cold-start", "--num-generations", "4"], "--cold-start"),
+        ([], "name a TASK"),
+        (["digits", "--data", "DATA", "--hardware", "4gp"], "did you mean '4gpu'"),
+        (["digits", "--data", "DATA", "--hardware", "4gpu"], "4gpu needs 4 GPUs, and 0 are visible"),
+        (["digits", "--data", "DATA", "--hardware", "cpu", "--vllm", "server"], "use --hardware 2gpu"),
+        (["digits", "--data", "DATA", "--hardware", "cpu", "--nodes", "3"], "--nodes is for multinode"),
     ],
 )
 def test_a_wrong_argument_gets_one_sentence(

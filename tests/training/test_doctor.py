@@ -1,0 +1,50 @@
+"""The doctor says what is there, names what to do, and never prints a token."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run
+from training import doctor
+from training.plan import Ports
+
+
+def test_the_doctor_has_a_line_for_everything_and_no_secrets() -> None:
+    secret = "hf_" + "x" * 34
+    done = run("training.cli", "--doctor", env={**os.environ, "HF_TOKEN": secret})
+    assert done.returncode == 0, done.stderr
+    assert secret not in done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert all(line.startswith(("ok ", "-- ")) for line in lines)
+    for what in ("python", "torch", "trl", "vllm", "GPU", "disk, runs", "Hub token", "server port"):
+        assert any(line[3:].startswith(what) for line in lines), what
+    assert "there is one" in next(line for line in lines if "Hub token" in line)
+
+
+def test_a_wrong_version_and_a_missing_package_say_what_to_install() -> None:
+    line = doctor._package("torch", "==1.0.*", "train").line()
+    assert line.startswith("-- torch")
+    assert "pip install 'r1vlm[train]'" in line
+    assert "not installed" in doctor._package("no-such-package", ">=1", "train").line()
+    assert doctor._package("torch", ">=2", "train").line().startswith("ok ")
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        finding, *_ = doctor.ports(Ports(server=port))
+    assert not finding.well
+    assert str(port) in finding.line()
+
+
+def test_too_little_room_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "ROOM", 10**9)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "models"))
+    found = doctor.disk()
+    assert "HF_HOME" in next(finding for finding in found if finding.what == "disk, models").line()

@@ -1,0 +1,349 @@
+"""Presets that real accelerate and TRL accept, memory that agrees with what is publicly known, and golden plans."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen.errors import UserError
+from training import hardware, memory, plan
+from training.config import settings_for
+from training.hardware import GPU, PRESETS, Preset, choose, find_preset, fit
+from training.memory import GIB, built_in, predict
+from training.placement import check_move, hardware_of, words_of
+from training.plan import Asked, Machine, Plan, Question, describe, make_plan, refuse, slurm
+
+GOLDEN = Path(__file__).parent / "golden"
+DIGITS = Question(width=84, height=84, prompt=250, solution=106)
+MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+def asked(model: str = MODEL, **settings: Any) -> Asked:
+    recipe = settings_for("default", "grpo", None, {}, [])
+    return Asked(model, built_in()[model], recipe | settings, DIGITS, ["digits"], Path("runs/digits"))
+
+
+def planned(preset: str, gib: float, model: str = MODEL, **settings: Any) -> Plan:
+    return make_plan(asked(model, **settings), PRESETS[preset], Machine(int(gib * GIB), cores=48))
+
+
+def text(preset: str) -> str:
+    """What --dry-run prints on GPUs of 80 GiB, and what is said of 24 GiB; the paths are those of any machine."""
+    if preset == "cpu":
+        return describe(make_plan(asked(bf16=False), PRESETS["cpu"], Machine(None)), "asked for") + "\n"
+    made = planned(preset, 80)
+    shown = describe(made, "asked for") + ("\n\n" + slurm(made) if made.preset.nodes > 1 else "")
+    shown = shown.replace(str(hardware.FOLDER), "ACCELERATE")
+    return f"{shown}\n\n{says(made, 80)}\n{says(planned(preset, 24), 24)}\n"
+
+
+def says(made: Plan, gib: int) -> str:
+    try:
+        refuse(made)
+    except UserError as error:
+        return f"on {gib} GiB: refused: {error}"
+    return f"on {gib} GiB: accepted"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_plan_of_a_preset_is_the_golden_one(preset: str) -> None:
+    assert text(preset) == (GOLDEN / f"{preset}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS.values() if preset.accelerate], ids=lambda p: p.name)
+def test_every_accelerate_file_loads_and_says_what_its_preset_says(preset: Preset) -> None:
+    config = load_config_from_file(str(preset.accelerate_file))
+    kinds = {"none": DistributedType.NO, "fsdp2": DistributedType.FSDP}
+    assert config.distributed_type == kinds.get(preset.sharding, DistributedType.DEEPSPEED)
+    assert config.mixed_precision == ("bf16" if preset.bf16 else "no")
+    if preset.sharding.startswith("zero"):
+        assert config.deepspeed_config["zero_stage"] == int(preset.sharding[-1])
+        assert (config.deepspeed_config["offload_optimizer_device"] == "cpu") == preset.offload_optimizer
+    if preset.sharding == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_trl_accepts_the_settings_of_every_preset(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import GRPOConfig
+
+    made = planned(preset, 80)
+    # TRL counts the processes that there are; the rule it checks is that of one process with as many completions
+    settings = made.asked.settings | made.settings | {"bf16": False}
+    settings["per_device_train_batch_size"] *= made.preset.processes
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    config = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings)
+    assert config.generation_batch_size == made.batch.completions
+    assert config.generation_batch_size % config.num_generations == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"generation_gpus": 0},
+        {"train_gpus": 1},
+        {"sharding": "none"},
+        {"accelerate": None},
+        {"micro_batch": 0},
+        {"generation": "colocate"},
+        {"sharding": "fsdp2", "offload_optimizer": True},
+        {"generation": "colocate", "generation_gpus": 0, "nodes": 2},
+    ],
+)
+def test_a_preset_that_can_not_be_is_refused_when_it_is_made(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="preset 4gpu-zero3"):
+        replace(PRESETS["4gpu-zero3"], **wrong)
+
+
+@given(
+    generations=st.integers(2, 24),
+    device=st.integers(1, 32),
+    steps=st.integers(1, 16),
+    preset=st.sampled_from(list(PRESETS.values())),
+)
+def test_the_batch_keeps_trls_rule_on_any_hardware(generations: int, device: int, steps: int, preset: Preset) -> None:
+    settings = {
+        "num_generations": generations,
+        "per_device_train_batch_size": device,
+        "gradient_accumulation_steps": steps,
+    }
+    batch = fit(settings, preset)
+    assert batch.completions % generations == 0
+    assert batch.per_device <= max(device, 1)
+    assert batch.per_device <= preset.micro_batch
+    if device * steps * preset.processes % generations:
+        with pytest.raises(UserError, match="no multiple of num_generations"):
+            fit(settings, preset, asked=True)
+    else:
+        assert fit(settings, preset, asked=True).completions == device * steps * preset.processes
+    try:
+        assert fit(settings, preset, completions=batch.completions).completions == batch.completions
+    except UserError:
+        assert batch.completions % preset.processes
+
+
+def test_the_setting_of_the_first_report_stays_as_it_is() -> None:
+    settings = {"num_generations": 15, "per_device_train_batch_size": 5, "gradient_accumulation_steps": 4}
+    assert fit(settings, PRESETS["4gpu"], asked=True) == hardware.Batch(5, 4, 3)
+    with pytest.raises(UserError, match="multiple of 3, or num_generations to 2, 4, 5, 10, 20"):
+        fit(settings, PRESETS["1gpu"], asked=True)
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_built_in_shapes_are_those_of_the_published_weights(name: str) -> None:
+    """The numbers of parameters are those that the Hub shows for the weights; transformers counts the same."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    known = json.loads((Path(memory.__file__).parent / "shapes.json").read_text(encoding="utf-8"))[name]
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**known["config"]))
+    assert sum(weight.numel() for weight in network.parameters()) == known["parameters"]
+    seeing = network.get_encoder(modality="image")
+    assert sum(weight.numel() for weight in seeing.parameters()) == known["vision_parameters"]
+    assert network.get_input_embeddings().weight.numel() == known["embedding"]
+    published = {
+        "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
+        "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+        "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
+        "Qwen/Qwen3-VL-2B-Instruct": 2_127_532_032,
+        "Qwen/Qwen3-VL-4B-Instruct": 4_437_815_808,
+        "Qwen/Qwen3-VL-8B-Instruct": 8_767_123_696,
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2_246_784_880,
+    }
+    assert known["parameters"] == published[name]
+    linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    language = network.model.get_decoder().named_parameters()
+    weights = [weight for name, weight in language if name.split(".")[-2] in linear and weight.ndim == 2]
+    assert built_in()[name].adapters(16, vision=False) == sum(16 * sum(weight.shape) for weight in weights)
+
+
+# What is publicly reported of GRPO with float32 optimizer states, as trained here:
+# - EasyR1 (https://github.com/hiyouga/EasyR1, "Hardware Requirements", GRPO): all weights in mixed precision (AMP)
+#   3B on 4 x 40 GB and 7B on 8 x 40 GB; LoRA (AMP) of 3B on 1 x 24 GB. For 3B on one GPU it drops the float32 states.
+# - TRL's own account of colocated vLLM that sleeps (https://huggingface.co/blog/vllm-colocate): generation and
+#   training take turns on the same GPUs.
+# - VLM-R1 #17 (https://github.com/om-ai-lab/VLM-R1/issues/17): Qwen2.5-VL-3B needs 80 GB rather than 40 GB where
+#   nothing is sharded; LoRA otherwise.
+LORA = {"lora": {"r": 16}}
+
+
+@pytest.mark.parametrize(
+    ("preset", "gib", "model", "settings", "fits"),
+    [
+        ("1gpu", 24, MODEL, {}, False),
+        ("1gpu", 24, MODEL, LORA, True),
+        ("1gpu", 40, MODEL, {}, False),
+        ("1gpu", 80, MODEL, {}, True),
+        ("1gpu", 80, MODEL, LORA, True),
+        ("4gpu", 80, MODEL, {}, True),
+        ("4gpu-zero3", 80, MODEL, {}, True),
+        ("4gpu-zero3", 40, MODEL, {}, True),
+        ("4gpu-fsdp2", 40, MODEL, {}, True),
+        ("1gpu", 80, "Qwen/Qwen2.5-VL-7B-Instruct", {}, False),
+        ("8gpu-fsdp2", 40, "Qwen/Qwen2.5-VL-7B-Instruct", {}, True),
+        ("1gpu", 24, "Qwen/Qwen2.5-VL-7B-Instruct", LORA, False),
+    ],
+)
+def test_what_fits_is_what_is_reported_to_fit(
+    preset: str, gib: int, model: str, settings: dict[str, Any], fits: bool
+) -> None:
+    assert planned(preset, gib, model, **settings).fits == fits
+
+
+def test_a_refusal_names_what_would_do() -> None:
+    with pytest.raises(UserError, match=r"use --hardware 4gpu, or train LoRA adapters"):
+        refuse(planned("1gpu", 24))
+    with pytest.raises(UserError, match="use --hardware 8gpu-colocate"):
+        refuse(planned("8gpu", 24))
+    with pytest.raises(UserError, match="of the GPU that generates"):
+        refuse(planned("multinode", 20, "Qwen/Qwen2.5-VL-7B-Instruct"))
+    named = says(planned("1gpu", 24), 24).partition("use --hardware ")[2].split(",")[0]
+    assert planned(named, 24).fits
+    small = Machine(80 * GIB, host=64 * GIB)
+    with pytest.raises(UserError, match="150 GiB of host memory, and there are 64 GiB"):
+        refuse(make_plan(asked(), PRESETS["4gpu"], small))
+
+
+@given(
+    model=st.sampled_from(list(built_in())),
+    preset=st.sampled_from([preset for preset in PRESETS if preset != "cpu" and "fsdp2" not in preset]),
+    lora=st.booleans(),
+    longer=st.integers(1, 2000),
+)
+def test_memory_grows_with_what_is_asked(model: str, preset: str, lora: bool, longer: int) -> None:
+    settings = LORA if lora else {}
+    short = planned(preset, 80, model, max_completion_length=256, **settings)
+    long = planned(preset, 80, model, max_completion_length=256 + longer, **settings)
+    frozen = planned(preset, 80, model, max_completion_length=256, freeze_vision=True, **settings)
+    whole = planned(preset, 80, model, max_completion_length=256, gradient_checkpointing=False, **settings)
+    assert short.memory.peak <= long.memory.peak
+    assert frozen.memory.peak <= short.memory.peak <= whole.memory.peak
+    assert all(size >= 0 for parts in (short.memory.step, short.memory.sampling) for size in parts.values())
+    if lora:
+        assert short.memory.peak < planned(preset, 80, model, max_completion_length=256).memory.peak
+
+
+def test_the_states_of_the_optimisation_are_those_of_the_papers() -> None:
+    """16 bytes a parameter where nothing is split: 4 of weights, 4 of gradients, 8 of Adam (ZeRO, section 3.1)."""
+    three = built_in()[MODEL]
+    work = planned("2gpu", 80).work
+    states = predict(three, work, PRESETS["2gpu"], 80 * GIB).step
+    assert sum(states[name] for name in ("weights", "gradients", "optimizer")) == 16 * three.parameters
+    split = predict(three, work, PRESETS["8gpu-colocate"], 80 * GIB).step
+    kept = sum(split[name] for name in ("weights", "gradients", "optimizer"))
+    assert kept == pytest.approx((4 + 16) * three.parameters / 8)  # 2 + 2 in bfloat16, 4 + 4 + 8 in float32
+    offloaded = predict(three, work, PRESETS["4gpu"], 80 * GIB)
+    assert offloaded.step["optimizer"] == 0
+    assert offloaded.host["optimizer"] == 24 * three.parameters
+
+
+@pytest.mark.parametrize(
+    ("count", "gib", "vllm", "nodes", "picked"),
+    [
+        (0, 0, True, 1, "cpu"),
+        (1, 80, True, 1, "1gpu"),
+        (2, 80, True, 1, "2gpu"),
+        (3, 80, True, 1, "2gpu"),
+        (4, 80, True, 1, "4gpu"),
+        (8, 80, True, 1, "8gpu"),
+        (8, 24, True, 1, "8gpu-colocate"),
+        (8, 80, True, 5, "multinode"),
+        (4, 80, False, 1, "1gpu"),
+    ],
+)
+def test_auto_picks_by_what_there_is(count: int, gib: int, vllm: bool, nodes: int, picked: str) -> None:
+    gpus = [GPU("GPU", gib * GIB)] * count
+    machine = Machine(gib * GIB if count else None)
+    made, why = plan.decide(asked(), "auto", machine, gpus, nodes=nodes if nodes > 1 else None, vllm=vllm)
+    assert made.preset.name == picked
+    assert ("no GPU" if not count else f"{count} x GPU of {gib} GiB") in why or f"{nodes} machines" in why
+    assert made.preset.nodes == nodes
+    if not vllm:
+        assert "use_vllm" not in made.settings
+
+
+def test_gpus_are_those_that_cuda_visible_devices_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text('#!/bin/sh\nfor i in 0 1 2; do echo "$i, GPU-$i$i, $((81000 + i)), NVIDIA H100 80GB HBM3"; done\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for visible, left in (("2,0", [81002, 81000]), ("GPU-11", [81001]), ("", []), (None, [81000, 81001, 81002])):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [gpu.memory // 2**20 for gpu in hardware.visible_gpus()] == left
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert hardware.visible_gpus() == []
+
+
+def test_what_trl_can_not_do_is_refused() -> None:
+    with pytest.raises(UserError, match="no LoRA adapters to vLLM from FSDP2"):
+        planned("4gpu-fsdp2", 80, **LORA)
+
+
+def test_names_and_machines_are_checked() -> None:
+    with pytest.raises(UserError, match="did you mean '4gpu'"):
+        find_preset("4gp")
+    with pytest.raises(UserError, match="--nodes is for multinode"):
+        find_preset("4gpu", 3)
+    assert find_preset("multinode", 9).processes == 64
+    assert choose([GPU("GPU", 1)] * 8, 2, vllm=True)[0] == ["multinode", "multinode-fsdp2"]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "fine"),
+    [
+        ("1gpu", "2gpu", True),
+        ("2gpu", "cpu", True),
+        ("4gpu", "4gpu", True),
+        ("4gpu-fsdp2", "8gpu-fsdp2", True),
+        ("4gpu", "8gpu", False),
+        ("4gpu", "4gpu-zero3", False),
+        ("8gpu", "1gpu", False),
+    ],
+)
+def test_a_run_goes_on_where_its_optimizer_can_be_read(was: str, now: str, fine: bool, tmp_path: Path) -> None:
+    noted, wanted = (hardware_of(planned(preset, 80)) for preset in (was, now))
+    (tmp_path / "run.json").write_text(json.dumps({"hardware": noted}))
+    check_move(tmp_path, wanted)  # no checkpoint, nothing to read
+    (tmp_path / "checkpoint-2").mkdir()
+    if fine:
+        check_move(tmp_path, wanted)
+        return
+    with pytest.raises(UserError, match=f"--hardware {was}"):
+        check_move(tmp_path, wanted)
+
+
+def test_a_run_keeps_its_completions_on_other_hardware() -> None:
+    first = planned("4gpu", 80)
+    moved = make_plan(
+        replace(asked(), completions=first.batch.completions), PRESETS["8gpu-colocate"], Machine(80 * GIB)
+    )
+    assert moved.batch.completions == first.batch.completions == 96
+    with pytest.raises(UserError, match="96 completions a step, which 7 training processes can't share"):
+        make_plan(replace(asked(), completions=96), PRESETS["8gpu"], Machine(80 * GIB))
+
+
+def test_the_trainers_command_says_where_it_runs_once() -> None:
+    words = ["digits", "--hardware", "auto", "--steps", "3", "--nodes=4", "--dry-run", "--gpu-memory", "24", "--resume"]
+    assert words_of(words) == ["digits", "--steps", "3", "--resume"]
+
+
+def write_golden() -> None:
+    """Write the golden plans anew:  python -m tests.training.test_hardware."""
+    GOLDEN.mkdir(exist_ok=True)
+    for preset in PRESETS:
+        (GOLDEN / f"{preset}.txt").write_text(text(preset), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_golden()

@@ -1,0 +1,230 @@
+"""The launcher with real processes that crash, hang, ignore signals and are killed: none is left, and runs go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from tests.processes import command
+
+MARK = "R1VLM_TEST_MARK"
+
+
+@dataclass
+class Launched:
+    """A launcher at work; every process it starts, however far removed, has its mark in the environment."""
+
+    process: subprocess.Popen[str]
+    out: Path
+    mark: str
+
+    def family(self) -> dict[str, int]:
+        """The numbers of the living processes, by the last of their arguments that names them."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) != self.mark or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                words = process.cmdline()
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            kinds = [word for word in words if word.endswith(("-server", "-trainer")) or word == "training.cli"]
+            role = "guard of " if "training.guard" in words else ""
+            launcher = "tests.training.launched" in words and "as" not in words
+            name = "launcher" if launcher else role + (kinds[-1] if kinds else f"process {process.pid}")
+            found[name] = process.pid
+        return found
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, self.family()
+            time.sleep(0.05)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and what was said on stderr; no process may be left."""
+        _, said = self.process.communicate(timeout=60)
+        deadline = time.monotonic() + 20
+        while self.family() and time.monotonic() < deadline:  # a launcher that was killed could not wait for them
+            time.sleep(0.1)
+        assert self.family() == {}
+        return self.process.returncode, said
+
+    def stepped(self) -> bool:
+        return (self.out / "metrics.jsonl").exists()
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
+    started: list[Launched] = []
+
+    def start(server: str, *trainer: str, watchdog: float = 60) -> Launched:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        out, mark = tmp_path / "run", uuid4().hex
+        words = [str(out), str(port), str(watchdog), server, *trainer]
+        process = subprocess.Popen(
+            command("tests.training.launched", *words),
+            env={**os.environ, MARK: mark},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(Launched(process, out, mark))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        for pid in launched.family().values():
+            os.kill(pid, signal.SIGKILL)
+        launched.process.wait()
+
+
+def log(out: Path, name: str) -> str:
+    return (out / "logs" / f"{name}.log").read_text(encoding="utf-8")
+
+
+def test_a_good_end_stops_the_server_too(launch: Callable[..., Launched]) -> None:
+    run = launch("good-server", "good-trainer")
+    code, said = run.end()
+    assert code == 0
+    assert "I am good-trainer" in said
+    assert "I am good-server" in log(run.out, "server")
+    assert "I am good-server" not in said
+    assert len((run.out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_trainer_without_a_server(launch: Callable[..., Launched]) -> None:
+    assert launch("none", "good-trainer").end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "trainer", "says"),
+    [
+        ("crashing-server", "good-trainer", "the server ended with exit code 3"),
+        ("good-server", "crashing-trainer", "the trainer ended with exit code 1"),
+        ("stubborn-server", "crashing-trainer", "the trainer ended with exit code 1"),  # SIGKILL after the grace
+    ],
+)
+def test_a_crash_of_either_side_stops_both(
+    server: str, trainer: str, says: str, launch: Callable[..., Launched]
+) -> None:
+    run = launch(server, trainer)
+    code, said = run.end()
+    assert code == 1
+    assert says in said
+    if server == "crashing-server":
+        assert "out of memory, so to say" in said
+        assert "I am" in said.splitlines()[1]
+        assert not (run.out / "logs" / "trainer.log").exists()
+    else:
+        assert "ValueError: no such thing" in said
+
+
+@pytest.mark.parametrize(
+    ("server", "trainer", "hangs"),
+    [("good-server", "hanging-trainer", "trainer"), ("deaf-server", "good-trainer", "server")],
+)
+def test_a_hang_is_ended_with_the_stacks_of_every_process(
+    server: str, trainer: str, hangs: str, launch: Callable[..., Launched]
+) -> None:
+    run = launch(server, trainer, watchdog=3)
+    code, said = run.end()
+    assert code == 124
+    assert "--watchdog" in said
+    assert "in stuck_here" in log(run.out, hangs)
+    if hangs == "trainer":
+        assert "no step within 0.05 minutes" in said
+        assert "in serve_forever" in log(run.out, "server")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, "stubborn"), (signal.SIGTERM, "endless"), (signal.SIGHUP, "endless")]
+)
+def test_a_signal_to_the_launcher_ends_even_what_ignores_signals(
+    number: signal.Signals, kind: str, launch: Callable[..., Launched]
+) -> None:
+    run = launch("good-server", f"{kind}-trainer")
+    run.wait_for(run.stepped)
+    run.process.send_signal(number)
+    time.sleep(0.2)
+    if run.process.poll() is None:
+        run.process.send_signal(signal.SIGINT)  # impatience
+    code, said = run.end()
+    assert code == 130
+    assert "--resume" in said
+    assert said.count("r1vlm-train:") == 1
+
+
+@pytest.mark.parametrize(
+    ("victim", "says"),
+    [
+        ("good-server", "the server was killed by SIGKILL"),
+        ("endless-trainer", "the trainer was killed by SIGKILL"),
+        ("guard of good-server", "the server lost its guard process"),
+        ("guard of endless-trainer", "the trainer lost its guard process"),
+        ("launcher", None),
+    ],
+)
+def test_any_process_may_be_killed_and_none_is_left(
+    victim: str, says: str | None, launch: Callable[..., Launched]
+) -> None:
+    run = launch("good-server", "endless-trainer")
+    run.wait_for(run.stepped)
+    family = run.family()
+    assert len(family) >= 6  # the launcher, two guards, server and trainer, and an orphan
+    os.kill(family[victim], signal.SIGKILL)
+    code, said = run.end()
+    if says is None:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 1
+        assert says in said
+
+
+def test_a_hang_without_a_launcher_is_ended_too(tmp_path: Path) -> None:
+    code = (
+        f"import pathlib, time; from training.launch import watched\nwith watched(pathlib.Path({str(tmp_path)!r}), 1):"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n    time.sleep(60)"], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 124
+    assert 'File "<string>", line 3' in done.stderr
+    assert "--watchdog" in done.stderr
+
+
+@pytest.mark.parametrize("victim", ["launcher", "training.cli", "good-server"])
+def test_a_run_goes_on_after_any_of_its_processes_was_killed(
+    victim: str, launch: Callable[..., Launched], digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ["-m", "training.cli", "digits", "--data", str(digits_folder), "--model", str(random_checkpoint)]
+    words += ["--out", str(out), "--hardware", "cpu", "--steps", "3", "--set", "save_steps=1"]
+    words += ["--set", "per_device_train_batch_size=8", "--set", "num_generations=4"]
+    words += ["--set", "max_completion_length=32"]
+    run = launch("good-server", *words, watchdog=120)
+    run.wait_for((out / "checkpoint-1").is_dir)
+    os.kill(run.family()[victim], signal.SIGKILL)
+    assert run.end()[0] != 0
+    assert not (out / "final").exists()
+    code, said = launch("good-server", *words, watchdog=120).end()
+    assert code == 0, said
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert (out / "final").resolve().name == "checkpoint-3"

@@ -1,0 +1,69 @@
+"""Two processes (gloo, started by torchrun) take the same steps as one on the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+STEPS = 3
+
+
+def trained(processes: int, out: Path, data: Path, model: Path) -> list[dict[str, Any]]:
+    """The metrics of a few steps on 16 completions a step, shared by so many processes."""
+    words = ["digits", "--data", str(data), "--model", str(model), "--out", str(out), "--hardware", "cpu"]
+    words += ["--steps", str(STEPS), "--learning-rate", "1e-3", "--num-generations", "4"]
+    for setting in (f"per_device_train_batch_size={16 // processes}", "max_completion_length=40", "save_steps=2"):
+        words += ["--set", setting]
+    words += ["--set", "reward_weights={format: 1}", "--set", "freeze_vision=false"]
+    # accelerate 1.15's launch --cpu --num_processes 2 runs one process, and exits with 0: hence torchrun
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    start = [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.training.fixed_rollouts"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, *words], check=False, capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained; score it") == 1, done.stdout
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, digits_folder: Path, random_checkpoint: Path
+) -> dict[int, tuple[Path, list[dict[str, Any]]]]:
+    folder = tmp_path_factory.mktemp("processes")
+    return {n: (folder / str(n), trained(n, folder / str(n), digits_folder, random_checkpoint)) for n in (1, 2)}
+
+
+def test_loss_and_gradient_are_the_same(runs: dict[int, tuple[Path, list[dict[str, Any]]]]) -> None:
+    one, two = (runs[n][1] for n in (1, 2))
+    assert [row["step"] for row in one] == [row["step"] for row in two] == list(range(1, STEPS + 1))
+    for name in ("loss", "grad_norm", "reward", "reward_std", "entropy", "completions/mean_length"):
+        expected = [row[name] for row in one]
+        assert [row[name] for row in two] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+    assert all(abs(row["loss"]) > 1e-3 and row["grad_norm"] > 0 for row in one)
+
+
+def test_the_weights_end_the_same(runs: dict[int, tuple[Path, list[dict[str, Any]]]], random_checkpoint: Path) -> None:
+    before = load_file(random_checkpoint / "model.safetensors")
+    one, two = (load_file(runs[n][0] / "final" / "model.safetensors") for n in (1, 2))
+    moved = [name for name, weight in one.items() if not torch.equal(weight, before[name])]
+    assert len(moved) > len(one) / 2
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_both_processes_write_one_run_folder(runs: dict[int, tuple[Path, list[dict[str, Any]]]]) -> None:
+    one, two = (sorted((runs[n][0] / "completions.jsonl").read_text().splitlines()) for n in (1, 2))
+    assert len(one) == 16 * STEPS
+    assert two == one
+    final = runs[2][0] / "final"
+    assert {path.name for path in final.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    assert not (runs[2][0] / ".saving").exists()
+    assert json.loads((final / "r1vlm.json").read_text())["stage"] == "grpo"

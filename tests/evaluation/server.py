@@ -44,8 +44,8 @@ def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
 
 
 @contextmanager
-def playing(say: Callable[[Prompt], str | bytes]) -> Iterator[Server]:
-    """A server of the model `served`, which says what `say` says: a text, or the bytes of a whole response."""
+def playing(say: Callable[[Prompt], str | bytes], model: str = "served") -> Iterator[Server]:
+    """A server of one model, which says what `say` says: a text, or the bytes of a whole response."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -61,7 +61,7 @@ def playing(say: Callable[[Prompt], str | bytes]) -> Iterator[Server]:
             self.wfile.write(body)
 
         def do_GET(self) -> None:  # the name is http.server's
-            self.send(200, {"data": [{"id": "served"}]})
+            self.send(200, {"data": [{"id": model}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -170,7 +170,8 @@ def test_baseline(solved: Path, recorded: Path, tmp_path: Path, r1vlm_eval: Call
     sides = (solved, "--baseline", recorded)  # the dataset is the one of the baseline's record
     called = r1vlm_eval(*sides, "--task", "sum", "--out", out, "--max-new-tokens", 3, "--report")
     assert called.code == 0, called.err
-    names = {"before.json", "after.json", "comparison.json", "before.completions.jsonl", "after.completions.jsonl"}
+    names = {"before.json", "after.json", "comparison.json", "rows.jsonl"}
+    names |= {"before.completions.jsonl", "after.completions.jsonl"}
     assert {path.name for path in out.iterdir()} == {*names, "report.html"}
     comparison = read(out / "comparison.json")
     assert comparison["before"] == read(out / "before.json")["accuracy"] == 0.0

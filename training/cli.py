@@ -69,6 +69,9 @@ def make_parser() -> Parser:
         default=True,
         help="check before the first step that trainer and vLLM agree [on]",
     )
+    group.add_argument(
+        "--eval-steps", type=whole(1), help="score validation so often, and keep the best checkpoint too [never]"
+    )
     group.add_argument("--report-to", help="tensorboard, trackio or wandb; nothing leaves the machine by default")
     group.add_argument("--config", type=Path, help="a YAML file with any settings of TRL's GRPOConfig (or SFTConfig)")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
@@ -89,7 +92,7 @@ def train(arguments: argparse.Namespace) -> None:
     out = writable_folder(arguments.out or Path("runs") / arguments.name)
     check_folder(out, arguments.resume)
     if arguments.cold_start:
-        for option in ("num_generations", "vllm"):
+        for option in ("num_generations", "vllm", "eval_steps"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
@@ -145,7 +148,7 @@ def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: b
     traces = {"traces": arguments.traces} if stage == "cold_start" else {}
     if not own:
         return settings_for(recipe, stage, None, traces, [])
-    names = ("max_steps", "learning_rate", "report_to") + (("num_generations",) if stage == "grpo" else ())
+    names = ("max_steps", "learning_rate", "report_to") + (("num_generations", "eval_steps") if stage == "grpo" else ())
     options = {name: getattr(arguments, name) for name in names}
     if stage == "grpo" and arguments.vllm is not None:
         options |= {"use_vllm": arguments.vllm != "off"}

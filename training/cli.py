@@ -97,6 +97,8 @@ def train(arguments: argparse.Namespace) -> None:
                 raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
+    if arguments.vllm not in (None, "off"):
+        need("vllm", "vllm")
     quiet()
     from datagen.cards import model_repository
     from training.checkpoints import base_of, publish_checkpoint

@@ -18,7 +18,8 @@ from datagen.dataset import open_dataset
 from datagen.errors import UserError
 from datagen.r1 import completion_of
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
-from training.config import Run, refusals, trl_config
+from training.config import Run, refusals, trl_config, weights
+from training.held_out import HeldOut
 from training.model import load, locate
 from training.preflight import BANNED, Preflight, banned_tokens
 from training.progress import COMPLETIONS, Progress, forget_after
@@ -50,7 +51,10 @@ def train(run: Run, *, preflight: bool = True) -> Path:
     config.max_completion_length = limit_for(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {**without(banned_tokens(processor), config), **(config.generation_kwargs or {})}
     judge = Judge(run.tasks, out / COMPLETIONS)
-    checks = [Preflight()] if preflight else []
+    watchers: list[Any] = [Preflight()] if preflight else []
+    if config.eval_steps is not None:
+        held_out = built.questions("validation", run.tasks)
+        watchers.append(HeldOut(held_out, int(config.eval_steps), dict(zip(judge.names, weights(run), strict=True))))
     with rollouts(config, questions, processor) as rollout_func, refusals():
         trainer = WholeGRPOTrainer(
             model=model,
@@ -60,10 +64,10 @@ def train(run: Run, *, preflight: bool = True) -> Path:
             reward_funcs=judge.functions(),
             peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
             rollout_func=rollout_func,
-            callbacks=[*checks, Progress(out, "GRPO")],
+            callbacks=[*watchers, Progress(out, "GRPO")],
         )
-    for one in checks:
-        one.trainer = trainer
+    for watcher in watchers:
+        watcher.trainer = trainer
     trainer.record = make_record(run, "grpo")
     trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return go(trainer, out)

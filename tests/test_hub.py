@@ -375,7 +375,18 @@ def test_training_and_evaluation_from_the_hub_alone(
     base = {name: content for name, content in contents(random_checkpoint).items() if "/" not in name}
     base |= {"README.md": b"---\nlicense: other\nlicense_name: mine\n---\n# A base", "modeling.py": b"raise SystemExit"}
     hub.put("models/ada/base", base)
-    train = ["digits", "--data", "ada/r1vlm-digits", "--model", "ada/base", "--steps", "2", *TINY, "--push-to-hub"]
+    train = [
+        "digits",
+        "--data",
+        "ada/r1vlm-digits",
+        "--model",
+        "ada/base",
+        "--steps",
+        "2",
+        *TINY,
+        "--push-to-hub",
+        "--no-report",
+    ]
     sentence = refused(run("training.cli", *train, env=env | {"HF_TOKEN": "hf_reads"}, cwd=tmp_path))
     assert "your token may only read" in sentence
     assert not (tmp_path / "runs").exists()

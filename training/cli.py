@@ -58,6 +58,7 @@ def make_parser() -> Parser:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--cold-start", action="store_true", help="train on traces only, then stop")
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="[0]")
+    parser.add_argument("--no-report", action="store_false", dest="report", help="do not score before and after")
     hardware = parser.add_argument_group("hardware (--dry-run shows the plan)")
     hardware.add_argument(
         "--hardware",
@@ -70,6 +71,12 @@ def make_parser() -> Parser:
         "--vllm", choices=("off", "colocate", "server"), metavar="HOW", help="off, colocate or server [the preset's]"
     )
     hardware.add_argument(
+        "--no-preflight",
+        action="store_false",
+        dest="preflight",
+        help="do not check before the first step that trainer and vLLM agree",
+    )
+    hardware.add_argument(
         "--watchdog", type=positive, default=30.0, metavar="MINUTES", help="stop after so long without a step [30]"
     )
     hardware.add_argument("--dry-run", action="store_true", help="print commands and memory, and start nothing")
@@ -80,6 +87,7 @@ def make_parser() -> Parser:
     group.add_argument("--learning-rate", type=positive, metavar="RATE", help="peak learning rate")
     group.add_argument("--num-generations", type=whole(2), metavar="N", help="completions a question (GRPO's group)")
     group.add_argument("--traces", type=whole(1), metavar="N", help="solutions the cold start may see")
+    group.add_argument("--eval-steps", type=whole(1), metavar="N", help="score validation so often, keep the best too")
     group.add_argument("--report-to", metavar="NAME", help="tensorboard, trackio or wandb [none]")
     group.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of TRL's GRPOConfig (or SFTConfig)")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
@@ -89,11 +97,9 @@ def make_parser() -> Parser:
     return parser
 
 
-def train(arguments: argparse.Namespace) -> None:
+def command(arguments: argparse.Namespace) -> None:
     """`r1vlm-train`."""
-    from datagen.dataset import open_dataset, tasks_of
-    from datagen.task import reward_hash
-    from datagen.tasks import TASKS, find_owner
+    from datagen.tasks import find_owner
 
     if arguments.doctor:
         from training.doctor import examine
@@ -105,16 +111,25 @@ def train(arguments: argparse.Namespace) -> None:
     owner = find_owner(arguments.name)
     if arguments.dry_run:
         dry_run(arguments, owner)
-        return
+    else:
+        train(arguments, owner)
+
+
+def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
+    """Train on the tasks of a dataset, then score what came out."""
+    from datagen.dataset import open_dataset, tasks_of
+    from datagen.task import reward_hash
+    from datagen.tasks import TASKS
+
     built = open_dataset(arguments.data or Path("data") / owner.name)
     tasks = tasks_of(built, arguments.task or arguments.name)
     out = writable_folder(arguments.out or Path("runs") / arguments.name)
     if is_main() and LAUNCHED not in os.environ:
         check_folder(out, arguments.resume)
-    if arguments.cold_start and arguments.num_generations is not None:
-        raise UserError("--num-generations is GRPO's: leave it out with --cold-start")
-
+    check_options(arguments)
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
+    if arguments.vllm not in (None, "off"):
+        need("vllm", "vllm")
     quiet()
     from datagen.cards import model_repository
     from training.checkpoints import base_of, publish_checkpoint
@@ -146,13 +161,41 @@ def train(arguments: argparse.Namespace) -> None:
         first = replace(first, settings=settings(arguments, recipe, "cold_start", own=False))
         trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
         asked = replace(asked, model=str(execute(first, watchdog)))
+    last = out / FINAL
     if launched:
         launch_plan(arguments, owner, asked, recipe)
-    last = execute(asked, watchdog)
-    if is_main():
-        print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
-        if to is not None:
-            print(publish_checkpoint(last, to))
+    else:
+        last = execute(asked, watchdog, preflight=arguments.preflight)
+        if is_main():
+            print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
+            if to is not None:
+                print(publish_checkpoint(last, to), flush=True)
+    if stage == "grpo" and arguments.report and not is_trainer():
+        report(last, locate(asked.model), out)
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raise a `UserError` for options of GRPO where it is not what was asked for."""
+    if not arguments.cold_start:
+        return
+    for option in ("num_generations", "vllm", "eval_steps"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
+
+
+def report(after: Path, before: Path, out: Path) -> None:
+    """Become `r1vlm-eval`, which scores both checkpoints on the test split and writes the report.
+
+    Become, and not call: what training holds of the GPU's memory is free then, and nothing of evaluation is imported.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("scipy") is None:
+        print("for a report of before and after:  pip install 'r1vlm[eval]'")
+        return
+    words = [str(after), "--baseline", str(before), "--out", str(out / "report"), "--report"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "evaluation.cli", *words])  # noqa: S606 - there is no shell to fool
 
 
 def place(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Run, bool]:
@@ -184,8 +227,8 @@ def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recip
     return plan_for(arguments, owner, asked, own, words_of(sys.argv[1:]))
 
 
-def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> NoReturn:
-    """Start the processes of a run and exit with how they ended; for several machines, say how to start them."""
+def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> None:
+    """Start the processes of a run, and exit where they fail; for several machines, say how to start them, and exit."""
     from training.launch import launch
     from training.placement import print_plan
 
@@ -193,7 +236,8 @@ def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, r
     if plan.preset.nodes > 1:
         print_plan(plan, why)
         sys.exit(0)
-    sys.exit(launch(plan, watchdog=60 * arguments.watchdog))
+    if code := launch(plan, watchdog=60 * arguments.watchdog):
+        sys.exit(code)
 
 
 def dry_run(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
@@ -236,12 +280,12 @@ def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: b
     traces = {"traces": arguments.traces} if stage == "cold_start" else {}
     if not own:
         return settings_for(recipe, stage, None, traces, [])
-    names = ("max_steps", "learning_rate", "report_to") + (("num_generations",) if stage == "grpo" else ())
+    names = ("max_steps", "learning_rate", "report_to") + (("num_generations", "eval_steps") if stage == "grpo" else ())
     options = {name: getattr(arguments, name) for name in names}
     return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
 
 
-def execute(asked: Run, watchdog: float) -> Path:
+def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
     """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint.
 
     The process ends where no step comes within `watchdog` seconds.
@@ -260,11 +304,11 @@ def execute(asked: Run, watchdog: float) -> Path:
         return final
     started = time.monotonic()
     if asked.stage == "grpo":
-        from training.grpo import train as stage
+        from training import grpo
     else:
-        from training.cold_start import train as stage
+        from training import cold_start
     with watched(out, watchdog):
-        last = stage(asked)
+        last = grpo.train(asked, preflight=preflight) if asked.stage == "grpo" else cold_start.train(asked)
     if not is_main():
         return final
     final.symlink_to(last.name)
@@ -325,7 +369,7 @@ def quiet() -> None:
 
 def main() -> NoReturn:
     """Entry point of `r1vlm-train`."""
-    run("r1vlm-train", lambda: train(make_parser().parse_args()))
+    run("r1vlm-train", lambda: command(make_parser().parse_args()))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ OWN = {  # settings that would break what a run folder promises
     "seed": "use --seed",
     "data_seed": "use --seed",
     "save_strategy": "it saves every save_steps steps",
-    "load_best_model_at_end": "score the checkpoints with r1vlm-eval",
-    "eval_strategy": "score the checkpoints with r1vlm-eval",
+    "load_best_model_at_end": "use --eval-steps, which keeps the best checkpoint",
+    "eval_strategy": "use --eval-steps",
     "remove_unused_columns": "the rewards need every column",
     "resume_from_checkpoint": "use --resume",
     "push_to_hub": "use --push-to-hub",
@@ -129,17 +129,7 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
-    refuse_vllm(result)
     return result
-
-
-def refuse_vllm(settings: dict[str, Any]) -> None:
-    """Raise a `UserError` where vLLM would sample the completions: TRL 1.16 can't do that for images."""
-    if settings.get("use_vllm"):
-        raise UserError(
-            "use_vllm=true is refused: TRL 1.16 hands vLLM image placeholders twice and trains on garbage "
-            "(TRL #6294, #6401); leave it off (--vllm off)"
-        )
 
 
 def config_class(stage: Stage) -> Any:
@@ -174,7 +164,6 @@ def trl_config(run: Run) -> Any:
     if run.stage == "grpo":
         settings["reward_weights"] = weights(run)
     settings |= run.hardware.get("settings", {})
-    refuse_vllm(settings)
     with refusals():
         return config_class(run.stage)(**{**fixed, **settings})
 

@@ -5,6 +5,8 @@ Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from trl import GRPOTrainer
 
 from datagen.dataset import open_dataset
 from datagen.errors import UserError
-from datagen.r1 import completion_of, vision_token_ids
+from datagen.r1 import completion_of
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
-from training.config import Run, refusals, trl_config
+from training.config import Run, refusals, trl_config, weights
+from training.held_out import HeldOut
 from training.model import load, locate
+from training.preflight import BANNED, Preflight, banned_tokens
 from training.progress import COMPLETIONS, Progress, forget_after
 from training.rank import is_main
 from training.rewards import Judge
@@ -27,11 +31,12 @@ class WholeGRPOTrainer(WholeCheckpoints, GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer with checkpoints that are complete or not there."""
 
 
-def train(run: Run) -> Path:
+def train(run: Run, *, preflight: bool = True) -> Path:
     """Run GRPO, or go on with it from the last checkpoint in its folder; returns the last checkpoint.
 
     Raises:
-        UserError: for settings that TRL refuses, and a completion limit that the longest solution does not fit.
+        UserError: for settings that TRL refuses, a completion limit that the longest solution does not fit, and what
+            `preflight` finds.
     """
     out = Path(run.out)
     config = trl_config(run)
@@ -44,12 +49,13 @@ def train(run: Run) -> Path:
     dtype = "bfloat16" if lora and config.bf16 else "float32"  # the base of LoRA is never stepped
     model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False), dtype=dtype)
     config.max_completion_length = limit_for(questions["solution"], processor, config.max_completion_length)
-    config.generation_kwargs = {
-        "suppress_tokens": vision_token_ids(processor.tokenizer.get_vocab()),
-        **(config.generation_kwargs or {}),
-    }
+    config.generation_kwargs = {**without(banned_tokens(processor), config), **(config.generation_kwargs or {})}
     judge = Judge(run.tasks, out / COMPLETIONS)
-    with refusals():
+    watchers: list[Any] = [Preflight()] if preflight else []
+    if config.eval_steps is not None:
+        held_out = built.questions("validation", run.tasks)
+        watchers.append(HeldOut(held_out, int(config.eval_steps), dict(zip(judge.names, weights(run), strict=True))))
+    with rollouts(config, questions, processor) as rollout_func, refusals():
         trainer = WholeGRPOTrainer(
             model=model,
             processing_class=processor,
@@ -57,11 +63,33 @@ def train(run: Run) -> Path:
             train_dataset=questions,
             reward_funcs=judge.functions(),
             peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
-            callbacks=[Progress(out, "GRPO")],
+            rollout_func=rollout_func,
+            callbacks=[*watchers, Progress(out, "GRPO")],
         )
+    for watcher in watchers:
+        watcher.trainer = trainer
     trainer.record = make_record(run, "grpo")
     trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return go(trainer, out)
+
+
+def without(tokens: Iterable[int], config: Any) -> dict[str, Any]:
+    """Generation settings that never sample some tokens, for transformers or for vLLM as the configuration has it."""
+    return {"logit_bias": dict.fromkeys(tokens, BANNED)} if config.use_vllm else {"suppress_tokens": list(tokens)}
+
+
+@contextmanager
+def rollouts(config: Any, questions: Any, processor: Any) -> Iterator[Any]:
+    """Gives the rollout function of a trainer that is made inside; None where transformers generates."""
+    if not config.use_vllm:
+        yield None
+        return
+    from training.rollouts import engine_for, longest_prompt, rollout
+
+    if config.vllm_mode == "colocate" and config.vllm_max_model_length is None:
+        config.vllm_max_model_length = longest_prompt(questions, processor) + config.max_completion_length
+    with engine_for(config):
+        yield rollout
 
 
 def go(trainer: Any, out: Path) -> Path:

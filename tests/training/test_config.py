@@ -55,7 +55,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("num_generations=2.5", "num_generations=2.5 is not possible"),
         ("temperature", "not of the form name=value"),
         ("temperature=[", "not valid YAML"),
-        ("use_vllm=true", "#6294"),
+        ("use_vllm=perhaps", "not possible"),
         ("output_dir=x", "use --out"),
         ("save_strategy=no", "save_steps"),
         ("reward_weights=[1, 2]", "not possible"),

@@ -215,7 +215,7 @@ def test_a_run_goes_on_after_any_of_its_processes_was_killed(
 ) -> None:
     out = tmp_path / "run"
     words = ["-m", "training.cli", "digits", "--data", str(digits_folder), "--model", str(random_checkpoint)]
-    words += ["--out", str(out), "--hardware", "cpu", "--steps", "3", "--set", "save_steps=1"]
+    words += ["--out", str(out), "--no-report", "--hardware", "cpu", "--steps", "3", "--set", "save_steps=1"]
     words += ["--set", "per_device_train_batch_size=8", "--set", "num_generations=4"]
     words += ["--set", "max_completion_length=32"]
     run = launch("good-server", *words, watchdog=120)

@@ -30,16 +30,19 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory, digits_folder: 
     def behind_step_4() -> bool:
         return (out / "checkpoint-4").is_dir()
 
-    kill_when(behind_step_4, "training.cli", *words)
+    kill_when(behind_step_4, "training.cli", *words, "--no-report")
     assert not (out / "final").exists()
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": 99}\n{"step": 5, "half-writ')  # what a kill may leave behind
     sentence = refused(run("training.cli", *words))
     assert "--resume" in sentence
-    done = run("training.cli", *words, "--resume")
+    done = run("training.cli", *words, "--resume", "--no-report")
     assert done.returncode == 0, done.stderr
+    assert not (out / "report").exists()
     again = run("training.cli", *words, "--resume")
     assert "already trained" in again.stdout
+    assert again.returncode == 0, again.stderr
+    assert f"report: {out}/report/report.html" in again.stdout
     other = refused(run("training.cli", *words, "--resume", "--seed", "4"))
     assert "seed=0, not 4" in other
     return out

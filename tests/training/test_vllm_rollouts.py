@@ -1,0 +1,298 @@
+"""GRPO with vLLM's rollouts, on the real engine: what TRL does wrong, what we do, and that preflight tells them apart.
+
+`make test-vllm` runs it. The first tests fail when TRL is right by itself: then `training/rollouts.py` can go.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.eval import serving
+from datagen.errors import UserError
+from tests.processes import run
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore"),  # vLLM and what it imports warn of their own future
+]
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it")
+SMALL = Path(__file__).parents[2] / "training" / "small" / "base"
+
+
+def test_trl_has_no_settings_for_its_engine_yet() -> None:
+    from trl import GRPOConfig
+
+    assert "vllm_llm_kwargs" not in {field.name for field in fields(GRPOConfig)}, "TRL #6776: engine_for can go"
+
+
+def test_trl_leaves_the_images_of_old_weights_in_vllms_cache() -> None:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    text = inspect.getsource(VLLMGeneration.sync_weights)
+    assert "reset_encoder_cache" not in text, "TRL #7198: Rollouts need not reset the encoder's cache"
+
+
+def make_trainer(data: Path, out: Path, **vllm: Any) -> Any:
+    """A GRPO trainer of the small model with an adapter on all its linear layers, and a vLLM."""
+    from peft import LoraConfig
+    from trl import GRPOConfig
+
+    from datagen.dataset import open_dataset
+    from training.grpo import WholeGRPOTrainer, rollouts, without
+    from training.model import load
+    from training.preflight import banned_tokens
+    from training.rewards import Judge
+
+    questions = open_dataset(data).questions("train", ["list", "sum"])
+    model, processor = load(str(SMALL))
+    config = GRPOConfig(
+        output_dir=str(out),
+        use_vllm=True,
+        per_device_train_batch_size=16,
+        num_generations=4,
+        max_completion_length=32,
+        learning_rate=1e-2,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        remove_unused_columns=False,
+        **vllm,
+    )
+    config.generation_kwargs = without(banned_tokens(processor), config)
+    with rollouts(config, questions, processor) as rollout_func:
+        return WholeGRPOTrainer(
+            model=model,
+            processing_class=processor,
+            args=config,
+            train_dataset=questions,
+            reward_funcs=Judge(["list", "sum"]).functions(),
+            rollout_func=rollout_func,
+            peft_config=LoraConfig(r=4, target_modules="all-linear"),
+        )
+
+
+@pytest.fixture(scope="module")
+def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_trainer(digits_folder, tmp_path_factory.mktemp("trainer"), vllm_mode="colocate")
+
+
+@pytest.fixture
+def prompts(trainer: Any) -> list[Any]:
+    from trl.data_utils import prepare_multimodal_messages
+
+    rows = trainer.train_dataset.select(range(4))
+    return [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows for _ in range(4)]
+
+
+@needs_vllm
+def test_trl_alone_corrupts_prompts_with_images(
+    trainer: Any, prompts: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    generate = trainer.vllm_generation.generate
+
+    def noting(*words: Any, **options: Any) -> Any:
+        answer = generate(*words, **options)
+        read.extend(answer[0])
+        return answer
+
+    monkeypatch.setattr(trainer, "rollout_func", None)
+    monkeypatch.setattr(trainer.vllm_generation, "generate", noting)
+    trainer._metrics["train"].clear()
+    ours = trainer._generate(prompts)[0]
+    image = trainer.processing_class.image_token_id
+    assert [ids.count(image) for ids in ours] == [9] * len(prompts)
+    assert [ids.count(image) for ids in read] == [17] * len(prompts), "TRL #6294: `rollout` can go"
+
+
+@needs_vllm
+def test_trl_alone_cant_give_vllm_new_weights_on_a_cpu(trainer: Any) -> None:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    with pytest.raises(AttributeError, match="weight_loader"):
+        VLLMGeneration.sync_weights(trainer.vllm_generation)
+    trainer.model.unmerge_adapter()  # TRL was in the midst of it
+
+
+@needs_vllm
+def test_preflight_passes_and_leaves_no_trace(trainer: Any, prompts: list[Any]) -> None:
+    import torch
+
+    from training.preflight import check, logprobs
+
+    weights = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    chance = torch.random.get_rng_state()
+    lines = check(trainer)
+    assert len(lines) == 4
+    assert "adapter in training" in lines[-1]
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.model.named_parameters())
+    assert torch.equal(torch.random.get_rng_state(), chance)
+    answers = trainer.rollout_func(prompts, trainer)
+    with torch.no_grad():
+        ours = logprobs(trainer, prompts, answers["completion_ids"])
+    assert (
+        max(abs(a - b) for x, y in zip(ours, answers["logprobs"], strict=True) for a, b in zip(x, y, strict=True))
+        < 0.01
+    )
+    banned = set(trainer.args.generation_kwargs["logit_bias"])
+    assert not banned & {token for ids in answers["completion_ids"] for token in ids}
+
+
+def broken_template(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    processor = trainer.processing_class
+    patch.setattr(processor, "chat_template", processor.chat_template.replace("<|vision_start|><|image_pad|>", ""))
+
+
+def other_image_size(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        trainer.processing_class.image_processor, "size", {"shortest_edge": 112 * 112, "longest_edge": 140 * 140}
+    )
+
+
+def other_colours(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer.processing_class.image_processor, "image_mean", [0.9, 0.9, 0.9])
+
+
+def adapter_never_merged(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    from peft.tuners.lora import Linear
+
+    patch.setattr(Linear, "get_delta_weight", lambda layer, adapter: 0 * layer.get_base_layer().weight)
+
+
+def never_synced(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer.vllm_generation, "sync_weights", lambda: None)
+
+
+def nothing_banned(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer.args, "generation_kwargs", {})
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("sabotage", "says"),
+    [
+        (broken_template, "puts 0 image placeholders into a prompt with 1"),
+        (other_image_size, "vLLM reads another prompt than the trainer: "),
+        (other_colours, "trainer and vLLM give the same tokens other log-probabilities"),
+        (adapter_never_merged, "changed weights do not arrive in vLLM"),
+        (never_synced, "changed weights do not arrive in vLLM"),
+        (nothing_banned, "could be sampled"),
+    ],
+)
+def test_preflight_catches(
+    trainer: Any, sabotage: Callable[[Any, pytest.MonkeyPatch], None], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.preflight import check
+
+    sabotage(trainer, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        check(trainer)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: Path) -> None:
+    """And what we hand over instead is the same model, from weights that stay as they are."""
+    import torch
+    from accelerate import Accelerator
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    from training.rollouts import Rollouts
+
+    network = AutoModelForImageTextToText.from_pretrained(random_checkpoint, dtype="bfloat16")
+    model = get_peft_model(network, LoraConfig(r=4, target_modules="all-linear"))
+    torch.manual_seed(0)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.01)
+    base = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def drift() -> bool:
+        return any(not torch.equal(value, base[name]) for name, value in model.named_parameters())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VLLMGeneration, "_init_vllm", lambda self: None)
+        ours, theirs = (kind(model, Accelerator(cpu=True), None) for kind in (Rollouts, VLLMGeneration))
+    handed = {name: value.clone() for name, value in ours._iter_named_params()}
+    assert not drift()
+    expected = {name: value.clone() for name, value in theirs._iter_named_params()}
+    assert handed.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(handed[name], value, rtol=0.01, atol=0.001)
+    assert drift(), "TRL #6688: Rollouts._iter_named_params can go"
+
+
+@pytest.fixture(scope="module")
+def served(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A trainer with vLLM's own server. Weights travel by NCCL, which no CPU has: the server's are the checkpoint's."""
+    from trl.generation.vllm_client import VLLMClient
+
+    options = ["--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
+    info = {"model_config": {"logprobs_mode": "processed_logprobs"}}  # the endpoint fails where there is no GPU
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_SERVER_DEV_MODE", "1")
+        patch.setattr(VLLMClient, "init_communicator", lambda self, device: None)
+        patch.setattr(VLLMClient, "update_named_params", lambda self, metadata, weights: None)
+        patch.setattr(VLLMClient, "get_server_info", lambda self: info)
+        with serving(str(SMALL), *options) as address:
+            out = tmp_path_factory.mktemp("served")
+            base = address.removesuffix("/v1")
+            yield make_trainer(digits_folder, out, vllm_mode="server", vllm_server_base_url=base)
+
+
+@needs_vllm
+def test_rollouts_of_a_server_agree_too(served: Any, prompts: list[Any]) -> None:
+    import torch
+
+    from training.preflight import ask
+
+    with torch.no_grad():
+        completions, _, found = ask(served, prompts)
+    assert len(completions) == len(prompts)
+    assert found.worst < 0.01
+    assert found.ratio == pytest.approx(1, abs=0.01)
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("sabotage", "says"),
+    [
+        (None, "changed weights do not arrive in vLLM"),
+        (other_image_size, "tokens in the trainer and 9 in vLLM's server"),
+    ],
+)
+def test_preflight_catches_on_a_server(served: Any, sabotage: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.preflight import check
+
+    if sabotage is not None:
+        sabotage(served, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        check(served)
+    assert says in str(caught.value)
+
+
+@needs_vllm
+def test_the_command_trains_with_vllm(digits_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["digits", "--data", digits_folder, "--model", SMALL, "--out", out, "--vllm", "colocate", "--steps", "3"]
+    words += ["--set", "per_device_train_batch_size=16", "--num-generations", "4", "--no-report"]
+    taken = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # by the engine in this process
+    done = run("training.cli", *words, env={name: value for name, value in os.environ.items() if name not in taken})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("preflight: ") == 4
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row["sampling/sampling_logp_difference/mean"] < 0.01
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=0.01)

@@ -18,6 +18,11 @@ OPENING = PREAMBLE + "<think>"
 # What stands for images and videos in Qwen's models. None may ever be sampled: it claims an image that is not there,
 # and the next forward pass crashes, or takes another image for it.
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+TILE_TOKENS = (  # and in Idefics3's and SmolVLM's, which cut an image into tiles
+    *("<image>", "<fake_token_around_image>", "<global-img>"),
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+)
+ENDS_WITH_COLON = re.compile(r""":(['"]\s*-?\}\})?\s*\{%-?\s*endif\s*-?%\}\s*$""")
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a longer text may take long, or refuse
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -34,20 +39,26 @@ def messages(question: str, example_answer: str) -> list[dict[str, str]]:
 def with_opening(chat_template: str) -> str:
     """The Jinja chat template, with the opening words at the end of its generation prompt (once).
 
-    Saved with a checkpoint, it makes the trainer, transformers and vLLM start from the same tokens.
+    Saved with a checkpoint, it makes the trainer, transformers and vLLM start from the same tokens. A generation prompt
+    that ends with a colon (SmolVLM's `Assistant:`) gets a space too, as such templates put one before an answer.
     """
-    opening = "{%- if add_generation_prompt %}{{- " + json.dumps(OPENING) + " }}{%- endif %}"
-    return chat_template if chat_template.endswith(opening) else chat_template.rstrip("\n") + opening
+    if without_opening(chat_template) != chat_template:
+        return chat_template
+    return chat_template.rstrip("\n") + _opening(" " if ENDS_WITH_COLON.search(chat_template) else "")
 
 
 def without_opening(chat_template: str) -> str:
     """The Jinja chat template, without the opening words that `with_opening` has put there."""
-    return chat_template.removesuffix(with_opening(""))
+    return chat_template.removesuffix(_opening("")).removesuffix(_opening(" "))
+
+
+def _opening(gap: str) -> str:
+    return "{%- if add_generation_prompt %}{{- " + json.dumps(gap + OPENING) + " }}{%- endif %}"
 
 
 def vision_token_ids(vocabulary: Mapping[str, int]) -> list[int]:
     """The ids of those vision tokens that a tokenizer's vocabulary has, to be suppressed when text is generated."""
-    return sorted(vocabulary[token] for token in VISION_TOKENS if token in vocabulary)
+    return sorted(vocabulary[token] for token in VISION_TOKENS + TILE_TOKENS if token in vocabulary)
 
 
 def full_message(completion: str) -> str:

@@ -17,6 +17,7 @@ from datagen.options import whole
 from training.config import Run, Stage
 from training.model import DEFAULT_MODEL, SMALL
 from training.rank import LAUNCHED, is_main, is_trainer
+from training.recipe import read_recipe, recipe_for
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec
@@ -82,10 +83,14 @@ def make_parser() -> Parser:
     hardware.add_argument("--dry-run", action="store_true", help="print commands and memory, and start nothing")
     hardware.add_argument("--gpu-memory", type=positive, metavar="GIB", help="of a GPU, for --dry-run [as seen, or 80]")
     hardware.add_argument("--doctor", action="store_true", help="check what is installed here, and stop")
-    group = parser.add_argument_group("training, by default as the model's recipe has it (training/recipes)")
+    group = parser.add_argument_group("training, by default as the recipe has it (training/recipes)")
+    group.add_argument("--recipe", metavar="NAME", help="default, lora, first-digits, qwen3-vl-4b, ... [the model's]")
     group.add_argument("--steps", type=whole(1), dest="max_steps", metavar="N", help="optimisation steps")
     group.add_argument("--learning-rate", type=positive, metavar="RATE", help="peak learning rate")
     group.add_argument("--num-generations", type=whole(2), metavar="N", help="completions a question (GRPO's group)")
+    group.add_argument(
+        "--curriculum", choices=("none", "difficulty"), metavar="ORDER", help="none, or difficulty: easy ones first"
+    )
     group.add_argument("--traces", type=whole(1), metavar="N", help="solutions the cold start may see")
     group.add_argument("--eval-steps", type=whole(1), metavar="N", help="score validation so often, keep the best too")
     group.add_argument("--report-to", metavar="NAME", help="tensorboard, trackio or wandb [none]")
@@ -134,10 +139,10 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     from datagen.cards import model_repository
     from training.checkpoints import base_of, publish_checkpoint
     from training.config import trl_config
-    from training.model import is_small, locate, pinned
+    from training.model import locate, pinned
 
-    model = pinned(arguments.model or default_model(owner))
-    recipe = "small" if is_small(locate(model)) else "default"
+    model = pinned(arguments.model or recipe_model(arguments.recipe) or default_model(owner))
+    recipe = arguments.recipe or recipe_for(model)
     if not arguments.push_to_hub:
         check_unused(arguments, "--push-to-hub")
     to = target(arguments, "model", model_repository(tasks, base_of(model))) if arguments.push_to_hub else None
@@ -178,7 +183,7 @@ def check_options(arguments: argparse.Namespace) -> None:
     """Raise a `UserError` for options of GRPO where it is not what was asked for."""
     if not arguments.cold_start:
         return
-    for option in ("num_generations", "vllm", "eval_steps"):
+    for option in ("num_generations", "curriculum", "vllm", "eval_steps"):
         if getattr(arguments, option) is not None:
             raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
@@ -242,12 +247,11 @@ def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, r
 
 def dry_run(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     """Print what would be started; needs neither the dataset nor the weights of the recipes' models."""
-    from training.memory import built_in
-    from training.model import is_small, locate
     from training.placement import planned_model, print_plan
 
-    model = planned_model(arguments, small_model(owner))
-    recipe = "default" if model in built_in() or not is_small(locate(model)) else "small"
+    model = recipe_model(arguments.recipe) if arguments.model is None else None
+    model = model or planned_model(arguments, small_model(owner))
+    recipe = arguments.recipe or recipe_for(model)
     tasks = [task.name for task in owner.tasks if task.name in (arguments.task or arguments.name)]
     asked = Run(
         stage="grpo",
@@ -280,7 +284,8 @@ def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: b
     traces = {"traces": arguments.traces} if stage == "cold_start" else {}
     if not own:
         return settings_for(recipe, stage, None, traces, [])
-    names = ("max_steps", "learning_rate", "report_to") + (("num_generations", "eval_steps") if stage == "grpo" else ())
+    of_grpo = ("num_generations", "curriculum", "eval_steps") if stage == "grpo" else ()
+    names = ("max_steps", "learning_rate", "report_to", *of_grpo)
     options = {name: getattr(arguments, name) for name in names}
     return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
 
@@ -348,6 +353,11 @@ def default_model(dataset: DatasetSpec) -> str:
     import torch
 
     return DEFAULT_MODEL if torch.cuda.is_available() else small_model(dataset)
+
+
+def recipe_model(name: str | None) -> str | None:
+    """The model that a recipe is made for; None where it is made for none, or none is named."""
+    return read_recipe(name).get("model") if name is not None else None
 
 
 def small_model(dataset: DatasetSpec) -> str:

@@ -33,7 +33,7 @@ def train(run: Run) -> Path:
     config = trl_config(run)
     rows = open_dataset(run.data).questions("train", run.tasks)
     rows = rows.select(range(min(run.settings["traces"], len(rows))))
-    model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False))
+    model, processor = load(run.model, run.settings)
     traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
     with refusals():
         trainer = WholeSFTTrainer(

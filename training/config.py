@@ -6,17 +6,24 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from datagen.errors import UserError, nearest
+from training.recipe import read_recipe
 
 Stage = Literal["cold_start", "grpo"]
 OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
-    "cold_start": {"traces": int, "freeze_vision": bool},
+    "cold_start": {
+        "traces": int,
+        "freeze_vision": bool,
+        "image_processor": dict[str, Any],  # changes to the model's own, saved with every checkpoint
+    },
     "grpo": {
         "freeze_vision": bool,
+        "image_processor": dict[str, Any],
+        "curriculum": Literal["none", "difficulty"],  # the order of the questions: random, or the easiest first
+        "drop_zero_variance": bool,  # see training/groups.py
         "reward_weights": dict[str, float],  # by the reward's name; 1.0 for the others
         "lora": dict[str, Any],  # of PEFT's LoraConfig; all weights are trained without it
     },
@@ -69,10 +76,7 @@ def settings_for(
     Raises:
         UserError: for an unknown name (naming the nearest) or a value of the wrong type.
     """
-    import yaml
-
-    text = files("training").joinpath("recipes", f"{recipe}.yaml").read_text(encoding="utf-8")
-    merged: dict[str, Any] = yaml.safe_load(text)[stage]
+    merged = dict(read_recipe(recipe)[stage])
     if file is not None:
         merged |= checked(stage, _read_yaml(file))
     merged |= {name: value for name, value in options.items() if value is not None}

@@ -17,8 +17,11 @@ from trl import GRPOTrainer
 from datagen.dataset import open_dataset
 from datagen.errors import UserError
 from datagen.r1 import completion_of
+from datagen.tasks import find_owner
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
 from training.config import Run, refusals, trl_config, weights
+from training.curriculum import easiest_first
+from training.groups import CountedGroups, check_droppable
 from training.held_out import HeldOut
 from training.model import load, locate
 from training.preflight import BANNED, Preflight, banned_tokens
@@ -27,8 +30,8 @@ from training.rank import is_main
 from training.rewards import Judge
 
 
-class WholeGRPOTrainer(WholeCheckpoints, GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with checkpoints that are complete or not there."""
+class WholeGRPOTrainer(WholeCheckpoints, CountedGroups, GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer with checkpoints that are complete or not there, and groups without variance counted."""
 
 
 def train(run: Run, *, preflight: bool = True) -> Path:
@@ -45,9 +48,13 @@ def train(run: Run, *, preflight: bool = True) -> Path:
     start = read_record(locate(run.model))
     if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
         questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
+    if run.settings.get("curriculum") == "difficulty":
+        questions = easiest_first(questions, find_owner(run.tasks[0]), config)
+    if run.settings.get("drop_zero_variance"):
+        check_droppable(config)
     lora = run.settings.get("lora")
     dtype = "bfloat16" if lora and config.bf16 else "float32"  # the base of LoRA is never stepped
-    model, processor = load(run.model, freeze_vision=run.settings.get("freeze_vision", False), dtype=dtype)
+    model, processor = load(run.model, run.settings, dtype=dtype)
     config.max_completion_length = limit_for(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {**without(banned_tokens(processor), config), **(config.generation_kwargs or {})}
     judge = Judge(run.tasks, out / COMPLETIONS)
@@ -55,7 +62,7 @@ def train(run: Run, *, preflight: bool = True) -> Path:
     if config.eval_steps is not None:
         held_out = built.questions("validation", run.tasks)
         watchers.append(HeldOut(held_out, int(config.eval_steps), dict(zip(judge.names, weights(run), strict=True))))
-    with rollouts(config, questions, processor) as rollout_func, refusals():
+    with rollouts(config, questions, processor, run.settings.get("image_processor")) as rollout_func, refusals():
         trainer = WholeGRPOTrainer(
             model=model,
             processing_class=processor,
@@ -68,6 +75,7 @@ def train(run: Run, *, preflight: bool = True) -> Path:
         )
     for watcher in watchers:
         watcher.trainer = trainer
+    trainer.drop_zero_variance = run.settings.get("drop_zero_variance", False)
     trainer.record = make_record(run, "grpo")
     trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return go(trainer, out)
@@ -79,8 +87,11 @@ def without(tokens: Iterable[int], config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def rollouts(config: Any, questions: Any, processor: Any) -> Iterator[Any]:
-    """Gives the rollout function of a trainer that is made inside; None where transformers generates."""
+def rollouts(config: Any, questions: Any, processor: Any, images: dict[str, Any] | None = None) -> Iterator[Any]:
+    """Gives the rollout function of a trainer that is made inside; None where transformers generates.
+
+    `images` are the changes to the model's image processor.
+    """
     if not config.use_vllm:
         yield None
         return
@@ -88,7 +99,7 @@ def rollouts(config: Any, questions: Any, processor: Any) -> Iterator[Any]:
 
     if config.vllm_mode == "colocate" and config.vllm_max_model_length is None:
         config.vllm_max_model_length = longest_prompt(questions, processor) + config.max_completion_length
-    with engine_for(config):
+    with engine_for(config, images):
         yield rollout
 
 

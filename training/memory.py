@@ -73,14 +73,17 @@ class Shape:
         seeing = 4 * 2 * self.vision_hidden + 3 * (self.vision_hidden + self.vision_intermediate)
         return rank * (self.layers * each + (self.vision_layers * seeing if vision else 0))
 
-    def image(self, width: int, height: int) -> tuple[int, int]:
-        """The patches that the vision tower sees of an image of so many pixels, and the tokens they become."""
+    def image(self, width: int, height: int, *, tiled: bool = True) -> tuple[int, int]:
+        """The patches that the vision tower sees of an image of so many pixels, and the tokens they become.
+
+        `tiled` says whether models that cut images into tiles do so.
+        """
         vision = self.config["vision_config"]
         patch = vision["patch_size"]
         if "scale_factor" in self.config:  # Idefics3 and SmolVLM: enlarged, cut into tiles, and whole once more
             size, longest = vision["image_size"], 4 * vision["image_size"]
             scale = longest / max(width, height)
-            tiles = math.ceil(width * scale / size) * math.ceil(height * scale / size) + 1
+            tiles = (math.ceil(width * scale / size) * math.ceil(height * scale / size) if tiled else 0) + 1
             patches = tiles * (size // patch) ** 2
             return patches, patches // self.config["scale_factor"] ** 2
         merge = vision["spatial_merge_size"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from datagen.errors import UserError
+from datagen.errors import UserError, nearest
 from datagen.hub import fetch, repository
 from datagen.r1 import vision_token_ids, with_opening
 
@@ -53,14 +55,19 @@ def is_small(folder: Path) -> bool:
     return bool(width and width <= 256)
 
 
-def load(model: str, *, freeze_vision: bool = False, dtype: str = "float32") -> tuple[Any, Any]:
-    """`(model, processor)`, with weights in `dtype`; the vision tower's are not trained where `freeze_vision`.
+def load(model: str, settings: Mapping[str, Any] = MappingProxyType({}), *, dtype: str = "float32") -> tuple[Any, Any]:
+    """`(model, processor)`, with weights in `dtype`.
+
+    Of a run's settings it heeds `freeze_vision` (the vision tower's weights are not trained) and `image_processor`.
 
     On a GPU the recipe's `bf16: true` computes in bfloat16. The weights themselves stay in float32: a step of 1e-6 on a
     weight of 0.01 is lost when it is rounded to bfloat16.
 
     The processor's chat template puts the opening words at the start of the assistant's turn. The model's generation
     config never samples an image, video or vision token; both are saved with every checkpoint.
+
+    Raises:
+        UserError: where there is no such model, or its image processor has no such setting.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -71,7 +78,22 @@ def load(model: str, *, freeze_vision: bool = False, dtype: str = "float32") -> 
     except (OSError, ValueError) as error:
         raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
     processor.chat_template = with_opening(processor.chat_template)
-    if freeze_vision:
+    change_images(processor, settings.get("image_processor") or {})
+    if settings.get("freeze_vision"):
         network.get_encoder(modality="image").requires_grad_(False)
     network.generation_config.suppress_tokens = vision_token_ids(processor.tokenizer.get_vocab())
     return network, processor
+
+
+def change_images(processor: Any, changes: Mapping[str, Any]) -> None:
+    """Change settings of a processor's image processor, the size of images for example.
+
+    Raises:
+        UserError: where it has no such setting.
+    """
+    images = processor.image_processor
+    known = images.to_dict()
+    for name in changes:
+        if name not in known:
+            raise UserError(f"the image processor has no setting {name!r}: {nearest(name, sorted(known))}")
+    processor.image_processor = type(images).from_dict(known | changes)

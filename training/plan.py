@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import os
 import shlex
@@ -156,7 +157,9 @@ def make_plan(asked: Asked, preset: Preset, machine: Machine, ports: Ports | Non
 
 def _work(asked: Asked, batch: Batch) -> Work:
     settings, question = asked.settings, asked.question
-    patches, image_tokens = asked.shape.image(question.width, question.height)
+    images = settings.get("image_processor") or {}
+    tiled = images.get("do_image_splitting", True)
+    patches, image_tokens = asked.shape.image(question.width, question.height, tiled=tiled)
     lora = settings.get("lora") or {}
     targets = str(lora.get("target_modules", ""))
     return Work(
@@ -293,6 +296,8 @@ def _serve(plan: Plan, host: str) -> list[str]:
     command += ["--max-logprobs", "-1", "--enable-scale-out", "--dtype", "bfloat16" if plan.work.bf16 else "float32"]
     command += ["--max-model-len", str(max(4096, length)), "--gpu-memory-utilization", str(SERVER_SHARE)]
     command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+    if images := plan.asked.settings.get("image_processor"):
+        command += ["--mm-processor-kwargs", json.dumps(images)]
     replicas = plan.preset.generation_gpus
     return command + (["--data-parallel-size", str(replicas)] if replicas > 1 else [])
 

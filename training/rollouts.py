@@ -116,10 +116,10 @@ def pack_output_layer(model: Any) -> None:
 
 
 @contextmanager
-def engine_for(args: Any) -> Iterator[None]:
+def engine_for(args: Any, images: dict[str, Any] | None = None) -> Iterator[None]:
     """A trainer that is made inside has `Rollouts`, and a colocated vLLM of its own precision, seed and images.
 
-    `args` is the trainer's GRPOConfig.
+    `args` is the trainer's GRPOConfig, `images` what is changed of the model's image processor.
     """
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
@@ -132,7 +132,8 @@ def engine_for(args: Any) -> Iterator[None]:
 
         # TRL seeds an engine with its number alone: runs with different seeds would sample alike.
         options["seed"] += args.seed * args.world_size
-        return LLM(**options, dtype=precision(args), limit_mm_per_prompt={"image": 1, "video": 0}, enforce_eager=on_cpu)
+        options |= {"limit_mm_per_prompt": {"image": 1, "video": 0}, "mm_processor_kwargs": images}
+        return LLM(**options, dtype=precision(args), enforce_eager=on_cpu)
 
     with (
         patch.object(grpo_trainer, "VLLMGeneration", Rollouts),

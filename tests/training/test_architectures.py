@@ -1,0 +1,122 @@
+"""Every recipe takes two steps of GRPO on the model it is made for: real width, one layer deep, random weights."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from datagen import r1
+from datagen.dataset import open_dataset
+from tests.training.architectures import shallow
+from tests.training.fixed_rollouts import FixedRollouts
+from training import cold_start, grpo
+from training.config import Run, Stage, settings_for
+from training.model import DEFAULT_MODEL, load
+from training.recipe import read_recipe, recipes
+
+TINY = ("bf16=false", "max_steps=2", "save_steps=2", "save_only_model=true", "learning_rate=1e-3", "warmup_steps=0")
+GROUPS = ("num_generations=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=2")
+SAMPLED = 4  # tokens of a completion: random weights never end one
+
+
+class SampledAndFixed(FixedRollouts):
+    """Completions are sampled by the model as they are in training; then come others, which earn different rewards."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any, **options: Any) -> Any:
+        completions, _ = grpo.GRPOTrainer._generate_single_turn(self, prompt_ids, *rest, **options)
+        banned = set(r1.vision_token_ids(self.processing_class.tokenizer.get_vocab()))
+        assert all(0 < len(ids) <= SAMPLED and not banned.intersection(ids) for ids in completions)
+        return super()._generate_single_turn(prompt_ids, *rest, **options)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Makes the shallow model of a name, once, and removes all of them at the end: half a gigabyte each."""
+    folder = tmp_path_factory.mktemp("shallow")
+
+    def make(model: str) -> Path:
+        path = folder / model.rpartition("/")[2]
+        return path if path.exists() else shallow(model, path)
+
+    yield make
+    shutil.rmtree(folder)
+
+
+def run_of(recipe: str, stage: Stage, model: Path, data: Path, out: Path, *sets: str) -> Run:
+    settings = settings_for(recipe, stage, None, {}, [*TINY, *sets])
+    built = open_dataset(data)
+    out.mkdir()
+    return Run(stage, str(model), built.name, ["list", "sum"], str(out), 0, settings, built.fingerprint, {})
+
+
+def moved(before: Path, after: Path) -> set[str]:
+    """The names of the weights that a run has changed."""
+    old, new = load_file(before / "model.safetensors"), load_file(after / "model.safetensors")
+    return {name for name, weight in new.items() if not torch.equal(weight, old[name])}
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipes() if name != "small"])
+def test_two_steps_of_every_recipe(
+    recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo, "WholeGRPOTrainer", SampledAndFixed)
+    model = checkpoint(read_recipe(recipe).get("model", DEFAULT_MODEL))
+    short = f"generation_kwargs={{max_new_tokens: {SAMPLED}}}"
+    asked = run_of(recipe, "grpo", model, digits_folder, tmp_path / "run", *GROUPS, short)
+    last = grpo.train(asked)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["grad_norm"] > 0 for row in rows if row["frac_groups_zero_variance"] < 1)
+    assert any(row["frac_groups_zero_variance"] < 1 for row in rows)
+    if asked.settings["beta"]:
+        assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
+        assert rows[1]["kl"] > 0
+    if "lora" in asked.settings:
+        weights = load_file(last / "adapter_model.safetensors")
+        trained = {name for name, weight in weights.items() if "lora_B" in name and weight.any()}
+        assert any("language_model" in name for name in trained)
+        assert any("visual" in name for name in trained) == (recipe == "lora-vision")
+    else:
+        names = moved(model, last)
+        assert any("visual" in name or "vision_model" in name for name in names)
+        assert any("language_model" in name or "text_model" in name for name in names)
+    shutil.rmtree(tmp_path / "run")
+    gc.collect()
+
+
+@pytest.mark.parametrize("recipe", ["default", "qwen3-vl-2b", "smolvlm"])
+def test_the_cold_start_of_every_family(recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path) -> None:
+    model = checkpoint(read_recipe(recipe)["model"])
+    sets = ("traces=8", "per_device_train_batch_size=2", "gradient_accumulation_steps=1")
+    cold_start.train(run_of(recipe, "cold_start", model, digits_folder, tmp_path / "run", *sets))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[1]["loss"] < rows[0]["loss"]
+    shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("recipe", ["default", "qwen3-vl-2b", "smolvlm"])
+def test_a_trace_begins_as_the_prompt_ends(recipe: str, checkpoint: Any) -> None:
+    """In every family's chat template the model is taught the tokens that it is asked to continue."""
+    settings = read_recipe(recipe)["grpo"]
+    _, processor = load(str(checkpoint(read_recipe(recipe)["model"])), settings)
+    text = [{"type": "text", "text": "Q"}]
+    question = [{"role": "user", "content": [{"type": "image"}, *text]}]
+    trace = {"role": "assistant", "content": [{"type": "text", "text": r1.solution("I see 3.", "3")}]}
+    prompt = processor.apply_chat_template(question, add_generation_prompt=True)
+    assert prompt.endswith(r1.OPENING)
+    assert processor.apply_chat_template([*question, trace]).startswith(prompt)
+    assert r1.with_opening(processor.chat_template) == processor.chat_template
+    assert r1.OPENING not in r1.without_opening(processor.chat_template)
+    if recipe == "smolvlm":
+        assert processor.image_processor.do_image_splitting is False
+        banned = processor.tokenizer.convert_ids_to_tokens(r1.vision_token_ids(processor.tokenizer.get_vocab()))
+        assert {"<image>", "<fake_token_around_image>", "<global-img>", "<row_1_col_1>"} <= set(banned)

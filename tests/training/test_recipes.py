@@ -1,0 +1,106 @@
+"""Every recipe with every hardware preset, as the objects of TRL, PEFT and accelerate that a run makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from peft import LoraConfig
+
+from datagen.errors import UserError
+from datagen.tasks import TASKS
+from tests.processes import refused, run
+from training.config import OURS, Run, Stage, checked, settings_for, trl_config
+from training.groups import check_droppable
+from training.hardware import PRESETS, Preset
+from training.memory import GIB, built_in
+from training.model import DEFAULT_MODEL, SMALL
+from training.placement import hardware_of
+from training.plan import Asked, Machine, Question, make_plan
+from training.recipe import read_recipe, recipe_for, recipes
+
+STAGES: list[Stage] = ["cold_start", "grpo"]
+DIGITS = Question(width=84, height=84, prompt=250, solution=106)
+
+
+def run_of(recipe: str, stage: Stage, out: Path) -> Run:
+    settings = settings_for(recipe, stage, None, {}, ["bf16=false"])  # which torch refuses without a GPU
+    return Run(stage, "", "data", list(TASKS), str(out), 0, settings, "", {})
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_is_possible_with_every_preset(recipe: str, preset: Preset, tmp_path: Path) -> None:
+    asked = run_of(recipe, "grpo", tmp_path)
+    shape = built_in()[read_recipe(recipe).get("model", DEFAULT_MODEL)]
+    question = Asked(shape.name, shape, asked.settings, DIGITS, ["digits"], tmp_path)
+    if asked.settings.get("lora") and preset.sharding == "fsdp2":
+        with pytest.raises(UserError, match="no LoRA adapters"):
+            make_plan(question, preset, Machine(80 * GIB, cores=48))
+        return
+    plan = make_plan(question, preset, Machine(80 * GIB, cores=48))
+    placed = dict(hardware_of(plan)["settings"])
+    # TRL counts the processes that there are; the rule it checks is that of one process with as many completions
+    placed["per_device_train_batch_size"] *= preset.processes
+    config = trl_config(Run(**{**asked.as_json(), "hardware": {"settings": placed}}))
+    assert config.generation_batch_size == plan.batch.completions
+    if asked.settings.get("drop_zero_variance"):
+        check_droppable(config)
+    expected = {name: value for name, value in asked.settings.items() if name not in OURS["grpo"]} | placed
+    assert {name: getattr(config, name) for name in expected} == expected
+    if preset.accelerate:
+        assert load_config_from_file(str(preset.accelerate_file)).mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_is_a_configuration_for_both_stages(recipe: str, tmp_path: Path) -> None:
+    for stage in STAGES:
+        settings = read_recipe(recipe)[stage]
+        assert checked(stage, dict(settings)) == settings
+    trl_config(run_of(recipe, "cold_start", tmp_path))
+    settings = read_recipe(recipe)["grpo"]
+    if "lora" in settings:
+        assert LoraConfig(task_type="CAUSAL_LM", **settings["lora"]).r == settings["lora"]["r"]
+
+
+def test_the_first_reports_are_as_they_were_reported() -> None:
+    same = {"learning_rate": 1e-6, "adam_beta2": 0.98, "lr_scheduler_type": "cosine", "warmup_steps": 0}
+    same |= {"beta": 0.001, "sync_ref_model": True, "ref_model_sync_steps": 64, "temperature": 1.0}
+    own = {
+        "first-digits": (15, 512, 5, 4),
+        "first-words": (15, 512, 5, 4),
+        "first-messages": (9, 400, 3, 5),
+    }
+    names = ("num_generations", "max_completion_length", "per_device_train_batch_size", "gradient_accumulation_steps")
+    for recipe, numbers in own.items():
+        found = read_recipe(recipe)["grpo"]
+        assert found | same | dict(zip(names, numbers, strict=True)) == found
+    assert read_recipe("first-messages")["grpo"]["curriculum"] == "difficulty"
+    shape = built_in()[DEFAULT_MODEL]
+    plan = make_plan(
+        Asked(DEFAULT_MODEL, shape, read_recipe("first-messages")["grpo"], DIGITS, [], Path("runs"), fixed=True),
+        PRESETS["4gpu"],
+        Machine(80 * GIB),
+    )
+    assert (plan.batch.per_device, plan.batch.accumulation, plan.batch.processes) == (3, 5, 3)
+
+
+def test_a_model_has_one_recipe() -> None:
+    made_for = [own["model"] for own in recipes().values() if "model" in own]
+    assert len(made_for) == len(set(made_for))
+    assert set(made_for) == set(built_in())
+    assert {recipe_for(name) for name in SMALL} == {"small"}
+    for name in made_for:
+        assert read_recipe(recipe_for(f"{name}@1234"))["model"] == name
+
+
+def test_a_recipe_is_chosen_by_name(tmp_path: Path) -> None:
+    words = ["digits", "--hardware", "1gpu", "--dry-run"]
+    done = run("training.cli", *words, "--recipe", "qwen3-vl-4b", cwd=tmp_path)
+    assert "Qwen/Qwen3-VL-4B-Instruct, all weights" in done.stdout, done.stderr
+    done = run("training.cli", *words, "--recipe", "lora", "--model", "Qwen/Qwen2.5-VL-7B-Instruct", cwd=tmp_path)
+    assert "Qwen/Qwen2.5-VL-7B-Instruct, LoRA of rank 16" in done.stdout, done.stderr
+    done = run("training.cli", "digits", "--hardware", "2gpu", "--dry-run", "--recipe", "smolvlm", cwd=tmp_path)
+    assert """--mm-processor-kwargs '{"do_image_splitting": false}'""" in done.stdout, done.stderr
+    assert "did you mean 'lora'" in refused(run("training.cli", *words, "--recipe", "lorra", cwd=tmp_path))

@@ -107,13 +107,14 @@ def measure(plan: Plan) -> tuple[Engine, Prompts, float, float, list[str]]:
 
 
 @contextmanager
-def serving(checkpoint: str) -> Iterator[str]:
+def serving(checkpoint: str, *options: str) -> Iterator[str]:
     """The address of vLLM's own server on loopback, which runs for as long as the block does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint, "--host", "127.0.0.1"]
     words += ["--port", str(port), "--dtype", "float32", "--enforce-eager", "--limit-mm-per-prompt", '{"image": 1}']
+    words += options
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:

@@ -42,7 +42,15 @@ def best_checkpoint(arguments: Namespace) -> str:
 
 def _score(arguments: Namespace, checkpoint: Path) -> Record:
     out = arguments.out / "curve" / checkpoint.name
-    alone = {"split": CHOSEN_ON, "baseline": None, "controls": False, "report": False, "push_card": False, "samples": 1}
+    alone = {
+        "split": CHOSEN_ON,
+        "baseline": None,
+        "controls": False,
+        "report": False,
+        "push_card": False,
+        "samples": 1,
+        "log_samples": False,
+    }
     plan = make_plan(
         Namespace(**{**vars(arguments), **alone, "checkpoint": str(checkpoint), "temperature": None, "out": out})
     )

@@ -38,6 +38,7 @@ def make_parser() -> Parser:
     add("--baseline", metavar="OTHER", help="score this one too, as before, and compare")
     add("--out", metavar="DIR", type=Path, default=Path("runs/eval"), help="the folder to write to [runs/eval]")
     add("--report", action="store_true", help="write report.html, a page to look at")
+    add("--log-samples", action="store_true", help="write each answer as lm-evaluation-harness logs it")
     add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="show these results too")
     add("--limit", metavar="N", type=whole(1), help="ask the first N questions alone")
     add("--curve", action="store_true", help="CHECKPOINT is a run folder: take its best checkpoint on validation")

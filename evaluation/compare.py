@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datagen.cards import percent
@@ -10,6 +10,7 @@ from datagen.errors import UserError
 from evaluation.score import Scored, mean_rewards
 from evaluation.statistics import holm, mean_interval, paired_difference, questions_needed
 
+NEEDS_NONE = "It does not need the image"  # how a finding begins that a gain is not to be praised for
 P_VALUE_TEST = "exact sign test over images, which is McNemar's where an image is asked one question"
 
 
@@ -43,13 +44,16 @@ def contrast(before: Scored, after: Scored) -> dict[str, Any]:
     }
 
 
-def compare(before: Scored, after: Scored, difficulty: str) -> dict[str, Any]:
-    """`contrast` of everything, with the verdict, and `slices`: the same by task, and by task and difficulty."""
+def compare(before: Scored, after: Scored, difficulty: str, findings: Sequence[str] = ()) -> dict[str, Any]:
+    """`contrast` of everything, with the verdict, and `slices`: the same by task, and by task and difficulty.
+
+    `findings` are sentences about answers of `after` that do not come from the image: the verdict heeds them.
+    """
     pairs = [
         (name, zip(before.groups(*columns), after.groups(*columns), strict=True))
         for name, columns in (("by_task", ("task",)), ("by_difficulty", ("task", difficulty)))
     ]
-    total = contrast(before, after)
+    total = contrast(before, after) | {"findings": list(findings)}
     flipped = (total["wrong_to_right"] + total["right_to_wrong"]) / total["n"]
     slices = {name: [{**key, **contrast(was, now)} for (key, was), (_, now) in both] for name, both in pairs}
     for rows in slices.values():
@@ -73,12 +77,24 @@ def verdict(total: Mapping[str, Any], needed: Mapping[str, int]) -> str:
 
 
 def headline(total: Mapping[str, Any]) -> str:
-    """What changed, without a full stop. A change counts where its 95% interval leaves out 0 and p < 0.05."""
+    """What changed, without a full stop. A change counts where its 95% interval leaves out 0 and p < 0.05.
+
+    A gain of which there are findings is not called one without a word of them.
+    """
     low, high = total["difference_ci95"]
     numbers = f"from {percent(total['before'])} to {percent(total['after'])}"
     if low <= 0 <= high or total["p_value"] >= 0.05:
         return f"No change in accuracy can be told: {numbers}"
-    return f"Accuracy {'rose' if low > 0 else 'fell'} by {abs(100 * total['difference']):.1f} points, {numbers}"
+    change = f"Accuracy {'rose' if low > 0 else 'fell'} by {abs(100 * total['difference']):.1f} points, {numbers}"
+    return change + (doubt(total.get("findings", ())) if low > 0 else "")
+
+
+def doubt(findings: Sequence[str]) -> str:
+    """What is to be added to a gain, where the answers do not come from the image."""
+    if not findings:
+        return ""
+    blind = any(finding.startswith(NEEDS_NONE) for finding in findings)
+    return ", but not by looking at the images" if blind else ", but not all by looking at the images"
 
 
 def certainty(total: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from evaluation.beside import mark_others
 from evaluation.completions import read_completions, write_completions
 from evaluation.controls import control, findings
 from evaluation.film import make_film
+from evaluation.logs import write_rows, write_samples
 from evaluation.outcome import Answers, Outcome, Record, make_comparison, make_result
 from evaluation.plan import Plan, Publication, Side
 from evaluation.report import write_report
@@ -30,6 +31,7 @@ def evaluate(plan: Plan) -> None:
     scored: dict[str, Scored] = {}
     for name, side in plan.sides.items():
         results[name], scored[name] = evaluate_side(plan, side, asked)
+    write_rows(plan.out / "rows.jsonl", results, scored)
     comparison = None
     if plan.baseline is not None:
         comparison = make_comparison(plan, results, scored)
@@ -66,6 +68,8 @@ def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]
     else:
         answers, scored = _from_file(plan, side.subject.path, asked)
     write_completions(side.completions, [question["id"] for question in scored.questions], answers.messages)
+    if plan.log_samples:
+        write_samples(plan, side, scored)
     more["findings"] = findings(scored, more["controls"])
     result = make_result(plan, side, answers, scored) | more
     if plan.baseline is None:

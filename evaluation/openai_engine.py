@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import random
 import time
@@ -22,6 +23,7 @@ from evaluation.engines import Prompt, Sampling
 
 TRIES = 8
 LONGEST_WAIT = 20.0  # seconds between two tries
+SAID = 300  # characters of what a server says that are shown
 AT_ONCE = 32  # questions that are asked at the same time, unless --batch-size says otherwise
 
 
@@ -125,7 +127,8 @@ def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> Open
     engine = OpenAIEngine(endpoint.rstrip("/"), model, sampling, at_once)
     known = engine.models()
     if model not in known:
-        raise UserError(f"{engine._where} has no model {model}: name one of {', '.join(known[:10])}")
+        some = printable(", ".join(known[:10])[:SAID])
+        raise UserError(f"{engine._where} has no model {model}: name one of {some}")
     return engine
 
 
@@ -144,15 +147,20 @@ def data_url(image: Image) -> str:
 
 
 def _json(response: httpx.Response) -> Any:
+    """What the server answers; None where it is no JSON. Bytes that are no UTF-8 are replaced: it answers still."""
     try:
-        return response.json()
-    except ValueError:
+        return json.loads(response.text)
+    except (ValueError, RecursionError):
         return None
 
 
 def _reason(response: httpx.Response) -> str:
-    """What the server says, on one line and without control characters."""
-    return "".join(c if c.isprintable() else " " for c in response.text[:300])
+    return printable(response.text[:SAID])
+
+
+def printable(text: str) -> str:
+    """What a server says, on one line and without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -80,12 +80,11 @@ def make_comparison(plan: Plan, results: Mapping[str, Record], scored: Mapping[s
     """The record of `before` and `after` on the same questions."""
     after = results["after"]
     return {
-        **compare(scored["before"], scored["after"], plan.dataset.spec.difficulty),
+        **compare(scored["before"], scored["after"], plan.dataset.spec.difficulty, after["findings"]),
         **{key: after[key] for key in ("data", "dataset_fingerprint", "split", "task", "tasks", "reward_hash")},
         **{key: {side: results[side][key] for side in results} for key in ("model", "stage", "shown")},
         "direct": results["before"].get("direct"),
         "controls": after["controls"],
-        "findings": after["findings"],
         "beside": mark_others(plan.beside, after),
         "warnings": plan.warnings,
     }

@@ -22,11 +22,15 @@ ON_CARD = {"checkpoint", "stage", "tasks", "step", "shown", "seed", "settings", 
 
 @dataclass(frozen=True)
 class Side:
-    """One subject and the two files its evaluation leaves."""
+    """One subject and the files its evaluation leaves."""
 
     subject: Subject
     result: Path
     completions: Path
+
+    def samples(self, task: str) -> Path:
+        """The sample log of a task, beside the completions."""
+        return self.completions.with_name(self.completions.name.replace("completions", f"samples_{task}"))
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Plan:
     sampling: Sampling
     controls: bool
     out: Path
+    log_samples: bool
     report: bool
     beside: list[Row]
     metrics: Path | None
@@ -113,6 +118,7 @@ def make_plan(arguments: Namespace) -> Plan:
         sampling=Sampling(arguments.max_new_tokens, temperature, arguments.samples),
         controls=arguments.controls,
         out=writable_folder(arguments.out),
+        log_samples=arguments.log_samples,
         report=arguments.report,
         beside=_beside(subject, arguments.beside),
         metrics=_metrics(subject, arguments.metrics),

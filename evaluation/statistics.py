@@ -67,7 +67,10 @@ class Difference:
 def paired_difference(before: ArrayLike, after: ArrayLike, images: Sequence[str]) -> Difference:
     """Compare two models, question by question; `before` and `after` are (n,) numbers in [0, 1].
 
-    The interval is the percentile bootstrap over images (Efron 1979) with a fixed seed.
+    The interval is the expanded percentile bootstrap over images, with a fixed seed: the percentiles are taken so much
+    further out that the interval of a mean is as wide as Student's t makes it (Hesterberg 2015, The American
+    Statistician 69, 371). Where no two images differ, resampling them tells nothing, and the interval allows for the
+    share of other images that could have been missed (Wilson's).
     """
     change, size = _by_image(np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64), images)
     mean = float(change.sum() / size.sum())
@@ -75,26 +78,26 @@ def paired_difference(before: ArrayLike, after: ArrayLike, images: Sequence[str]
 
 
 def _bootstrap(change: NDArray[np.float64], size: NDArray[np.float64]) -> Interval:
-    from scipy.stats import bootstrap
+    """The interval of sum(change) / sum(size), where images are drawn with replacement.
 
-    if len(change) == 1:  # one image says nothing about other images
+    How often images of each kind (with the same change and size) are drawn is multinomial: the same as drawing images
+    one by one, and many times faster, since there are few kinds.
+    """
+    from scipy.stats import norm, t
+
+    n = len(change)
+    if n == 1:  # one image says nothing about other images
         return -1.0, 1.0
-
-    def ratio(changes: NDArray[np.float64], sizes: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        quotient: NDArray[np.float64] = changes.sum(axis=axis) / sizes.sum(axis=axis)
-        return quotient
-
-    interval = bootstrap(
-        (change, size),
-        ratio,
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        batch=max(1, 4_000_000 // len(change)),  # 32 MB at a time
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    kinds, counts = np.unique(np.stack([change, size], axis=1), axis=0, return_counts=True)
+    each = kinds[:, 0] / kinds[:, 1]
+    if np.ptp(each) == 0:
+        missed = 1 - wilson(1.0, n)[0]
+        rest = (1 - missed) * float(each[0])
+        return max(-1.0, rest - missed), min(1.0, rest + missed)
+    drawn = np.random.default_rng(0).multinomial(n, counts / n, size=RESAMPLES) @ kinds  # sums of change and of size
+    tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1))
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def sign_test(change: ArrayLike) -> float:

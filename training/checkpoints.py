@@ -53,7 +53,8 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
             shutil.rmtree(out / name, ignore_errors=True)
             os.rename(staging / name, out / name)
             shutil.rmtree(staging)
-            rotate_checkpoints(output_dir=str(out), save_total_limit=self.args.save_total_limit, use_mtime=True)
+            best = str(out / f"checkpoint-{self.state.best_global_step}") if self.state.best_global_step else None
+            rotate_checkpoints(str(out), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=True)
         self.accelerator.wait_for_everyone()  # what the other processes see next is a checkpoint under its name
 
     def create_model_card(self, *_: Any, **__: Any) -> None:

@@ -92,6 +92,7 @@ def make_parser() -> Parser:
         "--curriculum", choices=("none", "difficulty"), metavar="ORDER", help="none, or difficulty: easy ones first"
     )
     group.add_argument("--traces", type=whole(1), metavar="N", help="solutions the cold start may see")
+    group.add_argument("--eval-steps", type=whole(1), metavar="N", help="score validation so often, keep the best too")
     group.add_argument("--report-to", metavar="NAME", help="tensorboard, trackio or wandb [none]")
     group.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of TRL's GRPOConfig (or SFTConfig)")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
@@ -130,12 +131,10 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     out = writable_folder(arguments.out or Path("runs") / arguments.name)
     if is_main() and LAUNCHED not in os.environ:
         check_folder(out, arguments.resume)
-    if arguments.cold_start:
-        for option in ("num_generations", "curriculum", "vllm"):
-            if getattr(arguments, option) is not None:
-                raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
-
+    check_options(arguments)
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
+    if arguments.vllm not in (None, "off"):
+        need("vllm", "vllm")
     quiet()
     from datagen.cards import model_repository
     from training.checkpoints import base_of, publish_checkpoint
@@ -178,6 +177,15 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
                 print(publish_checkpoint(last, to), flush=True)
     if stage == "grpo" and arguments.report and not is_trainer():
         report(last, locate(asked.model), out)
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raise a `UserError` for options of GRPO where it is not what was asked for."""
+    if not arguments.cold_start:
+        return
+    for option in ("num_generations", "curriculum", "vllm", "eval_steps"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
 
 def report(after: Path, before: Path, out: Path) -> None:
@@ -276,7 +284,7 @@ def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: b
     traces = {"traces": arguments.traces} if stage == "cold_start" else {}
     if not own:
         return settings_for(recipe, stage, None, traces, [])
-    of_grpo = ("num_generations", "curriculum") if stage == "grpo" else ()
+    of_grpo = ("num_generations", "curriculum", "eval_steps") if stage == "grpo" else ()
     names = ("max_steps", "learning_rate", "report_to", *of_grpo)
     options = {name: getattr(arguments, name) for name in names}
     return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)

@@ -19,9 +19,10 @@ from datagen.errors import UserError
 from datagen.r1 import completion_of
 from datagen.tasks import find_owner
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
-from training.config import Run, refusals, trl_config
+from training.config import Run, refusals, trl_config, weights
 from training.curriculum import easiest_first
 from training.groups import CountedGroups, check_droppable
+from training.held_out import HeldOut
 from training.model import load, locate
 from training.preflight import BANNED, Preflight, banned_tokens
 from training.progress import COMPLETIONS, Progress, forget_after
@@ -57,7 +58,10 @@ def train(run: Run, *, preflight: bool = True) -> Path:
     config.max_completion_length = limit_for(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {**without(banned_tokens(processor), config), **(config.generation_kwargs or {})}
     judge = Judge(run.tasks, out / COMPLETIONS)
-    checks = [Preflight()] if preflight else []
+    watchers: list[Any] = [Preflight()] if preflight else []
+    if config.eval_steps is not None:
+        held_out = built.questions("validation", run.tasks)
+        watchers.append(HeldOut(held_out, int(config.eval_steps), dict(zip(judge.names, weights(run), strict=True))))
     with rollouts(config, questions, processor, run.settings.get("image_processor")) as rollout_func, refusals():
         trainer = WholeGRPOTrainer(
             model=model,
@@ -67,10 +71,10 @@ def train(run: Run, *, preflight: bool = True) -> Path:
             reward_funcs=judge.functions(),
             peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
             rollout_func=rollout_func,
-            callbacks=[*checks, Progress(out, "GRPO")],
+            callbacks=[*watchers, Progress(out, "GRPO")],
         )
-    for one in checks:
-        one.trainer = trainer
+    for watcher in watchers:
+        watcher.trainer = trainer
     trainer.drop_zero_variance = run.settings.get("drop_zero_variance", False)
     trainer.record = make_record(run, "grpo")
     trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()

@@ -165,6 +165,8 @@ def visible_gpus() -> list[GPU]:
 
 def _gpus_of_torch() -> list[GPU]:
     """What torch sees: on machines without nvidia-smi, as some containers and all of AMD's are."""
+    if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd")):
+        return []  # torch takes seconds to say the same
     import torch
 
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]

@@ -13,7 +13,6 @@ from datagen.errors import UserError
 from datagen.files import write_text
 from datagen.hub import repository
 from datagen.task import DatasetSpec
-from training.checkpoints import last_checkpoint
 from training.config import Run
 from training.hardware import AUTO, GPU, PRESETS, Generation, visible_gpus
 from training.memory import GIB, shape_of
@@ -146,6 +145,8 @@ def check_move(out: Path, now: dict[str, Any]) -> None:
     DeepSpeed saves the optimizer as it is split, so a run under ZeRO goes on with the same sharding over as many
     processes. All others save it whole; without sharding and under FSDP2 any number of processes will do.
     """
+    from training.checkpoints import last_checkpoint
+
     was, last = noted_hardware(out), last_checkpoint(out)
     if not was or not now or last is None:
         return

@@ -188,8 +188,27 @@ def check(trainer: Any) -> list[str]:
     check_banned(banned_tokens(processor), given.get("suppress_tokens", ()), bias)
     lines = ["one placeholder an image, the opening words once, no vision token can be sampled"]
     if trainer.use_vllm:
+        if trainer.vllm_mode == "server" and trainer.accelerator.is_main_process:
+            check_server_images(trainer, prompts)
         lines += check_vllm(trainer, [prompt for prompt in prompts for _ in range(trainer.num_generations)])
     return lines
+
+
+def check_server_images(trainer: Any, prompts: list[Any]) -> None:
+    """Check that vLLM's server makes as many tokens of an image as the trainer, before it is asked and dies of it.
+
+    Raises:
+        UserError: where it does not.
+    """
+    features = trainer.vllm_generation.vllm_client.image_features([images_of(prompt) for prompt in prompts])
+    read = render(prompts, trainer, tokenize=True, return_dict=True)["input_ids"]
+    for ids, feature in zip(read, features, strict=True):
+        theirs = sum(place["length"] for place in feature["mm_placeholders"]["image"])
+        if (ours := ids.count(trainer.processing_class.image_token_id)) != theirs:
+            raise UserError(
+                f"an image is {ours} tokens in the trainer and {theirs} in vLLM's server: start it with the same "
+                "model, and without options for the images' size"
+            )
 
 
 def check_vllm(trainer: Any, prompts: list[Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's chat protocol on loopback, answers with a checkpoint, and fails where it is told to."""
+"""A server that speaks OpenAI's chat protocol on loopback, plays a model, and fails where it is told to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -32,8 +32,20 @@ class Server:
 
 @contextmanager
 def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
-    """A server of the model `served`, for as long as the block runs."""
+    """A server of a checkpoint, as the model `served`, for as long as the block runs."""
     engine = transformers_engine.load(checkpoint, Sampling(max_new_tokens), 1)
+
+    def say(prompt: Prompt) -> str:
+        [(_, text)] = engine.answer([prompt])
+        return text
+
+    with playing(say) as server:
+        yield server
+
+
+@contextmanager
+def playing(say: Callable[[Prompt], str | bytes], model: str = "served") -> Iterator[Server]:
+    """A server of one model, which says what `say` says: a text, or the bytes of a whole response."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -42,14 +54,14 @@ def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
             """Say nothing on stderr."""
 
         def send(self, status: int, value: Any) -> None:
-            body = json.dumps(value).encode()
+            body = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
         def do_GET(self) -> None:  # the name is http.server's
-            self.send(200, {"data": [{"id": "served"}]})
+            self.send(200, {"data": [{"id": model}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -63,12 +75,17 @@ def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
                         self.close_connection = True
                         self.connection.shutdown(2)
                     return
-                [(_, text)] = engine.answer([prompt_of(body)])
-            self.send(200, {"choices": [{"message": {"role": "assistant", "content": text}}]})
+                said = say(prompt_of(body))
+            self.send(200, said if isinstance(said, bytes) else reply(said))
 
     with listening(Handler) as address:
         state = Server(f"{address}/v1")
         yield state
+
+
+def reply(text: str) -> dict[str, Any]:
+    """The response that has this text."""
+    return {"choices": [{"message": {"role": "assistant", "content": text}}]}
 
 
 def prompt_of(body: dict[str, Any]) -> Prompt:

@@ -136,15 +136,27 @@ def test_findings(questions: list[dict[str, Any]]) -> None:
         return " ".join(findings(score(questions, messages), controlled or {}))
 
     most = max((q["answer"] for q in by_task["sum"]), key=[q["answer"] for q in by_task["sum"]].count)
-    assert f"sum: 100.0% of the answers are {most!r}, whatever the question" in said(lambda _: most)
+    said_most = f"sum: 100.0% of the answers are {most!r} (the most frequent right answer), whatever the question"
+    assert said_most in said(lambda _: most)
     assert "sum: 100.0% of the answers are the example of the instruction" in said(
         lambda question: TASKS[question["task"]].example_answer
     )
     assert said(lambda question: question["answer"]) == ""
-    looks = {"blank": {"accuracy": 0.1, "title": "an empty image"}}
-    guesses = {"blank": {"accuracy": 0.9, "title": "an empty image"}}
-    assert said(lambda question: question["answer"], looks) == ""
-    assert "It does not need the image: with an empty image 90.0%" in said(lambda q: q["answer"], guesses)
+
+    def blank(accuracy: float, low: float, high: float) -> dict[str, Any]:
+        return {"blank": {"accuracy": accuracy, "title": "an empty image", "lost_ci95": [low, high]}}
+
+    def right(question: dict[str, Any]) -> str:
+        return str(question["answer"])
+
+    assert said(right, blank(0.1, 0.8, 1.0)) == ""
+    assert said(right, blank(0.6, 0.2, 0.6)) == ""  # it may be more than half that is lost
+    assert "It does not need the image: with an empty image 95.0%" in said(right, blank(0.95, -0.05, 0.15))
+    less = "It needs the image for less than half of its right answers: with an empty image 70.0%"
+    assert less in said(right, blank(0.7, 0.2, 0.4))
+    changed = {"title": "two letters exchanged in the image"}
+    assert "It does not follow" in said(right, {"exchanged": {**changed, "accuracy": 0.0, "lost_ci95": [0.9, 1.0]}})
+    assert said(right, {"exchanged": {**changed, "accuracy": 0.9, "lost_ci95": [0.0, 0.2]}}) == ""
 
 
 def test_controls_of_a_model_that_does_not_look(

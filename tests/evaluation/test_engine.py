@@ -17,6 +17,7 @@ from datagen.errors import UserError
 from evaluation import transformers_engine as engine
 from evaluation.engines import Prompt, Sampling
 from evaluation.variants import R1
+from evaluation.vllm_engine import visible_gpus
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,11 @@ def test_a_model_of_another_kind(copy: Path) -> None:
     (copy / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="can't be loaded"):
         engine.load(copy, Sampling(6), 4)
+
+
+@pytest.mark.parametrize(
+    ("count", "named", "found"),
+    [(0, None, []), (2, None, ["0", "1"]), (2, "5, 7", ["5", "7"]), (1, "GPU-3f,GPU-4a", ["GPU-3f"]), (0, "", [])],
+)
+def test_each_copy_of_vllm_sees_one_of_the_gpus_that_we_see(count: int, named: str | None, found: list[str]) -> None:
+    assert visible_gpus(count, named) == found

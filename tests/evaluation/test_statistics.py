@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
 from evaluation.statistics import (
     effective_n,
@@ -115,7 +115,19 @@ def test_one_image_alone_says_nothing() -> None:
 
 def test_nothing_changed() -> None:
     found = paired_difference([1, 0, 1], [1, 0, 1], ["a", "b", "c"])
-    assert (found.mean, found.interval, found.p_value) == (0.0, (0.0, 0.0), 1.0)
+    assert (found.mean, found.p_value) == (0.0, 1.0)
+    assert found.interval == pytest.approx((-missed(3), missed(3)))  # three images: many others may have changed
+
+
+def test_everything_changed() -> None:
+    found = paired_difference([0] * 40, [1] * 40, names(range(40)))
+    assert found.interval == pytest.approx((1 - 2 * missed(40), 1))
+    assert found.interval[0] > 0.8
+
+
+def missed(images: int) -> float:
+    """The share of images of another kind that Wilson's interval allows for where none was seen."""
+    return binomtest(0, images).proportion_ci(method="wilson").high
 
 
 @given(st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=100))
@@ -163,3 +175,37 @@ def test_the_questions_needed_show_the_difference_four_times_of_five() -> None:
     changes = rng.choice([1, -1, 0], p=[better, worse, 1 - better - worse], size=(400, n))
     shown = np.mean([sign_test(change) < 0.05 for change in changes])
     assert 0.74 < shown < 0.85
+
+
+@pytest.mark.parametrize(("images", "better", "worse", "alike"), [(250, 0.05, 0.02, 0.6), (40, 0.3, 0.1, 0.6)])
+def test_intervals_of_a_difference_hold_the_truth_in_95_of_100_runs(
+    images: int, better: float, worse: float, alike: float
+) -> None:
+    """Two questions an image, 60% right before; with probability `alike` the second fares as the first, both times."""
+    rng = np.random.default_rng(3)
+    about = names(np.repeat(np.arange(images), 2))
+    truth, held = 0.4 * better - 0.6 * worse, 0
+    for _ in range(2000):
+        before = rng.random((images, 2)) < 0.6
+        after = before ^ (rng.random((images, 2)) < np.where(before, worse, better))
+        copied = rng.random(images) < alike
+        before[copied, 1], after[copied, 1] = before[copied, 0], after[copied, 0]
+        low, high = paired_difference(before.ravel(), after.ravel(), about).interval
+        held += low - 1e-9 <= truth <= high + 1e-9  # the truth may be a number that a run can give
+    assert 0.94 <= held / 2000 <= 0.96
+
+
+def test_the_bootstrap_is_scipys() -> None:
+    """Ours draws kinds of images, scipy's draws images: the same distribution, but for the luck of the draw."""
+    rng = np.random.default_rng(4)
+    before, after, images = rng.random(600) < 0.5, rng.random(600) < 0.6, np.arange(600) % 200
+    change = [(after.astype(float) - before)[images == image] for image in range(200)]
+    expected = bootstrap(
+        ([one.sum() for one in change],),
+        lambda sums, axis: sums.sum(axis=axis) / 600,
+        method="percentile",
+        n_resamples=100_000,
+        batch=1000,
+        rng=rng,
+    ).confidence_interval
+    assert paired_difference(before, after, names(images)).interval == pytest.approx(expected, abs=3e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.eval import serving
+from datagen.dataset import open_dataset
+from datagen.errors import UserError
 from datagen.r1 import with_opening
+from evaluation import vllm_engine
+from evaluation.engines import Sampling
+from evaluation.variants import R1
 from tests.processes import run
 
 pytestmark = [
@@ -65,6 +71,32 @@ def test_vllm_in_this_process(
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text())["engine"]["vllm"]
     agree(expected, tmp_path)
+
+
+def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits_folder: Path) -> None:
+    """On several GPUs each copy sees one of them; here they share the CPU."""
+    rows = open_dataset(digits_folder).questions("test")
+    prompts = [R1.prompt(rows, place) for place in range(11)]
+    copies = vllm_engine.Copies(checkpoint, Sampling(24), [{"OMP_NUM_THREADS": "1"}] * 2)
+    found = dict(copies.answer(prompts))
+    assert sorted(found) == list(range(11))
+    assert dict(copies.answer(prompts[:1])) == {0: found[0]}
+    processes = multiprocessing.active_children()
+    assert len(processes) == 2
+    about = copies.describe()
+    del copies
+    assert not any(process.is_alive() for process in processes)  # their memory is free for the next model
+    alone = vllm_engine.Copies(checkpoint, Sampling(24), [{}])
+    assert alone.describe() == about
+    assert sum(found[place] == text for place, text in alone.answer(prompts)) >= 10
+
+
+def test_copies_of_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(checkpoint, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="has no chat template"):
+        vllm_engine.Copies(bare, Sampling(4), [{}, {}])
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shutil
 from pathlib import Path
@@ -146,3 +147,5 @@ def test_a_run_with_a_broken_chat_template_ends_before_its_first_step(
 def test_a_wrong_use_of_vllm_gets_one_sentence(digits_folder: Path, random_checkpoint: Path, tmp_path: Path) -> None:
     words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", tmp_path / "run"]
     assert "--vllm is GRPO's" in refused(run("training.cli", *words, "--cold-start", "--vllm", "colocate"))
+    if importlib.util.find_spec("vllm") is None:
+        assert "this needs vllm" in refused(run("training.cli", *words, "--vllm", "colocate"))

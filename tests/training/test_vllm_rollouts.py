@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,10 +16,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.eval import serving
 from datagen.errors import UserError
 from tests.processes import run
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore"),  # vLLM and what it imports warn of their own future
+]
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it")
 SMALL = Path(__file__).parents[2] / "training" / "small" / "base"
 
@@ -36,9 +41,8 @@ def test_trl_leaves_the_images_of_old_weights_in_vllms_cache() -> None:
     assert "reset_encoder_cache" not in text, "TRL #7198: Rollouts need not reset the encoder's cache"
 
 
-@pytest.fixture(scope="module")
-def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A GRPO trainer of the small model with an adapter on all its linear layers, and vLLM beside it."""
+def make_trainer(data: Path, out: Path, **vllm: Any) -> Any:
+    """A GRPO trainer of the small model with an adapter on all its linear layers, and a vLLM."""
     from peft import LoraConfig
     from trl import GRPOConfig
 
@@ -48,12 +52,11 @@ def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> An
     from training.preflight import banned_tokens
     from training.rewards import Judge
 
-    questions = open_dataset(digits_folder).questions("train", ["list", "sum"])
+    questions = open_dataset(data).questions("train", ["list", "sum"])
     model, processor = load(str(SMALL))
     config = GRPOConfig(
-        output_dir=str(tmp_path_factory.mktemp("trainer")),
+        output_dir=str(out),
         use_vllm=True,
-        vllm_mode="colocate",
         per_device_train_batch_size=16,
         num_generations=4,
         max_completion_length=32,
@@ -62,6 +65,7 @@ def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> An
         use_cpu=True,
         bf16=False,
         remove_unused_columns=False,
+        **vllm,
     )
     config.generation_kwargs = without(banned_tokens(processor), config)
     with rollouts(config, questions, processor) as rollout_func:
@@ -74,6 +78,11 @@ def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> An
             rollout_func=rollout_func,
             peft_config=LoraConfig(r=4, target_modules="all-linear"),
         )
+
+
+@pytest.fixture(scope="module")
+def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_trainer(digits_folder, tmp_path_factory.mktemp("trainer"), vllm_mode="colocate")
 
 
 @pytest.fixture
@@ -111,8 +120,7 @@ def test_trl_alone_cant_give_vllm_new_weights_on_a_cpu(trainer: Any) -> None:
 
     with pytest.raises(AttributeError, match="weight_loader"):
         VLLMGeneration.sync_weights(trainer.vllm_generation)
-    trainer.model.unmerge_adapter()  # where TRL was when it failed
-    trainer.vllm_generation.sync_weights()
+    trainer.model.unmerge_adapter()  # TRL was in the midst of it
 
 
 @needs_vllm
@@ -155,8 +163,9 @@ def other_colours(trainer: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def adapter_never_merged(trainer: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(trainer.model, "merge_adapter", lambda: None)
-    patch.setattr(trainer.model, "unmerge_adapter", lambda: None)
+    from peft.tuners.lora import Linear
+
+    patch.setattr(Linear, "get_delta_weight", lambda layer, adapter: 0 * layer.get_base_layer().weight)
 
 
 def never_synced(trainer: Any, patch: pytest.MonkeyPatch) -> None:
@@ -191,20 +200,95 @@ def test_preflight_catches(
     assert "\n" not in str(caught.value)
 
 
+def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: Path) -> None:
+    """And what we hand over instead is the same model, from weights that stay as they are."""
+    import torch
+    from accelerate import Accelerator
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    from training.rollouts import Rollouts
+
+    network = AutoModelForImageTextToText.from_pretrained(random_checkpoint, dtype="bfloat16")
+    model = get_peft_model(network, LoraConfig(r=4, target_modules="all-linear"))
+    torch.manual_seed(0)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.01)
+    base = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def drift() -> bool:
+        return any(not torch.equal(value, base[name]) for name, value in model.named_parameters())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VLLMGeneration, "_init_vllm", lambda self: None)
+        ours, theirs = (kind(model, Accelerator(cpu=True), None) for kind in (Rollouts, VLLMGeneration))
+    handed = {name: value.clone() for name, value in ours._iter_named_params()}
+    assert not drift()
+    expected = {name: value.clone() for name, value in theirs._iter_named_params()}
+    assert handed.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(handed[name], value, rtol=0.01, atol=0.001)
+    assert drift(), "TRL #6688: Rollouts._iter_named_params can go"
+
+
+@pytest.fixture(scope="module")
+def served(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A trainer with vLLM's own server. Weights travel by NCCL, which no CPU has: the server's are the checkpoint's."""
+    from trl.generation.vllm_client import VLLMClient
+
+    options = ["--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
+    info = {"model_config": {"logprobs_mode": "processed_logprobs"}}  # the endpoint fails where there is no GPU
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_SERVER_DEV_MODE", "1")
+        patch.setattr(VLLMClient, "init_communicator", lambda self, device: None)
+        patch.setattr(VLLMClient, "update_named_params", lambda self, metadata, weights: None)
+        patch.setattr(VLLMClient, "get_server_info", lambda self: info)
+        with serving(str(SMALL), *options) as address:
+            out = tmp_path_factory.mktemp("served")
+            base = address.removesuffix("/v1")
+            yield make_trainer(digits_folder, out, vllm_mode="server", vllm_server_base_url=base)
+
+
 @needs_vllm
-def test_the_command_trains_with_vllm_and_resumes(digits_folder: Path, tmp_path: Path) -> None:
+def test_rollouts_of_a_server_agree_too(served: Any, prompts: list[Any]) -> None:
+    import torch
+
+    from training.preflight import ask
+
+    with torch.no_grad():
+        completions, _, found = ask(served, prompts)
+    assert len(completions) == len(prompts)
+    assert found.worst < 0.01
+    assert found.ratio == pytest.approx(1, abs=0.01)
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("sabotage", "says"),
+    [
+        (None, "changed weights do not arrive in vLLM"),
+        (other_image_size, "tokens in the trainer and 9 in vLLM's server"),
+    ],
+)
+def test_preflight_catches_on_a_server(served: Any, sabotage: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.preflight import check
+
+    if sabotage is not None:
+        sabotage(served, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        check(served)
+    assert says in str(caught.value)
+
+
+@needs_vllm
+def test_the_command_trains_with_vllm(digits_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["digits", "--data", digits_folder, "--model", SMALL, "--out", out, "--vllm", "colocate", "--steps", "3"]
-    words += [
-        "--set",
-        "per_device_train_batch_size=16",
-        "--num-generations",
-        "4",
-        "--set",
-        "save_steps=2",
-        "--no-report",
-    ]
-    done = run("training.cli", *words)
+    words += ["--set", "per_device_train_batch_size=16", "--num-generations", "4", "--no-report"]
+    taken = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # by the engine in this process
+    done = run("training.cli", *words, env={name: value for name, value in os.environ.items() if name not in taken})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("preflight: ") == 4
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

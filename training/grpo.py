@@ -21,6 +21,7 @@ from datagen.tasks import find_owner
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
 from training.config import Run, refusals, trl_config, weights
 from training.curriculum import easiest_first
+from training.diagnosis import Diagnosis
 from training.groups import CountedGroups, check_droppable
 from training.held_out import HeldOut
 from training.model import load, locate
@@ -71,7 +72,7 @@ def train(run: Run, *, preflight: bool = True) -> Path:
             reward_funcs=judge.functions(),
             peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
             rollout_func=rollout_func,
-            callbacks=[*watchers, Progress(out, "GRPO")],
+            callbacks=[*watchers, Progress(out, "GRPO"), Diagnosis(out)],
         )
     for watcher in watchers:
         watcher.trainer = trainer

@@ -1,0 +1,112 @@
+"""The order of questions that the trainer really asks, and groups whose completions all earned the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datagen.dataset import open_dataset
+from datagen.errors import UserError
+from datagen.tasks import find_owner
+from tests.processes import refused, run
+from training import grpo
+from training.config import Run, settings_for, trl_config
+from training.curriculum import easiest_first
+from training.groups import zero_variance
+
+SMALL_STEPS = ("per_device_train_batch_size=8", "num_generations=4", "max_completion_length=40", "save_steps=4")
+
+
+def run_of(data: Path, model: Path, out: Path, *sets: str) -> Run:
+    out.mkdir()
+    settings = settings_for("small", "grpo", None, {}, [*SMALL_STEPS, "max_steps=4", *sets])
+    return Run("grpo", str(model), str(data), ["list", "sum"], str(out), 0, settings, "", {})
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_curriculum_asks_the_easiest_first_and_ends_with_the_hardest(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    grpo.train(run_of(digits_folder, random_checkpoint, tmp_path / "run", "curriculum=difficulty"))
+    level = {row["id"]: row["num_digits"] for row in open_dataset(digits_folder).questions("train")}
+    lines = (tmp_path / "run" / "completions.jsonl").read_text().splitlines()
+    asked = [level[json.loads(line)["id"]] for line in lines]
+    assert len(asked) == 4 * 8
+    assert asked == sorted(asked)
+    assert (asked[0], asked[-1]) == (1, 3)
+
+
+@given(steps=st.integers(1, 60), levels=st.lists(st.integers(1, 5), min_size=1, max_size=40), seed=st.integers(0, 9))
+def test_as_many_questions_as_the_run_asks_from_all_levels(steps: int, levels: list[int], seed: int) -> None:
+    questions = Dataset.from_dict({"id": list(range(len(levels))), "num_digits": levels})
+    run = Run("grpo", "", "", ["sum"], "unused", seed, {"max_steps": steps, "bf16": False}, "", {})
+    config = trl_config(run)
+    chosen = easiest_first(questions, find_owner("sum"), config)
+    assert config.shuffle_dataset is False
+    assert len(chosen) == min(len(levels), steps)  # TRL's defaults: one question of eight completions a step
+    assert chosen["num_digits"] == sorted(chosen["num_digits"])
+    assert len(set(chosen["id"])) == len(chosen)
+    assert chosen["id"] == easiest_first(questions, find_owner("sum"), trl_config(run))["id"]
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.1, 1.1]), min_size=3, max_size=3), min_size=1))
+def test_a_group_has_variance_where_two_of_it_differ(groups: list[list[float]]) -> None:
+    same = zero_variance([reward for group in groups for reward in group], 3)
+    assert same == [len(set(group)) == 1 for group in groups for _ in group]
+
+
+class Graded(grpo.WholeGRPOTrainer):
+    """The trainer with fixed completions: of two groups of four, one that varies and one that does not."""
+
+    outputs: list[dict[str, Any]]
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
+        right = "I see 3.</think>\n<answer>[3]</answer>"
+        tokens = self.processing_class.tokenizer([right, "3", "3", "3", "333", "333", "333", "333"])["input_ids"]
+        return [[*ids, self.processing_class.tokenizer.eos_token_id] for ids in tokens], None
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.outputs.append(super()._generate_and_score_completions(inputs))
+        return self.outputs[-1]
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_groups_without_variance_are_counted_and_dropped_where_asked(
+    drop: bool, digits_folder: Path, random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Graded, "outputs", [], raising=False)
+    monkeypatch.setattr(grpo, "WholeGRPOTrainer", Graded)
+    sets = (f"drop_zero_variance={drop}", "loss_type=dapo", "max_steps=1", "reward_weights={format: 1}")
+    grpo.train(run_of(digits_folder, random_checkpoint, tmp_path / "run", *sets))
+    (row,) = metrics(tmp_path / "run")
+    assert row["frac_groups_zero_variance"] == 0.5
+    assert row["frac_reward_zero_std"] == 0.0  # TRL 1.16's, with rewards scaled by the batch: of no use here
+    (output,) = Graded.outputs
+    lengths = output["completion_mask"].sum(dim=1)
+    assert output["num_items_in_batch"] == (lengths[:4] if drop else lengths).sum()
+    assert torch.all(output["advantages"][4:].abs() < 1e-3)
+    assert torch.all(output["advantages"][:4] != 0)
+
+
+def test_dropping_groups_where_it_changes_nothing_is_refused(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="changes nothing with loss_type=dr_grpo"):
+        grpo.train(run_of(digits_folder, random_checkpoint, tmp_path / "a", "drop_zero_variance=true"))
+    sets = ("drop_zero_variance=true", "loss_type=dapo", "beta=0.1")
+    with pytest.raises(UserError, match="set beta=0"):
+        grpo.train(run_of(digits_folder, random_checkpoint, tmp_path / "b", *sets))
+    words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", tmp_path / "c"]
+    assert "no setting 'do_resise'" in refused(
+        run("training.cli", *words, "--set", "image_processor={do_resise: false}")
+    )

@@ -190,13 +190,15 @@ def test_the_audit_finds_careless_rewards(name: str) -> None:
     assert reward in {finding.broke for finding in audit(task, own)}
 
 
-def test_opening_words_are_added_to_a_chat_template_once() -> None:
-    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}\n"
+@pytest.mark.parametrize(("turn", "gap"), [("<A>", ""), ("A:", " ")])  # as Qwen opens a turn, and as SmolVLM does
+def test_opening_words_are_added_to_a_chat_template_once(turn: str, gap: str) -> None:
+    said = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    template = f"{said}{{% if add_generation_prompt %}}{turn}{{% endif %}}\n"
     opened = r1.with_opening(template)
     assert r1.with_opening(opened) == opened
     from jinja2 import Environment
 
     render = Environment(trim_blocks=True, lstrip_blocks=True).from_string(opened).render
     messages = [{"content": "Q"}]
-    assert render(messages=messages, add_generation_prompt=True) == "QA:" + r1.OPENING
+    assert render(messages=messages, add_generation_prompt=True) == f"Q{turn}{gap}{r1.OPENING}"
     assert render(messages=messages, add_generation_prompt=False) == "Q"

@@ -37,7 +37,7 @@ def make_run(model: Path, data: Path, out: Path, settings: dict[str, Any], hardw
     return Run("grpo", str(model), built.name, tasks, str(out), 0, settings, built.fingerprint, hashes, hardware)
 
 
-class Measured(Exception):
+class Measured(Exception):  # noqa: N818 - no error
     """The steps are measured. What would follow are checkpoints, which are no part of a step."""
 
 

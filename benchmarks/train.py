@@ -1,8 +1,8 @@
-"""A step of `r1vlm-train` beside one of a script written straight from TRL's documentation: `python -m benchmarks.train`.
+"""Our step beside that of a script written straight from TRL's documentation: `python -m benchmarks.train`.
 
-The built-in small model, the digits dataset, all weights trained, the recipe's batch. Four processes take their steps in
-turns, each with the machine to itself meanwhile: the script, our stage with and without preflight, and the script once
-more, which shows what the noise is. All start from one seed, and sample the same completions.
+The built-in small model, the digits dataset, all weights trained, the recipe's batch. Four processes take their steps
+in turns, each with the machine to itself meanwhile: the script, our stage with and without preflight, and the script
+once more, which shows the noise. All start from one seed, and sample the same completions.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each part is written to the JSON file as soon as it is there, and one that fails with its error; the same command goes
 on with the parts that are missing. Then the table is printed.
 
-- `full`: GRPO of Qwen2.5-VL-3B's architecture with random weights on messages, transformers generating: time, tokens,
+- `full`: GRPO of Qwen2.5-VL-3B's architecture with random weights on words, transformers generating: time, tokens,
   MFU, and memory beside what `training/memory.py` predicted. It is paired with a script written straight from TRL's
   documentation, in fresh processes in the order script, ours, ours, script.
 - `lora`: adapters alone, without the script.
@@ -69,7 +69,7 @@ class Size:
 
 REAL = Size(3, 2, 256, 8, {}, {}, [], [], ["--max-new-tokens", "128"])
 TINY = Size(
-    *(1, 1, 192, 2),
+    *(1, 1, 96, 2),
     {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 64}
     | {"vocab_size": 2048},
     {"hidden_size": 64, "intermediate_size": 64, "depth": 1, "num_heads": 2, "out_hidden_size": 128}
@@ -80,7 +80,7 @@ TINY = Size(
 )
 
 
-def settings(size: Size) -> dict[str, Any]:
+def settings(size: Size, *, bf16: bool) -> dict[str, Any]:
     """Of GRPO, the same for all ways."""
     return {
         "per_device_train_batch_size": size.batch,
@@ -90,7 +90,7 @@ def settings(size: Size) -> dict[str, Any]:
         "learning_rate": 1e-6,
         "beta": 0.0,
         "loss_type": "dr_grpo",
-        "bf16": True,
+        "bf16": bf16,
         "gradient_checkpointing": True,
         "max_steps": 1000,  # it is stopped before
         "save_steps": 1000,
@@ -176,7 +176,7 @@ class Bench:
 
     def prepared(self) -> tuple[Path, Path]:
         """The folders of the random model and of its dataset, made where they are missing."""
-        model, data = self.work / "model", self.work / "messages-3b"
+        model, data = self.work / "model", self.work / "words-3b"
         if not (model / "config.json").exists():  # in a process of its own, which gives the GPU back
             process = multiprocessing.get_context("spawn").Process(target=make_model, args=(model, self.size))
             process.start()
@@ -185,7 +185,7 @@ class Bench:
                 process.kill()
                 raise WorkerError("the random model could not be made: see above")
         if not data.exists():
-            build(make_recipe("messages", size=500, seed=0), data, processes(2))
+            build(make_recipe("words", size=500, seed=0), data, processes(2))
         return model, data
 
     def planned(self, model: Path, lora: dict[str, Any], generation: Generation) -> Plan:
@@ -197,8 +197,8 @@ class Bench:
         asked = Asked(
             model=str(model),
             shape=shape_of(str(model)),
-            settings=settings(self.size) | lora,
-            question=largest_question("messages", ["word_1", "word_2", "word_3"]),
+            settings=settings(self.size, bf16=self.gpu is not None) | lora,
+            question=largest_question("words", ["word"]),
             words=[],
             out=self.work,
             fixed=True,

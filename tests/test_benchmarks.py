@@ -1,4 +1,4 @@
-"""The GPU's benchmark on the CPU, with a tiny model: it runs, goes on where it was, and counts what it says it counts."""
+"""The GPU's benchmark on the CPU, with a tiny model: it runs, goes on where it was, and counts what it says."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_steps_of_both_ways_are_measured_and_a_part_that_fails_does_not_stop_the
     for row in (*ours, *plain):
         assert 0 < row["generation"] < row["seconds"]
         assert row["loss"] == pytest.approx(row["seconds"] - row["generation"])
-        assert 0 < row["completion_tokens"] <= 8 * 192
+        assert 0 < row["completion_tokens"] <= 8 * 96
         assert row["image_tokens"] > 0
     assert full["ratio"]["low"] <= full["ratio"]["median"] <= full["ratio"]["high"]
     assert "| full | ours |" in table

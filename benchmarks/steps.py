@@ -269,7 +269,7 @@ def used_memory() -> Iterator[dict[str, int]]:
 
     def watch() -> None:
         nonlocal most, outside
-        while not done.wait(0.05):
+        while not done.wait(0.1):
             free, total = torch.cuda.mem_get_info()
             most = max(most, total - free)
             outside = total - free - torch.cuda.memory_reserved()

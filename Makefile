@@ -13,7 +13,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-vllm test-lmms-eval lint bench clean lock
+.PHONY: setup demo test test-vllm test-lmms-eval lint bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -56,6 +56,11 @@ lint: setup
 bench: setup
 	$(BIN)/python -m benchmarks.commands
 	$(BIN)/python -m benchmarks.datagen
+	$(BIN)/python -m benchmarks.train
+
+# One CUDA GPU, at most 25 minutes; goes on with the parts that are missing in the file.
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu --out runs/gpu/results.json
 
 clean:
 	rm -rf .venv .venv-vllm-cpu .venv-lmms-eval runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -85,27 +85,21 @@ def supervise(out: Path, trainer: Job, server: Job | None, port: int, watchdog: 
         raise UserError(f"can't write to {out} ({error.strerror}): name another folder with --out") from error
     adopt_orphans()  # of a guard that is killed
     children: list[Child] = []
-    code = FAILED
     try:
-        with _signals():
+        with _ending(children):
             if server is not None:
                 children.append(start(server, logs))
                 print(f"waiting for vLLM at 127.0.0.1:{port}; its log is {children[0].log}", flush=True)
                 _await_answer(children[0], port, watchdog)
             children.append(start(trainer, logs))
             _await_end(children, out, watchdog)
-        code = 0
     except EndedError as ended:
         print(f"r1vlm-train: {ended}", file=sys.stderr)
-        code = ended.code
+        return ended.code
     except KeyboardInterrupt:
         print("r1vlm-train: interrupted: the same command with --resume goes on from here", file=sys.stderr)
-        code = INTERRUPTED
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
-        stop(children)
-    return code
+        return INTERRUPTED
+    return 0
 
 
 def start(job: Job, logs: Path) -> Child:
@@ -218,16 +212,27 @@ def _dump(children: list[Child]) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """End as with Ctrl-C where a batch system asks for the end, or the terminal goes away."""
+def _ending(children: list[Child]) -> Iterator[None]:
+    """However this is left, the children end. It is left as by Ctrl-C where a batch system or the terminal goes away.
+
+    The first signal counts: a second one, of somebody impatient, must not leave processes behind.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def ignore() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
     def interrupt(*_: object) -> NoReturn:
+        ignore()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
+        ignore()
+        stop(children)
         for number, handler in before.items():
             signal.signal(number, handler)
 

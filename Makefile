@@ -32,7 +32,7 @@ demo: setup
 		--max-new-tokens 128 $(BESIDE_$(TASK)) --out $(DEMO) --report
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 # The tests of vLLM on the CPU, and of the real lmms-eval, each in an environment of its own (6 GB).
 test-vllm: .venv-vllm-cpu/ready

@@ -16,7 +16,7 @@ from datagen.hub import add_options, check_unused, target
 from datagen.options import whole
 from training.config import Run, Stage
 from training.model import DEFAULT_MODEL, SMALL
-from training.rank import LAUNCHED, is_main, is_trainer
+from training.rank import LAUNCHED, is_main, is_trainer, leave
 from training.recipe import read_recipe, recipe_for
 
 if TYPE_CHECKING:
@@ -133,8 +133,6 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
         check_folder(out, arguments.resume)
     check_options(arguments)
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
-    if arguments.vllm not in (None, "off"):
-        need("vllm", "vllm")
     quiet()
     from datagen.cards import model_repository
     from training.checkpoints import base_of, publish_checkpoint
@@ -175,6 +173,7 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
             print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
             if to is not None:
                 print(publish_checkpoint(last, to), flush=True)
+        leave()
     if stage == "grpo" and arguments.report and not is_trainer():
         report(last, locate(asked.model), out)
 

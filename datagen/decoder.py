@@ -16,6 +16,7 @@ from datagen.canvas import paint
 from datagen.options import Option, one_of, whole
 
 SHADES = 32  # from paper to ink: enough for smooth letters, and faster to compress than 256
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FONTS = {"sans": "DejaVuSans.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}
 OPTIONS = (
     Option("font", "sans", one_of(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them"),
@@ -37,13 +38,20 @@ def draw_decoder(rng: np.random.Generator, pairs: list[tuple[str, str]], options
 def table(pairs: list[tuple[str, str]], font: str, cell: int) -> NDArray[np.uint8]:
     """Ink (0 to 31) of the pairs row by row, each in two cells; two pairs side by side, three for over 13."""
     columns = 2 if len(pairs) <= 13 else 3
-    entries = [_pair(*pair, font, cell) for pair in pairs]
-    entries += [np.zeros_like(entries[0])] * (-len(pairs) % columns)
-    return np.concatenate(entries).reshape(-1, columns, cell, 2 * cell).swapaxes(1, 2).reshape(-1, columns * 2 * cell)
+    numbers = [LETTERS.index(coded) * len(LETTERS) + LETTERS.index(plain) for coded, plain in pairs]
+    numbers += [-1] * (-len(pairs) % columns)
+    inks: NDArray[np.uint8] = _entries(font, cell)[np.array(numbers).reshape(-1, columns)]
+    return inks.swapaxes(1, 2).reshape(-1, columns * 2 * cell)
 
 
 @cache
-def _pair(coded: str, plain: str, font: str, cell: int) -> NDArray[np.uint8]:
+def _entries(font: str, cell: int) -> NDArray[np.uint8]:
+    """Ink of every letter with every other, those of `a` first, and of none at the end: (entries, cell, 2 * cell)."""
+    inks = [_entry(coded, plain, font, cell) for coded in LETTERS for plain in LETTERS]
+    return np.stack([*inks, np.zeros_like(inks[0])])
+
+
+def _entry(coded: str, plain: str, font: str, cell: int) -> NDArray[np.uint8]:
     """Ink of one entry of the table, (cell, 2 * cell), 0 to 31."""
     picture = Image.new("L", (2 * cell, cell))
     pen = ImageDraw.Draw(picture)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datagen.decoder import FONTS, SHADES, _pair
+from datagen.decoder import FONTS, SHADES, _entry
 from datagen.errors import UserError
 from datagen.recipe import make_recipe
 from datagen.rows import material_of, raw_row
@@ -39,7 +39,7 @@ def ink(row: dict[str, Any]) -> np.ndarray:
         ("messages", {"font": "mono", "cell": 14}, (126, 84)),
     ],
 )
-def test_the_decoder_shows_every_pair_of_the_key_once(name: str, options: dict, size: tuple[int, int]) -> None:
+def test_the_decoder_shows_every_entry_of_the_key_once(name: str, options: dict, size: tuple[int, int]) -> None:
     cell, font = options.get("cell", 28), options.get("font", "sans")
     for row in rows(name, 5, **options):
         picture = ink(row)
@@ -52,7 +52,7 @@ def test_the_decoder_shows_every_pair_of_the_key_once(name: str, options: dict, 
         alphabet = ALPHABETS[len(row["key"])]
         assert sorted(row["key"]) == sorted(alphabet)
         for coded, plain in zip(alphabet, row["key"], strict=True):
-            expected = _pair(coded, plain, font, cell) / (SHADES - 1)
+            expected = _entry(coded, plain, font, cell) / (SHADES - 1)
             assert sum(np.abs(tile - expected).max() < 0.03 for tile in tiles) == 1
         blank = len(tiles) - len(alphabet)
         assert sum(tile.max() < 0.03 for tile in tiles) == blank
@@ -84,7 +84,7 @@ def test_fonts_and_noise_are_drawn_from_the_examples_own_stream() -> None:
         for row in rows("words", 12, font="any")
         for font in FONTS
         if any(
-            np.abs(tile - _pair(row["coded_message"][0], row["message"][0], font, 28) / (SHADES - 1)).max() < 0.03
+            np.abs(tile - _entry(row["coded_message"][0], row["message"][0], font, 28) / (SHADES - 1)).max() < 0.03
             for tile in ink(row).reshape(9, 28, 3, 56).swapaxes(1, 2).reshape(27, 28, 56)
         )
     ]

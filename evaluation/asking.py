@@ -88,6 +88,8 @@ class Model:
                 self._generate(engine, prompts, store, [(ids[i], k) for i, k in todo], judged)
             elif store.found:
                 print(f"{self.subject.label}: {variant.title}, all {len(places)} answers are there already", flush=True)
+                if self.subject.is_remembered_by_address:
+                    print("  of this server: where it has other weights by now, set R1VLM_CACHE to a new folder")
             messages = [variant.message(judged[i], store.found[ids[i], k]) for i, k in places]
             answers = Answers(messages, store.engine, store.seconds)
         return answers, score([judged[i] for i, _ in places], messages)

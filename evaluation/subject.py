@@ -77,10 +77,15 @@ class Subject:
         """The last two parts of its path, which tell the checkpoints of several runs apart; its name on the Hub."""
         return "/".join(Path(self.name.partition("@")[0]).parts[-2:])
 
+    @property
+    def is_remembered_by_address(self) -> bool:
+        """Whether all that is known of the weights is the server that has them, and the name they have there."""
+        return self.endpoint is not None and not self.path.is_dir()
+
     @cached_property  # weights are read for it, and every way of asking wants it
     def fingerprint(self) -> str:
         """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
-        if self.endpoint is not None and not self.path.is_dir():
+        if self.is_remembered_by_address:
             return hashlib.sha256(f"{self.endpoint} {self.name}".encode()).hexdigest()
         files = sorted({path for pattern in (*WEIGHTS, *SETTINGS) for path in self.path.glob(pattern)})
         files += sorted(self.base.glob("*.safetensors")) if self.base else []

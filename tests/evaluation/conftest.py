@@ -31,6 +31,12 @@ def questions(digits_folder: Path) -> list[dict[str, Any]]:
     return open_dataset(digits_folder).questions("test").remove_columns("image").to_list()
 
 
+@pytest.fixture(autouse=True)
+def own_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Answers that a test keeps are met by no other: two servers of two tests may have had the same address."""
+    monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "answers"))
+
+
 @pytest.fixture
 def r1vlm_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Call the command in this process, with any arguments."""

@@ -64,6 +64,7 @@ def test_a_server_answers_as_the_model_here_even_where_it_fails(
         assert server.failed >= 8
         again = r1vlm_eval("served", "--endpoint", server.address, *common, tmp_path / "again")
         assert "all 40 answers are there already" in again.out
+        assert "of this server: where it has other weights by now, set R1VLM_CACHE" in again.out
         assert server.asked == 40 + server.failed
         wrong = r1vlm_eval("other", "--endpoint", server.address, *common, tmp_path / "wrong")
         assert "has no model other: name one of served" in wrong.err

@@ -317,6 +317,10 @@ def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
         return final
     final.symlink_to(last.name)
     print(f"{final}: {asked.stage.replace('_', ' ')}, {last.name}, {time.monotonic() - started:.0f} s")
+    from training.held_out import BEST
+
+    if (best := out / BEST).exists():
+        print(f"{best}: the best on held-out questions, {best.resolve().name}")
     return final
 
 

@@ -25,18 +25,19 @@ def is_trainer() -> bool:
 
 
 def leave() -> None:
-    """Leave the group of training processes, if there is one; all but the first end here.
+    """Leave the group, where several processes train together; all but the first end here.
 
     The threads of gloo must be joined while Python still runs, and a group that the trainer refers to is not ended by
     destroying it. A process that meets them while it exits now and then aborts ("terminate called without an active
     exception"), and the launcher takes a run that is complete for one that failed.
     """
-    from torch import distributed
-
-    if not distributed.is_available() or not distributed.is_initialized():
+    if world_size() == 1:
         return
-    gc.collect()  # the trainer, which is part of cycles
-    distributed.destroy_process_group()
+    if "vllm" not in sys.modules:  # which ends the group itself
+        from torch import distributed
+
+        gc.collect()  # the trainer, which is part of cycles
+        distributed.destroy_process_group()
     if not is_main():  # it has written nothing that is not on the disk
         sys.stdout.flush()
         sys.stderr.flush()

@@ -102,6 +102,7 @@ def test_a_run_keeps_its_best_checkpoint_beside_the_last(
     scored = [row["step"] for row in rows if "held_out/correctness" in row]
     assert scored == [1, 2, 3]
     assert all("reward" in row for row in rows if "held_out/correctness" not in row)
+    assert f"{out / 'best'}: the best on held-out questions, checkpoint-1" in done.stdout
     assert (out / "best").readlink().name == "checkpoint-1"  # nothing is right at random: all are equally good
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
     assert (out / "best" / "model.safetensors").is_file()

@@ -290,6 +290,7 @@ def test_the_command_trains_with_vllm(digits_folder: Path, tmp_path: Path) -> No
     taken = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # by the engine in this process
     done = run("training.cli", *words, env={name: value for name, value in os.environ.items() if name not in taken})
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     assert done.stdout.count("preflight: ") == 4
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]

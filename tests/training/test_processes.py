@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 STEPS = 3
 
 
-def trained(processes: int, out: Path, data: Path, model: Path) -> list[dict[str, Any]]:
-    """The metrics of a few steps on 16 completions a step, shared by so many processes."""
+def trained(
+    processes: int, out: Path, data: Path, model: Path, *more: str, start: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """The metrics of a few steps on 16 completions a step, shared by so many processes, which `start` starts."""
     words = ["digits", "--data", str(data), "--model", str(model), "--out", str(out), "--hardware", "cpu"]
     words += ["--steps", str(STEPS), "--learning-rate", "1e-3", "--num-generations", "4"]
     for setting in (f"per_device_train_batch_size={16 // processes}", "max_completion_length=40", "save_steps=2"):
@@ -25,9 +27,10 @@ def trained(processes: int, out: Path, data: Path, model: Path) -> list[dict[str
     words += ["--set", "reward_weights={format: 1}", "--set", "freeze_vision=false"]
     # accelerate 1.15's launch --cpu --num_processes 2 runs one process, and exits with 0: hence torchrun
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    start = [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.training.fixed_rollouts"]
+    start = start or [sys.executable, *(torchrun if processes > 1 else []), "-m"]
+    command = [*start, "tests.training.fixed_rollouts", *words, *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*start, *words], check=False, capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained; score it") == 1, done.stdout
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

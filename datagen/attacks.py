@@ -223,7 +223,7 @@ def _fooled(question: Question, digits: str, letters: str) -> str:
 def audit(task: Task, questions: Sequence[Question], *, repeats: int = 3) -> list[Finding]:
     """Every attack on every reward of the task, each for all `questions` (rows of `r1`, solutions included).
 
-    Returns one finding an attack. The seconds are of the processor, the best of `repeats`: a busy machine is no finding.
+    Returns one finding an attack. Seconds are the processor's, the best of `repeats`: a busy machine is no finding.
 
     Raises:
         Exception: whatever a reward raises. It must not, for any text.

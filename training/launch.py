@@ -244,7 +244,7 @@ def last_step(out: Path) -> float:
 
 
 def free_ports() -> Ports:
-    """The default ports, or where one is taken the next that is free: two runs on a machine don't meet."""
+    """The default ports, or where one is taken the next that is free; they are not held until they are used."""
     usual = Ports()
     return Ports(*(_free(port) for port in (usual.server, usual.group, usual.rendezvous)))
 

@@ -36,8 +36,9 @@ def leave() -> None:
     if "vllm" not in sys.modules:  # which ends the group itself
         from torch import distributed
 
-        gc.collect()  # the trainer, which is part of cycles
-        distributed.destroy_process_group()
+        if distributed.is_initialized():  # not where the run was complete before
+            gc.collect()  # the trainer, which is part of cycles
+            distributed.destroy_process_group()
     if not is_main():  # it has written nothing that is not on the disk
         sys.stdout.flush()
         sys.stderr.flush()

@@ -39,7 +39,7 @@ def ink(row: dict[str, Any]) -> np.ndarray:
         ("messages", {"font": "mono", "cell": 14}, (126, 84)),
     ],
 )
-def test_the_decoder_shows_every_entry_of_the_key_once(name: str, options: dict, size: tuple[int, int]) -> None:
+def test_the_decoder_shows_every_pair_of_the_key_once(name: str, options: dict, size: tuple[int, int]) -> None:
     cell, font = options.get("cell", 28), options.get("font", "sans")
     for row in rows(name, 5, **options):
         picture = ink(row)

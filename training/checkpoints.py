@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
@@ -56,6 +57,18 @@ class WholeCheckpoints(Trainer):  # type: ignore[misc]
             best = str(out / f"checkpoint-{self.state.best_global_step}") if self.state.best_global_step else None
             rotate_checkpoints(str(out), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=True)
         self.accelerator.wait_for_everyone()  # what the other processes see next is a checkpoint under its name
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load weights to go on with, under the names that the model has.
+
+        transformers 5.17 looks in the file for the model's own names, finds none of those under which Qwen2.5-VL and
+        others are saved, and goes on with the weights that the run began with (transformers #43701, #40187).
+        """
+        if self.is_fsdp_enabled or is_peft_model(self.model):  # whose files have the names
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL's own card says less than ours, and is not written in one step with the checkpoint."""

@@ -28,10 +28,11 @@ from training.model import load, locate
 from training.preflight import BANNED, Preflight, banned_tokens
 from training.progress import COMPLETIONS, Progress, forget_after
 from training.rank import is_main
+from training.reference import KeptReference, reference_of
 from training.rewards import Judge
 
 
-class WholeGRPOTrainer(WholeCheckpoints, CountedGroups, GRPOTrainer):  # type: ignore[misc]
+class WholeGRPOTrainer(WholeCheckpoints, KeptReference, CountedGroups, GRPOTrainer):  # type: ignore[misc]
     """TRL's trainer with checkpoints that are complete or not there, and groups without variance counted."""
 
 
@@ -63,7 +64,12 @@ def train(run: Run, *, preflight: bool = True) -> Path:
     if config.eval_steps is not None:
         held_out = built.questions("validation", run.tasks)
         watchers.append(HeldOut(held_out, int(config.eval_steps), dict(zip(judge.names, weights(run), strict=True))))
-    with rollouts(config, questions, processor, run.settings.get("image_processor")) as rollout_func, refusals():
+    images = run.settings.get("image_processor")
+    with (
+        reference_of(model, last_checkpoint(out)),
+        rollouts(config, questions, processor, images) as rollout_func,
+        refusals(),
+    ):
         trainer = WholeGRPOTrainer(
             model=model,
             processing_class=processor,

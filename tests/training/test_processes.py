@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,18 @@ def test_a_run_that_is_complete_is_no_failure_for_its_launcher(
 ) -> None:
     out, rows = runs[2]
     assert trained(2, out, digits_folder, random_checkpoint, "--resume") == rows
+
+
+def test_a_resumed_run_takes_the_steps_of_one_that_was_not_killed(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    out, more = tmp_path / "run", []
+    for setting in ("beta=0.1", "sync_ref_model=true", "ref_model_sync_steps=1", "ref_model_mixup_alpha=0.5"):
+        more += ["--set", setting]
+    rows = trained(1, out, digits_folder, random_checkpoint, *more)
+    assert rows[-1]["kl"] > 1e-4
+    (out / "final").unlink()
+    shutil.rmtree(out / f"checkpoint-{STEPS}")  # as if it had been killed in its last step
+    again = trained(1, out, digits_folder, random_checkpoint, *more, "--resume")
+    check_same_metrics(again, rows)
+    assert [row["kl"] for row in again] == pytest.approx([row["kl"] for row in rows], rel=1e-4)

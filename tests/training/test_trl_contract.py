@@ -7,13 +7,26 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
 
 def reward_answer(completions: list[Any], answer: list[str], **kwargs: object) -> list[float]:
     return [float(f"<answer>{right}</answer>" in completion[0]["content"]) + len(completion[0]["content"]) / 1000
             for completion, right in zip(completions, answer, strict=True)]  # fmt: skip
+
+
+def test_transformers_alone_goes_on_with_the_first_weights(random_checkpoint: Path, tmp_path: Path) -> None:
+    """Where this fails, transformers #43701 is mended, and WholeCheckpoints needs no `_load_from_checkpoint`."""
+    changed, fresh = (AutoModelForImageTextToText.from_pretrained(random_checkpoint) for _ in range(2))
+    with torch.no_grad():
+        for value in changed.parameters():
+            value.add_(1.0)
+    changed.save_pretrained(tmp_path / "checkpoint-1")
+    before = {name: value.clone() for name, value in fresh.named_parameters()}
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    Trainer(model=fresh, args=args)._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    assert all(torch.equal(value, before[name]) for name, value in fresh.named_parameters())
 
 
 def test_the_r1_config_trains_with_trls_own_example(

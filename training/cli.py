@@ -15,6 +15,7 @@ from datagen.errors import Parser, UserError, need, run, writable_folder
 from datagen.hub import add_options, check_unused, target
 from datagen.options import whole
 from training.config import Run, Stage
+from training.hardware import keep_gpus, visible_gpus
 from training.model import DEFAULT_MODEL, SMALL
 from training.rank import LAUNCHED, is_main, is_trainer, leave
 from training.recipe import read_recipe, recipe_for
@@ -139,7 +140,7 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     from training.config import trl_config
     from training.model import locate, pinned
 
-    model = pinned(arguments.model or recipe_model(arguments.recipe) or default_model(owner))
+    model = pinned(arguments.model or recipe_model(arguments.recipe) or default_model(arguments.hardware, owner))
     recipe = arguments.recipe or recipe_for(model)
     if not arguments.push_to_hub:
         check_unused(arguments, "--push-to-hub")
@@ -156,24 +157,30 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
         dataset_fingerprint=built.fingerprint,
         reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
     )
-    launched, watchdog = False, 60 * arguments.watchdog
-    if stage == "grpo" and (LAUNCHED in os.environ or not is_trainer()):  # else another launcher has decided
-        asked, launched = place(arguments, owner, asked, recipe)
+    last, watchdog, launches = out / FINAL, 60 * arguments.watchdog, False
+    plan, why = None, ""
+    by_us = LAUNCHED in os.environ
+    if stage == "grpo" and not last.exists() and (by_us or not is_trainer()):  # else another launcher has decided
+        plan, why = plan_of(arguments, owner, asked, recipe)
+        asked = place(plan, why, asked)
+        launches = plan.preset.launched and not by_us
+    if not is_trainer():
+        keep_gpus(0 if arguments.hardware == "cpu" or (plan is not None and not plan.preset.gpus) else 1)
     if stage == "grpo" and model in SMALL:  # it has never seen the R1 format
         first = replace(asked, stage="cold_start", out=str(out / COLD_START), hardware={})
         first = replace(first, settings=settings(arguments, recipe, "cold_start", own=False))
-        trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
+        if not launches and not last.exists():
+            trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
         asked = replace(asked, model=str(execute(first, watchdog)))
-    last = out / FINAL
-    if launched:
-        launch_plan(arguments, owner, asked, recipe)
+    if plan is not None and launches:
+        launch_plan(plan, why, asked, watchdog)
     else:
-        last = execute(asked, watchdog, preflight=arguments.preflight)
-        if is_main():
-            print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
-            if to is not None:
-                print(publish_checkpoint(last, to), flush=True)
-        leave()
+        execute(asked, watchdog, preflight=arguments.preflight)
+    if is_main() and (not by_us or arguments.nodes is not None):  # else the launcher does, when the GPUs are free
+        print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
+        if to is not None:
+            print(publish_checkpoint(last, to), flush=True)
+    leave()
     if stage == "grpo" and arguments.report and not is_trainer():
         report(last, locate(asked.model), out)
 
@@ -202,26 +209,6 @@ def report(after: Path, before: Path, out: Path) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "evaluation.cli", *words])  # noqa: S606 - there is no shell to fool
 
 
-def place(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Run, bool]:
-    """The run with what follows from its hardware, and whether other processes are to be started for it.
-
-    Raises:
-        UserError: where the hardware can't do it, or can't go on with what is in the run folder.
-    """
-    from training.hardware import visible_gpus
-    from training.placement import check_move, enough, hardware_of
-
-    plan, why = plan_of(arguments, owner, asked, recipe)
-    placed = replace(asked, hardware=hardware_of(plan))
-    if is_trainer():
-        return placed, False
-    if plan.preset.nodes == 1:
-        enough(plan, visible_gpus())
-    check_move(Path(asked.out), placed.hardware)
-    print(f"hardware: {plan.preset.name} ({why}): {plan.preset.summary}", flush=True)
-    return placed, plan.preset.launched
-
-
 def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Plan, str]:
     """The plan of a run, and why it is this one."""
     from training.config import settings_for
@@ -231,16 +218,34 @@ def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recip
     return plan_for(arguments, owner, asked, own, words_of(sys.argv[1:]))
 
 
-def launch_plan(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> None:
+def place(plan: Plan, why: str, asked: Run) -> Run:
+    """The run with what follows from its hardware.
+
+    Raises:
+        UserError: where the hardware can't do it, or can't go on with what is in the run folder.
+    """
+    from training.placement import check_move, enough, hardware_of
+
+    placed = replace(asked, hardware=hardware_of(plan))
+    if is_trainer():
+        return placed
+    if plan.preset.nodes == 1:
+        enough(plan, visible_gpus())
+    check_move(Path(asked.out), placed.hardware)
+    print(f"hardware: {plan.preset.name} ({why}): {plan.preset.summary}", flush=True)
+    return placed
+
+
+def launch_plan(plan: Plan, why: str, asked: Run, watchdog: float) -> None:
     """Start the processes of a run, and exit where they fail; for several machines, say how to start them, and exit."""
     from training.launch import launch
-    from training.placement import print_plan
+    from training.placement import print_plan, with_model
 
-    plan, why = plan_of(arguments, owner, asked, recipe)
+    plan = with_model(plan, asked.model)
     if plan.preset.nodes > 1:
         print_plan(plan, why)
         sys.exit(0)
-    if code := launch(plan, watchdog=60 * arguments.watchdog):
+    if code := launch(plan, watchdog=watchdog):
         sys.exit(code)
 
 
@@ -299,7 +304,8 @@ def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
 
     out = Path(asked.out)
     final = out / FINAL
-    trl_config(asked)  # settings that TRL refuses end here, before anything is written
+    if not final.exists():
+        trl_config(asked)  # settings that TRL refuses end here, before anything is written
     if is_main():
         claim(out, asked)
     if final.exists():
@@ -347,15 +353,13 @@ def claim(out: Path, asked: Run) -> None:
             raise UserError(
                 f"the run in {out} was started with {name}={was!r}, not {now!r}: repeat that, or name another --out"
             )
-    if noted.get("hardware") != wanted["hardware"]:
+    if noted.get("hardware") != wanted["hardware"] and not (out / FINAL).exists():
         write_json(path, {**noted, "hardware": wanted["hardware"]})
 
 
-def default_model(dataset: DatasetSpec) -> str:
-    """Qwen2.5-VL-3B where there is a GPU, else the built-in model that can read what the dataset shows."""
-    import torch
-
-    return DEFAULT_MODEL if torch.cuda.is_available() else small_model(dataset)
+def default_model(hardware: str, dataset: DatasetSpec) -> str:
+    """Qwen2.5-VL-3B where there is a GPU to use, else the built-in model that can read what the dataset shows."""
+    return DEFAULT_MODEL if hardware != "cpu" and visible_gpus() else small_model(dataset)
 
 
 def recipe_model(name: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -244,22 +245,24 @@ def last_step(out: Path) -> float:
 
 
 def free_ports() -> Ports:
-    """The default ports, or where one is taken the next that is free; they are not held until they are used."""
-    usual = Ports()
-    return Ports(*(_free(port) for port in (usual.server, usual.group, usual.rendezvous)))
+    """Ports that nothing listens on, at random: two runs that start at the same time do not meet.
+
+    They are below those that the system gives to connections, which could take one before it is used.
+    """
+    free = filter(_is_free, random.SystemRandom().sample(range(10_000, 32_768), 1000))
+    try:
+        return Ports(next(free), next(free), next(free))
+    except StopIteration:
+        raise UserError("no port is free on this machine: end what listens on them") from None
 
 
-def _free(port: int) -> int:
-    while port < 65536:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError:
-                port += 1
-                continue
-            return port
-    raise UserError("no port is free on this machine: end what listens on it")
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager

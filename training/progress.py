@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,23 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
 
 def forget_after(out: Path, step: int) -> None:
-    """Drop what a killed run logged behind its last checkpoint, half-written lines too: those steps are run again."""
+    """Drop what a killed run logged behind its last checkpoint, and broken lines: those steps are run again.
+
+    A process that is killed while it writes leaves half a line, to which another may have added its own.
+    """
     for name in (METRICS, COMPLETIONS):
         path = out / name
         if path.exists():
-            *lines, _ = path.read_text(encoding="utf-8").split("\n")  # what follows the last line feed is half a line
-            kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
-            write_text(path, "".join(kept))
+            *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            write_text(path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    """The step that a line is of; infinity for a broken one."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def draw_curve(out: Path) -> None:

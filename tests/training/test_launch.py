@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.processes import command
+from training.launch import free_ports
 
 MARK = "R1VLM_TEST_MARK"
 
@@ -207,6 +208,12 @@ def test_a_hang_without_a_launcher_is_ended_too(tmp_path: Path) -> None:
     assert done.returncode == 124
     assert 'File "<string>", line 3' in done.stderr
     assert "--watchdog" in done.stderr
+
+
+def test_two_runs_that_start_at_the_same_time_do_not_meet() -> None:
+    first, second = (set(asdict(free_ports()).values()) for _ in range(2))
+    assert len(first | second) == 6
+    assert all(10_000 <= port < 32_768 for port in first | second)
 
 
 @pytest.mark.parametrize("victim", ["launcher", "training.cli", "good-server"])

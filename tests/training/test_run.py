@@ -34,12 +34,14 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory, digits_folder: 
     assert not (out / "final").exists()
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": 99}\n{"step": 5, "half-writ')  # what a kill may leave behind
+    with (out / "completions.jsonl").open("a") as file:
+        file.write('{"step": 1, "half{"step": 2, "of one": "and one of another process"}\n[]\n')
     sentence = refused(run("training.cli", *words))
     assert "--resume" in sentence
     done = run("training.cli", *words, "--resume", "--no-report")
     assert done.returncode == 0, done.stderr
     assert not (out / "report").exists()
-    again = run("training.cli", *words, "--resume")
+    again = run("training.cli", *words, "--resume", "--hardware", "2gpu")  # nothing is left to do on them
     assert "already trained" in again.stdout
     assert again.returncode == 0, again.stderr
     assert f"report: {out}/report/report.html" in again.stdout

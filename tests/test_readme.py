@@ -17,8 +17,8 @@ from datagen.rows import draw_shard
 from datagen.tasks import DATASETS, TASKS
 from tests import test_contract
 from tests.processes import run
+from training.describe import presets_table
 from training.model import DEFAULT_MODEL
-from training.plan import presets_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

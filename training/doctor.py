@@ -15,9 +15,10 @@ from pathlib import Path
 
 from training.hardware import visible_gpus
 from training.memory import GIB
+from training.placement import free_disk
 from training.plan import Ports
 
-ROOM = 40  # GiB: weights of 3B, and two checkpoints with the optimizer's states
+ROOM = {"disk, runs": 84, "disk, models": 8}  # GiB: two checkpoints of 3B with the optimizer's states, its weights
 
 
 @dataclass(frozen=True)
@@ -153,22 +154,15 @@ def disk() -> list[Finding]:
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     findings = []
     for what, path in (("disk, runs", Path("runs")), ("disk, models", home)):
-        at = path.absolute()
-        while not at.exists():
-            at = at.parent
-        free = shutil.disk_usage(at).free / GIB
-        advice = f"a checkpoint of 3B with its optimizer takes 42 GiB: free some, or use {_elsewhere(what)}"
-        findings.append(Finding(what, free >= ROOM, f"{free:.0f} GiB free at {at}", advice))
+        free = free_disk(path) / GIB
+        advice = f"3B takes {ROOM[what]} GiB: free some, or use {'HF_HOME' if path == home else '--out'}"
+        findings.append(Finding(what, free >= ROOM[what], f"{free:.0f} GiB free for {path}", advice))
     shared = Path("/dev/shm")  # noqa: S108
     if shared.exists():
         free = shutil.disk_usage(shared).free / GIB
         found = f"{free:.1f} GiB free at {shared}"
         findings.append(Finding("shared memory", free >= 1, found, "in a container, start it with --shm-size 8g"))
     return findings
-
-
-def _elsewhere(what: str) -> str:
-    return "--out" if what == "disk, runs" else "HF_HOME"
 
 
 def token() -> list[Finding]:
@@ -181,14 +175,14 @@ def token() -> list[Finding]:
 
 
 def ports(usual: Ports | None = None) -> list[Finding]:
-    """Whether the default ports are free."""
+    """Whether the default ports are free, which several machines meet at; a run of one machine takes others."""
     findings = []
     for what, port in asdict(usual or Ports()).items():
         with socket.socket() as probe:
             probe.settimeout(0.5)
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
-        found = f"{port} is taken, a run here takes the next that is free" if taken else f"{port} is free"
-        findings.append(Finding(f"{what} port", not taken, found))
+        found = f"{port} is taken, which only multinode needs" if taken else f"{port} is free"
+        findings.append(Finding(f"{what} port", not taken, found, "end what listens there"))
     return findings
 
 

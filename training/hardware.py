@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,6 @@ class Preset:
     sharding: Sharding = "none"
     offload_optimizer: bool = False
     accelerate: str | None = None
-    bf16: bool = True
     micro_batch: int = 8
     nodes: int = 1
 
@@ -94,7 +94,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("cpu", "no GPU", 0, generation="transformers", bf16=False, micro_batch=1024),
+        Preset("cpu", "no GPU", 0, generation="transformers", micro_batch=1024),
         Preset("1gpu", "one GPU trains and generates in turn: vLLM sleeps while it trains", 1, generation="colocate"),
         Preset("2gpu", "one GPU trains, one generates", 1, 1, accelerate="single"),
         Preset(
@@ -159,18 +159,34 @@ def visible_gpus() -> list[GPU]:
     rows = [[field.strip() for field in line.split(",", 3)] for line in done.stdout.splitlines() if line.strip()]
     found = {key: GPU(name, int(memory) * 2**20) for index, uuid, memory, name in rows for key in (index, uuid)}
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [row[0] for row in rows] if wanted is None else [name.strip() for name in wanted.split(",")]
-    return [found[name] for name in names if name in found]
+    names = [row[0] for row in rows] if wanted is None else [name.strip() for name in wanted.split(",") if name]
+    if not all(name in found for name in names):  # parts of a GPU (MIG), and names that are cut short
+        return _gpus_of_torch()
+    return [found[name] for name in names]
 
 
 def _gpus_of_torch() -> list[GPU]:
-    """What torch sees: on machines without nvidia-smi, as some containers and all of AMD's are."""
+    """What torch sees: on machines without nvidia-smi, as some containers and all of AMD's are.
+
+    It is asked in another process: once torch has looked, `keep_gpus` has no effect.
+    """
     if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd")):
         return []  # torch takes seconds to say the same
-    import torch
+    code = "import torch\nfor i in range(torch.cuda.device_count()):\n gpu = torch.cuda.get_device_properties(i)\n"
+    ask = [sys.executable, "-c", code + " print(gpu.total_memory, gpu.name)"]
+    lines = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.splitlines()
+    return [GPU(name, int(memory)) for memory, _, name in (line.partition(" ") for line in lines)]
 
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [GPU(str(gpu.name), int(gpu.total_memory)) for gpu in found]
+
+def keep_gpus(count: int) -> None:
+    """Hide all but the first `count` GPUs from this process, which trains alone, before torch looks for them.
+
+    TRL 1.16 refuses to train in one process that sees several (nn.DataParallel), and spreads a reference model over
+    them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(i) for i in range(count)] if visible is None else visible.split(",")[:count]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
 def find_preset(name: str, nodes: int | None = None) -> Preset:
@@ -191,21 +207,44 @@ def find_preset(name: str, nodes: int | None = None) -> Preset:
     return replace(preset, nodes=nodes)
 
 
-def choose(gpus: list[GPU], nodes: int, *, vllm: bool) -> tuple[list[str], str]:
-    """The names of the presets to try on such hardware, the best first, and the reason in words.
+def can_generate(preset: Preset, generation: Generation | None) -> bool:
+    """Whether completions can be sampled so on the GPUs of a preset: a server needs its own, and leaves others none."""
+    return generation in (None, preset.generation) or "server" not in (generation, preset.generation)
 
-    `nodes` is the number of machines of the allocation, `vllm` whether vLLM is installed.
+
+def generating(preset: Preset, generation: Generation | None) -> Preset:
+    """The preset with another way to sample completions, where one is named.
+
+    Raises:
+        UserError: where its GPUs can't do it.
     """
-    seen = f"{len(gpus)} x {gpus[0].name} of {gpus[0].memory / 2**30:.0f} GiB" if gpus else "no GPU"
+    if not can_generate(preset, generation):
+        able = [name for name, other in PRESETS.items() if can_generate(other, generation)]
+        raise UserError(f"{preset.name} can't generate with {generation}: use --hardware {' or '.join(able)}")
+    return preset if generation is None else replace(preset, generation=generation)
+
+
+def choose(
+    gpus: list[GPU], machines: int, generation: Generation | None = None, *, deepspeed: bool = True
+) -> tuple[list[Preset], str]:
+    """The presets to try on such hardware, those that use most of it first, and the reason in words.
+
+    `machines` is the number of machines of the allocation, `generation` how completions are to be sampled where that is
+    said, `deepspeed` whether it is installed.
+    """
     if not gpus:
-        return ["cpu"], f"{seen} is visible"
-    if nodes > 1 and len(gpus) >= 8 and vllm:
-        return ["multinode", "multinode-fsdp2"], f"the allocation has {nodes} machines, this one with {seen}"
-    if not vllm:
-        return ["1gpu"], f"{seen} is visible; without vLLM (pip install 'r1vlm[vllm]') one of them generates and trains"
-    fitting = [preset for preset in PRESETS.values() if preset.nodes == 1 and 0 < preset.gpus <= len(gpus)]
-    most = max(preset.gpus for preset in fitting)
-    return [preset.name for preset in fitting if preset.gpus == most], f"{seen} is visible"
+        return [generating(PRESETS["cpu"], generation)], "no GPU is visible"
+    seen = f"{len(gpus)} x {gpus[0].name} of {gpus[0].memory / 2**30:.0f} GiB"
+    fitting = [preset for preset in PRESETS.values() if 0 < preset.gpus <= len(gpus)]
+    able = [
+        preset
+        for preset in fitting
+        if can_generate(preset, generation) and (deepspeed or preset.sharding not in ("zero2", "zero3"))
+    ]
+    if many := [replace(preset, nodes=machines) for preset in able if preset.nodes > 1 and machines > 1]:
+        return many, f"the allocation has {machines} machines, this one with {seen}"
+    one = sorted((preset for preset in able if preset.nodes == 1), key=lambda preset: -preset.gpus)
+    return [generating(preset, generation) for preset in one or fitting[:1]], f"{seen} is visible"
 
 
 @dataclass(frozen=True)

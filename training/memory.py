@@ -32,6 +32,7 @@ SERVER_SHARE = 0.9  # of its GPU's memory that a server takes
 PROCESS = 6 * GIB  # host memory of a Python process with torch, CUDA and the dataset
 TILE = (4096, 32768)  # tokens and words that TRL projects at a time
 BUCKETS = {"zero2": 2e9, "zero3": 4e9}  # DeepSpeed's: 5e8 elements to reduce and to gather, twice where they overlap
+SENDER = 2 * GIB  # of the process that sends weights to a server: two of vLLM's buffers (packed_tensor.py)
 LIVE = 2e9  # gathered weights under ZeRO-3: stage3_max_live_parameters is 1e9, in bfloat16
 
 
@@ -162,6 +163,7 @@ class Work:
     bf16: bool = True
     checkpointing: bool = True
     reference: bool = False
+    synced: bool = False  # the reference follows the model
     freeze_vision: bool = False
     lora_rank: int = 0
     lora_vision: bool = False
@@ -215,13 +217,17 @@ def predict(model: Shape, work: Work, preset: Preset, gpu: int | None) -> Memory
         "logits": _logits(model, work, preset),
     }
     sampling = {name: size for name, size in states.items() if name in ("weights", "optimizer", "reference model")}
+    if whole := _gathered(model, work, preset):
+        sampling["gathered weights"] = whole
     colocated = 0.0
-    if preset.generation == "transformers":
+    if preset.generation == "server":
+        sampling["weights to send"] = SENDER
+    elif preset.generation == "transformers":
         # keys and values of all completions of a step, and float32 copies of the last logits while one is sampled
         cache = work.sampled * (work.prompt_tokens + work.completion_tokens) * model.kv_bytes
         sampling["KV cache"] = cache * (1 if work.bf16 else 2)
         sampling["logits"] = 3 * 4 * work.sampled * model.vocabulary
-    elif preset.generation == "colocate":
+    else:
         cache = work.sampled * (work.prompt_tokens + work.completion_tokens) * model.kv_bytes
         wanted = 2 * model.parameters + VLLM + cache
         colocated = wanted if gpu is None else math.ceil(20 * wanted / gpu) / 20  # vLLM takes a share: steps of 5%
@@ -278,6 +284,18 @@ def _states(model: Shape, work: Work, preset: Preset) -> Parts:
     return parts
 
 
+def _gathered(model: Shape, work: Work, preset: Preset) -> float:
+    """Weights that ZeRO-3 puts together between two steps, whole on each GPU.
+
+    TRL does so to merge adapters before they are sent to vLLM, to let a reference model follow, and where transformers
+    generates.
+    """
+    if preset.sharding != "zero3":
+        return 0.0
+    models = 2 if work.synced else 1 if work.lora_rank or preset.generation == "transformers" else 0
+    return models * 2.0 * model.parameters
+
+
 def _activations(model: Shape, work: Work, preset: Preset) -> float:
     """What the forward pass keeps for the backward pass, in the language model and in the vision tower."""
     half = work.bf16 and (preset.sharding != "none" or work.lora_rank > 0)
@@ -316,3 +334,30 @@ def _host(model: Shape, work: Work, preset: Preset) -> Parts:
     if preset.offload_optimizer:
         parts["optimizer"] = 1.5 * max(4 * local, 16) * _trained(model, work)  # DeepSpeed's own estimate for ZeRO-2
     return parts
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of a checkpoint, and the most that are there at once, the one that is being written among them."""
+
+    checkpoint: float
+    most: int
+
+
+def disk(model: Shape, work: Work, preset: Preset, settings: Mapping[str, Any]) -> Disk:
+    """What the checkpoints of a run take, with everything that --resume needs."""
+    trained, sharded = _trained(model, work), preset.sharding in ("zero2", "zero3")
+    weights = (2.0 if sharded else 4.0) * (trained if work.lora_rank else model.parameters)
+    states = (12.0 if sharded else 8.0) * trained  # Adam's two, and DeepSpeed's own float32 weights
+    reference = (2.0 if sharded else 4.0) * model.parameters if work.synced else 0.0
+    steps, every = settings.get("max_steps") or 0, settings.get("save_steps") or 500
+    saved = max(1, -(-steps // int(every)))
+    limit = settings.get("save_total_limit") or saved
+    if settings.get("eval_steps") is not None:
+        limit = max(2, limit)  # the best is kept beside the last
+    return Disk(weights + states + reference, min(saved, limit + 1))
+
+
+def gib(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / GIB:.1f} GiB" if size < 10 * GIB else f"{size / GIB:.0f} GiB"

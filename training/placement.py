@@ -6,6 +6,8 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from datagen.files import write_text
 from datagen.hub import repository
 from datagen.task import DatasetSpec
 from training.config import Run
+from training.describe import describe, script_path, slurm
 from training.hardware import AUTO, GPU, PRESETS, Generation, visible_gpus
-from training.memory import GIB, shape_of
+from training.memory import GIB, gib, shape_of
 from training.model import DEFAULT_MODEL, locate
-from training.plan import Asked, Machine, Plan, decide, describe, largest_question, refuse, script_path, slurm
+from training.plan import Asked, Machine, Plan, decide, largest_question, make_plan, refuse
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
 ASSUMED = 80 * GIB  # memory of a GPU that can't be seen
@@ -42,7 +45,7 @@ def plan_for(
     gpus = [] if arguments.hardware == "cpu" else visible_gpus()
     noted = noted_hardware(Path(run.out)) if arguments.resume else {}
     asked = Asked(
-        model=run.model if repository(run.model) else str(locate(run.model)),
+        model=served(run.model),
         shape=shape_of(run.model),
         settings=run.settings,
         question=largest_question(dataset.name, run.tasks),
@@ -71,7 +74,18 @@ def plan_for(
         nodes=arguments.nodes,
         generation=generation_of(arguments.vllm),
         vllm=importlib.util.find_spec("vllm") is not None,
+        deepspeed=importlib.util.find_spec("deepspeed") is not None,
     )
+
+
+def served(model: str) -> str:
+    """What vLLM's server is told to load: a name on the Hub, or a folder."""
+    return model if repository(model) else str(locate(model))
+
+
+def with_model(plan: Plan, model: str) -> Plan:
+    """The same plan for a model of the same shape: what a cold start has made of the one it was made for."""
+    return make_plan(replace(plan.asked, model=served(model)), plan.preset, plan.machine)
 
 
 def _host_memory() -> int:
@@ -103,7 +117,7 @@ def print_plan(plan: Plan, why: str) -> None:
 
 
 def enough(plan: Plan, gpus: list[GPU]) -> None:
-    """Raise a `UserError` where the plan can't be started here: too few GPUs, no vLLM, or too little memory."""
+    """Raise a `UserError` where the plan can't be started here: too few GPUs, no vLLM, too little memory or disk."""
     preset = plan.preset
     if preset.gpus > len(gpus):
         raise UserError(
@@ -119,6 +133,20 @@ def enough(plan: Plan, gpus: list[GPU]) -> None:
     if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"{preset.name} trains with DeepSpeed: install it with  pip install 'r1vlm[deepspeed]'")
     refuse(plan)
+    free = free_disk(plan.asked.out)
+    if free < plan.disk.checkpoint:
+        raise UserError(
+            f"a checkpoint takes {gib(plan.disk.checkpoint)}, and {gib(free)} are free at {plan.asked.out}: free some, "
+            "or name another disk with --out"
+        )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    at = folder.absolute()
+    while not at.exists():
+        at = at.parent
+    return shutil.disk_usage(at).free
 
 
 def hardware_of(plan: Plan) -> dict[str, Any]:

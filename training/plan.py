@@ -1,4 +1,4 @@
-"""What a run will start and need, before anything is started: `r1vlm-train --dry-run` prints it."""
+"""What a run will start and need, before anything is started; `training/describe.py` puts it into words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,12 +25,11 @@ from training.hardware import (
     choose,
     find_preset,
     fit,
+    generating,
     settings_of,
 )
-from training.memory import GIB, SERVER_SHARE, USABLE, Memory, Parts, Shape, Work, predict
+from training.memory import SERVER_SHARE, USABLE, Disk, Memory, Shape, Work, disk, gib, predict
 from training.rank import LAUNCHED
-
-HEADS = {"server": "generates", "trainer": "trains, once the server answers"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,7 @@ class Plan:
     machine: Machine
     work: Work
     memory: Memory
+    disk: Disk
     ports: Ports
     settings: dict[str, Any]
     jobs: list[Job] = field(default_factory=list)
@@ -137,11 +136,16 @@ def make_plan(asked: Asked, preset: Preset, machine: Machine, ports: Ports | Non
     """The plan of a command under a preset.
 
     Raises:
-        UserError: where the batch can't be made to fit the number of processes, and for LoRA under FSDP2.
+        UserError: where the batch can't be made to fit the number of processes, and for what FSDP2 can't do.
     """
     if preset.sharding == "fsdp2" and asked.settings.get("lora"):
         raise UserError(  # vllm_generation.py merges adapters into weights that are split, and asks if that works
             f"TRL 1.16 sends no LoRA adapters to vLLM from FSDP2 ({preset.name}): use --hardware 4gpu-zero3"
+        )
+    if preset.sharding == "fsdp2" and asked.settings.get("beta"):
+        raise UserError(  # transformers loads weights in one process alone, and TRL's prepare_fsdp sends them to none
+            f"TRL 1.16 gives all processes of FSDP2 but one a reference model of zeros ({preset.name}): "
+            "use --hardware 4gpu-zero3, or set beta=0"
         )
     batch = fit(asked.settings, preset, asked=asked.fixed)
     if asked.completions is not None and batch.completions != asked.completions:
@@ -151,7 +155,8 @@ def make_plan(asked: Asked, preset: Preset, machine: Machine, ports: Ports | Non
     settings = settings_of(preset, batch)
     if memory.vllm and machine.gpu is not None:
         settings["vllm_gpu_memory_utilization"] = min(memory.vllm, SERVER_SHARE)
-    plan = Plan(preset, asked, machine, work, memory, ports or Ports(), settings)
+    room = disk(asked.shape, work, preset, asked.settings)
+    plan = Plan(preset, asked, machine, work, memory, room, ports or Ports(), settings)
     return replace(plan, jobs=list(_jobs(plan)))
 
 
@@ -170,6 +175,7 @@ def _work(asked: Asked, batch: Batch) -> Work:
         bf16=bool(settings.get("bf16", True)),
         checkpointing=bool(settings.get("gradient_checkpointing", True)),
         reference=bool(settings.get("beta", 0.0)),
+        synced=bool(settings.get("beta", 0.0)) and bool(settings.get("sync_ref_model", False)),
         freeze_vision=bool(settings.get("freeze_vision", False)),
         lora_rank=int(lora.get("r", 8)) if lora else 0,
         lora_vision="visual" in targets or targets == "all-linear",
@@ -185,40 +191,29 @@ def decide(
     nodes: int | None = None,
     generation: Generation | None = None,
     vllm: bool = True,
+    deepspeed: bool = True,
 ) -> tuple[Plan, str]:
     """The plan for `--hardware`, and why it is this one.
 
-    `generation` is how completions are sampled where the user said so; `vllm` whether vLLM is installed.
+    `generation` is how completions are sampled where the user said so; `vllm` and `deepspeed` whether they are
+    installed.
 
     Raises:
-        UserError: for an unknown preset, and for a batch that its processes can't share.
+        UserError: for an unknown preset, and for what it can't do.
     """
     if hardware != AUTO:
-        preset = _generating(find_preset(hardware, nodes), generation)
+        preset = generating(find_preset(hardware, nodes), generation)
         return make_plan(asked, preset, machine), "asked for"
-    allocation = nodes or int(os.environ.get("SLURM_NNODES", "1"))
-    names, why = choose(gpus, allocation, vllm=vllm)
-    presets = [find_preset(name, allocation if PRESETS[name].nodes > 1 else None) for name in names]
     if not vllm:
         generation = generation or "transformers"
-    first, *others = [_generating(preset, generation) for preset in presets]
-    tried = [make_plan(asked, first, machine), *_possible(asked, others, machine)]
-    for plan in tried:
-        if plan.fits:
-            over = [other.preset.name for other in tried[: tried.index(plan)]]
-            return plan, why + (f", and {', '.join(over)} would need more memory" if over else "")
-    return tried[0], why
-
-
-def _generating(preset: Preset, generation: Generation | None) -> Preset:
-    """The preset with another way to sample completions, where one was named."""
-    if generation is None or generation == preset.generation:
-        return preset
-    if preset.generation == "server" or generation == "server":
-        served = generation == "server"
-        possible = [name for name, other in PRESETS.items() if (other.generation == "server") == served]
-        raise UserError(f"{preset.name} can't generate with {generation}: use --hardware {' or '.join(possible)}")
-    return replace(preset, generation=generation)
+    machines = nodes or int(os.environ.get("SLURM_NNODES", "1"))
+    presets, why = choose(gpus, machines, generation, deepspeed=deepspeed)
+    tried = possible(asked, presets, machine) or [make_plan(asked, presets[0], machine)]  # which says why it is not
+    best = next((plan for plan in tried if plan.fits), tried[0])
+    if gpus and not vllm:
+        why += "; without vLLM (pip install 'r1vlm[vllm]') the model itself generates"
+    over = [plan.preset.name for plan in tried[: tried.index(best)]]
+    return best, why + (f", and {', '.join(over)} would need more memory" if over else "")
 
 
 def refuse(plan: Plan) -> None:
@@ -228,23 +223,23 @@ def refuse(plan: Plan) -> None:
     gpu, host, memory = plan.machine.gpu or 0, plan.machine.host, plan.memory
     model, name = plan.asked.shape.name, plan.preset.name
     if host is not None and sum(memory.host.values()) > host:
-        need = f"{_gib(sum(memory.host.values()))} of host memory, and there are {_gib(host)}"
+        need = f"{gib(sum(memory.host.values()))} of host memory, and there are {gib(host)}"
         roomy = replace(plan.machine, host=host)
     else:
-        need = f"{_gib(memory.peak)} of each training GPU, and {_gib(USABLE * gpu)} of {_gib(gpu)} can be used"
+        need = f"{gib(memory.peak)} of each training GPU, and {gib(USABLE * gpu)} of {gib(gpu)} can be used"
         if sum(memory.server.values()) > SERVER_SHARE * gpu:
-            need = f"{_gib(sum(memory.server.values()))} of the GPU that generates, which has {_gib(gpu)}"
+            need = f"{gib(sum(memory.server.values()))} of the GPU that generates, which has {gib(gpu)}"
         roomy = replace(plan.machine, host=None)
     larger = [preset for preset in PRESETS.values() if preset.train_gpus and preset.gpus >= plan.preset.gpus]
-    others = _possible(plan.asked, larger, replace(roomy, devices=()))
+    others = possible(plan.asked, larger, replace(roomy, devices=()))
     do = [f"use --hardware {other.preset.name}" for other in others if other.fits][:1]
     lora = replace(plan.asked, settings=plan.asked.settings | {"lora": {"r": 16}})
-    if not plan.work.lora_rank and any(other.fits for other in _possible(lora, [plan.preset], plan.machine)):
+    if not plan.work.lora_rank and any(other.fits for other in possible(lora, [plan.preset], plan.machine)):
         do.append("train LoRA adapters (--set 'lora={r: 16}')")
     raise UserError(f"{model} on {name} needs {need}: {', or '.join(do) or 'use a smaller model'}")
 
 
-def _possible(asked: Asked, presets: list[Preset], machine: Machine) -> list[Plan]:
+def possible(asked: Asked, presets: list[Preset], machine: Machine) -> list[Plan]:
     """The plans of those presets that can do what is asked, whether it fits or not."""
     plans = []
     for preset in presets:
@@ -273,6 +268,7 @@ def _jobs(plan: Plan) -> Iterator[Job]:
     machines = ["--num_machines", str(preset.train_nodes), "--machine_rank", "$RANK", "--main_process_ip", "$MAIN"]
     command = ["accelerate", "launch", "--config_file", str(preset.accelerate_file)]
     command += ["--num_processes", str(preset.processes), *(machines if many else []), *rendezvous]
+    command += ["--mixed_precision", "bf16" if plan.work.bf16 else "no"]
     command += ["-m", "training.cli", *plan.asked.words, "--hardware", preset.name]
     yield Job("trainer", command + (["--nodes", str(preset.nodes)] if many else []), environment, training)
 
@@ -300,172 +296,3 @@ def _serve(plan: Plan, host: str) -> list[str]:
         command += ["--mm-processor-kwargs", json.dumps(images)]
     replicas = plan.preset.generation_gpus
     return command + (["--data-parallel-size", str(replicas)] if replicas > 1 else [])
-
-
-def describe(plan: Plan, why: str) -> str:
-    """The plan in words: what each GPU does, the memory it takes, and every command with its environment."""
-    preset, batch = plan.preset, plan.batch
-    generations = plan.asked.settings.get("num_generations") or 8
-    trained = f"LoRA of rank {plan.work.lora_rank}" if plan.work.lora_rank else "all weights"
-    if plan.work.freeze_vision and not plan.work.lora_rank:
-        trained = "all weights but the vision tower's"
-    lines = [
-        f"{plan.asked.shape.name}, {trained} ({plan.asked.shape.parameters / 1e6:,.1f} million parameters)",
-        f"hardware: {preset.name} ({why}): {preset.summary}",
-        f"a step: {batch.completions} completions of {batch.completions // generations} questions = {batch.processes} "
-        f"process{'es' if batch.processes > 1 else ''} x {batch.per_device} at a time x {batch.accumulation}",
-        "",
-        *_gpus(plan),
-        "",
-        *_table(plan),
-    ]
-    if not plan.jobs:
-        command = f"r1vlm-train {shlex.join(plan.asked.words)} --hardware {preset.name}"
-        lines += ["", "# trains, in this process", command]
-    for job in plan.jobs:
-        log = plan.asked.out / "logs" / f"{job.name}.log"
-        lines += ["", f"# {_where(job, preset)}{HEADS[job.name]}; its log is {log}", shell(job)]
-    if preset.nodes > 1:
-        lines += ["", f"# all of it, as a job of Slurm:  sbatch {script_path(plan)}"]
-    return "\n".join(lines)
-
-
-def _where(job: Job, preset: Preset) -> str:
-    if preset.nodes == 1:
-        return ""
-    if job.name == "server":
-        return "on the first machine, whose name is $SERVER: "
-    return f"on each of the other {preset.train_nodes}, $RANK from 0, $MAIN the first of them: "
-
-
-def shell(job: Job) -> str:
-    """A job as a line for a shell; its variables are the shell's."""
-    variables = [f"{name}={_quoted(value)}" for name, value in job.environment.items()]
-    return " ".join(variables) + " \\\n" + " ".join(map(_quoted, job.command))
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"' if "$" in word else shlex.quote(word)
-
-
-def _gpus(plan: Plan) -> list[str]:
-    """A line for every kind of GPU: what it does, and how much of its memory it takes."""
-    preset, memory, gpu = plan.preset, plan.memory, plan.machine.gpu
-    if gpu is None or not preset.train_gpus:
-        return [f"CPU: trains and generates, {_gib(sum(memory.host.values()))} of host memory"]
-    what = "train and generate in turn" if preset.generation != "server" else "train"
-    prefix = f"{preset.train_nodes} machines, " if preset.nodes > 1 else ""
-    lines = [f"{prefix}GPU {_range(0, preset.train_gpus)}: {what}, {_gib(memory.peak)} of {_gib(gpu)}"]
-    if preset.generation == "server":
-        first = 0 if preset.nodes > 1 else preset.train_gpus
-        cache = SERVER_SHARE * gpu - sum(memory.server.values())
-        each = (plan.work.prompt_tokens + plan.work.completion_tokens) * plan.asked.shape.kv_bytes
-        where = "1 machine, " if preset.nodes > 1 else ""
-        lines.append(
-            f"{where}GPU {_range(first, preset.generation_gpus)}: generate (vLLM), {_gib(SERVER_SHARE * gpu)} of "
-            f"{_gib(gpu)}, with a KV cache for {max(0, int(cache // each)):,} completions at once on each"
-        )
-    return lines
-
-
-def _range(first: int, count: int) -> str:
-    return str(first) if count == 1 else f"{first}-{first + count - 1}"
-
-
-def _table(plan: Plan) -> list[str]:
-    """The parts of the memory, in GiB."""
-    memory = plan.memory
-    lines = []
-    if memory.step:
-        names = list(dict.fromkeys([*memory.step, *memory.sampling]))
-        lines += [f"{'a training GPU, GiB':<32}{'in a step':>12}{'sampling':>12}"]
-        lines += [f"  {name:<30}{_number(memory.step, name):>12}{_number(memory.sampling, name):>12}" for name in names]
-        totals = [f"{sum(parts.values()) / GIB:.1f}" for parts in (memory.step, memory.sampling)]
-        lines += [f"  {'together':<30}{totals[0]:>12}{totals[1]:>12}"]
-    if memory.server:
-        parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in memory.server.items())
-        lines.append(f"the GPU that generates, GiB: {parts}, and the rest of {SERVER_SHARE:.0%} is KV cache")
-    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in memory.host.items())
-    return [*lines, f"host, GiB: {parts}, together {sum(memory.host.values()) / GIB:.1f}"]
-
-
-def _number(parts: Parts, name: str) -> str:
-    return f"{parts[name] / GIB:.1f}" if name in parts else "-"
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB" if size < 10 * GIB else f"{size / GIB:.0f} GiB"
-
-
-def script_path(plan: Plan) -> Path:
-    """Where the Slurm script of a plan is written: beside the run folder."""
-    return plan.asked.out.with_name(plan.asked.out.name + ".slurm")
-
-
-def slurm(plan: Plan) -> str:
-    """The plan of several machines as a job of Slurm: one task a machine, the first of which generates."""
-    preset = plan.preset
-    server, trainer = plan.jobs
-    address = f"http://$SERVER:{plan.ports.server}/health"
-    logs = plan.asked.out / "logs"
-    train = shell(trainer).replace("$RANK", "$SLURM_PROCID")
-    return f"""\
-#!/bin/bash
-#SBATCH --job-name={plan.asked.out.name}
-#SBATCH --nodes={preset.nodes}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={preset.gpus}
-#SBATCH --exclusive
-#SBATCH --output={plan.asked.out}.slurm.log
-# {preset.summary}. The run folder must be one that all machines see.
-# Sent again after an end of any kind, it goes on from the last checkpoint.
-set -euo pipefail
-mapfile -t MACHINES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-export SERVER=${{MACHINES[0]}} MAIN=${{MACHINES[1]}}
-TRAINERS=$(IFS=,; echo "${{MACHINES[*]:1}}")
-mkdir -p {shlex.quote(str(logs))}
-
-srun --nodes=1 --ntasks=1 --nodelist="$SERVER" \\
-    --open-mode=append --output={shlex.quote(str(logs / "server.log"))} bash -c '
-{_inner(shell(server))}' &
-GENERATING=$!
-trap 'kill "$GENERATING" 2>/dev/null || true' EXIT
-until curl --silent --fail --output /dev/null "{address}"; do
-    kill -0 "$GENERATING" || {{ echo "vLLM ended: see {logs / "server.log"}" >&2; exit 1; }}
-    sleep 5
-done
-
-srun --nodes={preset.train_nodes} --ntasks={preset.train_nodes} --nodelist="$TRAINERS" --kill-on-bad-exit=1 \\
-    --open-mode=append --output={shlex.quote(str(logs / "trainer.log"))} bash -c '
-{_inner(train)}'
-"""
-
-
-def _inner(command: str) -> str:
-    """A command inside single quotes."""
-    return command.replace("'", "'\\''")
-
-
-def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
-    """A Markdown table: what each preset takes of a training GPU for a model, and on which GPUs (in GiB) that fits.
-
-    For all weights and for LoRA of rank 16, with the default recipe on digits.
-    """
-    from training.config import settings_for
-    from training.memory import built_in
-
-    recipe = settings_for("default", "grpo", None, {}, [])
-    question = largest_question("digits", ["list", "sum"])
-    lines = ["| preset | what it does | all weights | LoRA | host |", "|---|---|---:|---:|---:|"]
-    for preset in PRESETS.values():
-        if not preset.train_gpus:
-            continue
-        cells, hosts = [], [0.0]
-        for lora in ({}, {"lora": {"r": 16}}):
-            asked = Asked(model, built_in()[model], recipe | lora, question, [], Path("runs"))
-            plans = [plan for size in sizes for plan in _possible(asked, [preset], Machine(size * GIB))]
-            fitting = [size for size, plan in zip(sizes, plans, strict=False) if plan.fits]
-            hosts += [sum(plan.memory.host.values()) for plan in plans]
-            cells.append(f"{plans[-1].memory.peak / GIB:.0f} (from {fitting[0]})" if fitting else "-")
-        lines.append(f"| `{preset.name}` | {preset.summary} | {cells[0]} | {cells[1]} | {max(hosts) / GIB:.0f} |")
-    return "\n".join(lines)

@@ -188,8 +188,10 @@ def check(trainer: Any) -> list[str]:
     check_banned(banned_tokens(processor), given.get("suppress_tokens", ()), bias)
     lines = ["one placeholder an image, the opening words once, no vision token can be sampled"]
     if trainer.use_vllm:
-        if trainer.vllm_mode == "server" and trainer.accelerator.is_main_process:
-            check_server_images(trainer, prompts)
+        if trainer.vllm_mode == "server":
+            if trainer.accelerator.is_main_process:
+                check_server_images(trainer, prompts)
+            lines.append("vLLM's server makes as many tokens of an image as the trainer, and is sent its token ids")
         lines += check_vllm(trainer, [prompt for prompt in prompts for _ in range(trainer.num_generations)])
     return lines
 
@@ -221,17 +223,23 @@ def check_vllm(trainer: Any, prompts: list[Any]) -> list[str]:
     with torch.random.fork_rng(), torch.no_grad():
         completions, before, found = ask(trainer, prompts)
         allowed = TOLERANCES[precision(trainer.args)]
-        lines = [
-            f"trainer and vLLM read the same tokens in {len(prompts)} prompts",
+        lines = [f"trainer and vLLM read the same tokens in {len(prompts)} prompts"] * (trainer.vllm_mode == "colocate")
+        lines.append(
             f"log-probabilities of {found.tokens} sampled tokens are {found.mean:.2g} nats apart on average "
-            f"({allowed.logprob:g} allowed), at most {found.worst:.2g}; mean importance ratio {found.ratio:.4f}",
-        ]
-        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-            lines.append("not checked with sharded weights: that changed weights arrive in vLLM")
+            f"({allowed.logprob:g} allowed), at most {found.worst:.2g}; mean importance ratio {found.ratio:.4f}"
+        )
+        if is_split(trainer):
+            lines.append("not checked with weights that are split (ZeRO-3, FSDP2): that changed ones arrive in vLLM")
         else:
             lines.append(check_weights_arrive(trainer, prompts, completions, before))
     trainer.model.train(training)
     return lines
+
+
+def is_split(trainer: Any) -> bool:
+    """Whether each process holds a part of the weights: with ZeRO-3 and FSDP. With ZeRO-2 all have them whole."""
+    plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    return bool(trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3))
 
 
 def ask(trainer: Any, prompts: list[Any]) -> tuple[list[list[int]], list[list[float]], Agreement]:

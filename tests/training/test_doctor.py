@@ -44,7 +44,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 
 def test_too_little_room_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "ROOM", 10**9)
+    monkeypatch.setattr(doctor, "ROOM", dict.fromkeys(doctor.ROOM, 10**9))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "models"))
     found = doctor.disk()
     assert "HF_HOME" in next(finding for finding in found if finding.what == "disk, models").line()

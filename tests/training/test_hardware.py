@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from datagen.errors import UserError
 from training import hardware, memory, plan
 from training.config import OURS, settings_for
+from training.describe import describe, slurm
 from training.hardware import GPU, PRESETS, Preset, choose, find_preset, fit
 from training.memory import GIB, built_in, predict
 from training.placement import check_move, hardware_of, words_of
-from training.plan import Asked, Machine, Plan, Question, describe, make_plan, refuse, slurm
+from training.plan import Asked, Machine, Plan, Question, make_plan, refuse
 
 GOLDEN = Path(__file__).parent / "golden"
 DIGITS = Question(width=84, height=84, prompt=250, solution=106)
@@ -63,7 +65,7 @@ def test_every_accelerate_file_loads_and_says_what_its_preset_says(preset: Prese
     config = load_config_from_file(str(preset.accelerate_file))
     kinds = {"none": DistributedType.NO, "fsdp2": DistributedType.FSDP}
     assert config.distributed_type == kinds.get(preset.sharding, DistributedType.DEEPSPEED)
-    assert config.mixed_precision == ("bf16" if preset.bf16 else "no")
+    assert config.mixed_precision == "bf16"
     if preset.sharding.startswith("zero"):
         assert config.deepspeed_config["zero_stage"] == int(preset.sharding[-1])
         assert (config.deepspeed_config["offload_optimizer_device"] == "cpu") == preset.offload_optimizer
@@ -229,7 +231,7 @@ def test_memory_grows_with_what_is_asked(model: str, preset: str, lora: bool, lo
     assert short.memory.peak <= long.memory.peak
     assert frozen.memory.peak <= short.memory.peak <= whole.memory.peak
     assert all(size >= 0 for parts in (short.memory.step, short.memory.sampling) for size in parts.values())
-    if lora:
+    if lora and PRESETS[preset].sharding != "zero3":  # which puts the whole model together to merge adapters
         assert short.memory.peak < planned(preset, 80, model, max_completion_length=256).memory.peak
 
 
@@ -248,6 +250,42 @@ def test_the_states_of_the_optimisation_are_those_of_the_papers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("preset", "settings", "models"),
+    [
+        ("4gpu-zero3", {}, 0),
+        ("4gpu-zero3", LORA, 1),
+        ("4gpu-zero3", {"beta": 0.001}, 0),
+        ("4gpu-zero3", {"beta": 0.001, "sync_ref_model": True}, 2),
+        ("4gpu", LORA, 0),
+        ("4gpu", {"beta": 0.001, "sync_ref_model": True}, 0),
+    ],
+)
+def test_zero3_puts_models_together_between_steps(preset: str, settings: dict[str, Any], models: int) -> None:
+    made = planned(preset, 80, **settings)
+    assert made.memory.sampling.get("gathered weights", 0.0) == models * 2 * built_in()[MODEL].parameters
+
+
+def test_a_7b_with_adapters_is_refused_where_it_would_be_put_together() -> None:
+    assert not planned("8gpu-colocate", 40, "Qwen/Qwen2.5-VL-7B-Instruct", **LORA).fits
+    assert planned("8gpu-colocate", 48, "Qwen/Qwen2.5-VL-7B-Instruct", **LORA).fits
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_each", "most"),
+    [
+        ({}, 12, 3),  # 4 of weights, 8 of Adam; two are kept, and one is written
+        ({"save_total_limit": 1, "eval_steps": 50}, 12, 3),  # the best beside the last
+        ({"max_steps": 50}, 12, 1),
+        ({"save_total_limit": None, "max_steps": 1000}, 12, 20),
+        ({"beta": 0.001, "sync_ref_model": True}, 16, 3),
+    ],
+)
+def test_the_disk_that_checkpoints_take(settings: dict[str, Any], bytes_each: int, most: int) -> None:
+    room = planned("1gpu", 80, **settings).disk
+    assert (room.checkpoint, room.most) == (bytes_each * built_in()[MODEL].parameters, most)
+
+
+@pytest.mark.parametrize(
     ("count", "gib", "vllm", "nodes", "picked"),
     [
         (0, 0, True, 1, "cpu"),
@@ -259,6 +297,7 @@ def test_the_states_of_the_optimisation_are_those_of_the_papers() -> None:
         (8, 24, True, 1, "8gpu-colocate"),
         (8, 80, True, 5, "multinode"),
         (4, 80, False, 1, "1gpu"),
+        (8, 15, True, 1, "4gpu"),  # all of them without offload do not fit
     ],
 )
 def test_auto_picks_by_what_there_is(count: int, gib: int, vllm: bool, nodes: int, picked: str) -> None:
@@ -270,6 +309,49 @@ def test_auto_picks_by_what_there_is(count: int, gib: int, vllm: bool, nodes: in
     assert made.preset.nodes == nodes
     if not vllm:
         assert "use_vllm" not in made.settings
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "picked"),
+    [
+        (8, {"generation": "colocate"}, "8gpu-colocate"),
+        (4, {"generation": "colocate"}, "1gpu"),
+        (2, {"generation": "transformers"}, "1gpu"),
+        (2, {"generation": "server"}, "2gpu"),
+        (4, {"deepspeed": False}, "4gpu-fsdp2"),
+        (8, {"deepspeed": False}, "8gpu-fsdp2"),
+        (8, {"vllm": False}, "8gpu-colocate"),
+        (8, {"vllm": False, "deepspeed": False}, "1gpu"),
+    ],
+)
+def test_auto_picks_what_can_do_it(count: int, options: dict[str, Any], picked: str) -> None:
+    gpus = [GPU("GPU", 80 * GIB)] * count
+    made, _ = plan.decide(asked(), "auto", Machine(80 * GIB), gpus, **options)
+    assert made.preset.name == picked
+    if wanted := options.get("generation"):
+        assert made.preset.generation == wanted
+
+
+def test_what_no_hardware_here_can_do_is_refused() -> None:
+    with pytest.raises(UserError, match="1gpu can't generate with server: use --hardware 2gpu or 4gpu"):
+        plan.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)], generation="server")
+    adapters = plan.decide(asked(**LORA), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, deepspeed=False)
+    assert adapters[0].preset.name == "2gpu"  # FSDP2 can't
+
+
+def test_a_process_that_trains_alone_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for visible, count, left in ((None, 1, "0"), ("3,1", 1, "3"), ("GPU-11,GPU-22", 1, "GPU-11"), ("3,1", 0, "")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        hardware.keep_gpus(count)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+
+
+def test_the_precision_asked_for_is_the_launched_processes_too() -> None:
+    for wanted, said in ((True, "bf16"), (False, "no")):
+        command = planned("4gpu", 80, bf16=wanted).jobs[-1].command
+        assert command[command.index("--mixed_precision") + 1] == said
 
 
 def test_gpus_are_those_that_cuda_visible_devices_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +371,8 @@ def test_gpus_are_those_that_cuda_visible_devices_leaves(tmp_path: Path, monkeyp
 def test_what_trl_can_not_do_is_refused() -> None:
     with pytest.raises(UserError, match="no LoRA adapters to vLLM from FSDP2"):
         planned("4gpu-fsdp2", 80, **LORA)
+    with pytest.raises(UserError, match="a reference model of zeros"):
+        planned("4gpu-fsdp2", 80, beta=0.001)
 
 
 def test_names_and_machines_are_checked() -> None:
@@ -297,7 +381,7 @@ def test_names_and_machines_are_checked() -> None:
     with pytest.raises(UserError, match="--nodes is for multinode"):
         find_preset("4gpu", 3)
     assert find_preset("multinode", 9).processes == 64
-    assert choose([GPU("GPU", 1)] * 8, 2, vllm=True)[0] == ["multinode", "multinode-fsdp2"]
+    assert [preset.nodes for preset in choose([GPU("GPU", 1)] * 8, 2)[0]] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ from training.preflight import (
     check_same_prompts,
     check_text,
     first_beyond,
+    is_split,
 )
 from training.small.architecture import make_processor
 
@@ -118,6 +120,20 @@ def test_weights_are_changed_for_a_while_one_of_each_kind() -> None:
         assert moved() == {"layers.3.weight", "layers.3.bias", "norm.weight"}
         raise KeyError
     assert moved() == set()
+
+
+@pytest.mark.parametrize(
+    ("stage", "fsdp", "split"),
+    [(None, False, False), (0, False, False), (2, False, False), (3, False, True), (None, True, True)],
+)
+def test_the_arrival_of_weights_is_checked_wherever_they_are_whole(stage: int | None, fsdp: bool, split: bool) -> None:
+    plugin = None if stage is None else SimpleNamespace(zero_stage=stage)
+    trainer = SimpleNamespace(
+        is_fsdp_enabled=fsdp,
+        is_deepspeed_enabled=stage is not None,
+        accelerator=SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin)),
+    )
+    assert is_split(trainer) == split
 
 
 @pytest.mark.parametrize(

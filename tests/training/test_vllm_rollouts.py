@@ -132,7 +132,7 @@ def test_preflight_passes_and_leaves_no_trace(trainer: Any, prompts: list[Any]) 
     weights = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     chance = torch.random.get_rng_state()
     lines = check(trainer)
-    assert len(lines) == 4
+    assert len(lines) == 4, lines
     assert "adapter in training" in lines[-1]
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.named_parameters())
     assert torch.equal(torch.random.get_rng_state(), chance)

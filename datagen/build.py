@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from datagen.errors import UserError
 from datagen.files import is_remote, look_again, write_json
 from datagen.manifest import MANIFEST, check_files, read_json, write_manifest
 from datagen.recipe import Recipe, Shard, plan
-from datagen.rows import raw_row
+from datagen.rows import draw_shard, raw_row
 from datagen.sources import SPLITS, load_source
 from datagen.tasks import DATASETS
 
@@ -53,7 +54,7 @@ def build(recipe: Recipe, out: Path, engine: Engine) -> bool:
         _draw_missing(work, recipe, engine)
         for rest in work.rglob("*.tmp"):  # of a worker that was killed
             rest.unlink()
-        write_manifest(work, recipe)
+        write_manifest(work, recipe, engine)
         if work != out:
             (work / ".lock").unlink()
             os.rename(work, out)
@@ -100,7 +101,7 @@ def _draw_missing(work: Path, recipe: Recipe, engine: Engine) -> None:
     done = recipe.size - sum(s.stop - s.start for s in missing)
     what = f"drawing {recipe.dataset}"
     with tqdm(total=recipe.size, initial=done, desc=what, unit="image", disable=None) as progress:
-        for images in engine(work, recipe, missing, schema):
+        for images in engine(partial(draw_shard, work, recipe, schema), missing):
             progress.update(images)
     lost = _missing(work, recipe)
     if lost:

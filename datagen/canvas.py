@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from zlib_ng import zlib_ng
 
 from datagen.sources import SIDE
 
 CANVAS = 84  # pixels: 3 x 3 merged patches of Qwen2.5-VL (14-pixel patches, merged 2 x 2)
+LEVEL = 2  # of zlib-ng, from 1 to 9
 TRIES = 64  # places tried for a box before all boxes are placed anew
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first outside
 
@@ -65,7 +68,31 @@ def _scale(shades: int) -> NDArray[np.float32]:
 
 
 def png(image: Image.Image) -> bytes:
-    """The image as PNG, compressed for speed: a fifth larger than zlib's default makes it, in a third of the time."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    """The image as PNG.
+
+    One with a palette is compressed by zlib-ng in one go: a seventh smaller than by Pillow, which compresses row by
+    row, and in half the time.
+    """
+    if image.mode != "P" or image.info:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    width, height = image.size
+    rows = np.empty((height, width + 1), dtype=np.uint8)
+    rows[:, 0] = 0  # each row is as it is, and no difference to others (filter type 0)
+    rows[:, 1:] = np.asarray(image)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),  # 8 bits a pixel, with a palette
+            _chunk(b"PLTE", bytes(image.getpalette() or ())),
+            _chunk(b"IDAT", zlib_ng.compress(rows, LEVEL)),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file (https://www.w3.org/TR/png-3/#5Chunk-layout)."""
+    named = kind + data
+    return struct.pack(">I", len(data)) + named + struct.pack(">I", zlib_ng.crc32(named))

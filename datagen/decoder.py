@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datagen.canvas import paint
 from datagen.options import Option, one_of, whole
+from datagen.words import ALPHABETS
 
 SHADES = 32  # from paper to ink: enough for smooth letters, and faster to compress than 256
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = ALPHABETS[26]
 FONTS = {"sans": "DejaVuSans.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}
 OPTIONS = (
     Option("font", "sans", one_of(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them"),
@@ -25,22 +26,27 @@ OPTIONS = (
 )
 
 
-def draw_decoder(rng: np.random.Generator, pairs: list[tuple[str, str]], options: Mapping[str, Any]) -> Image.Image:
-    """The pairs (coded, plain) as a table in random order: in each entry an arrow between the two letters."""
+def draw_decoder(rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]) -> Image.Image:
+    """A table in random order of what each coded letter stands for: in each entry an arrow between the two letters."""
     font = options["font"] if options["font"] != "any" else str(rng.choice(list(FONTS)))
-    flat = table([pairs[i] for i in rng.permutation(len(pairs)).tolist()], font, options["cell"])
+    flat = table(entries(coded, plain)[rng.permutation(len(coded))], font, options["cell"])
     if not options["noise"]:
         return paint(rng, flat, SHADES)
     change = rng.integers(-options["noise"], options["noise"], size=flat.shape, endpoint=True)
     return paint(rng, np.clip(flat * (255 / (SHADES - 1)) + change, 0, 255).astype(np.uint8))
 
 
-def table(pairs: list[tuple[str, str]], font: str, cell: int) -> NDArray[np.uint8]:
-    """Ink (0 to 31) of the pairs row by row, each in two cells; two pairs side by side, three for over 13."""
-    columns = 2 if len(pairs) <= 13 else 3
-    numbers = [LETTERS.index(coded) * len(LETTERS) + LETTERS.index(plain) for coded, plain in pairs]
-    numbers += [-1] * (-len(pairs) % columns)
-    inks: NDArray[np.uint8] = _entries(font, cell)[np.array(numbers).reshape(-1, columns)]
+def entries(coded: str, plain: str) -> NDArray[np.int64]:
+    """The number of the entry for each coded letter and what it stands for, as `table` takes them."""
+    rows, columns = (np.frombuffer(text.encode(), dtype=np.uint8) - np.int64(ord("a")) for text in (coded, plain))
+    return rows * len(LETTERS) + columns
+
+
+def table(numbers: NDArray[np.int64], font: str, cell: int) -> NDArray[np.uint8]:
+    """Ink (0 to 31) of the entries row by row, each in two cells; two side by side, three where there are over 13."""
+    columns = 2 if len(numbers) <= 13 else 3
+    full = np.concatenate((numbers, np.full(-len(numbers) % columns, -1)))
+    inks: NDArray[np.uint8] = _entries(font, cell)[full.reshape(-1, columns)]
     return inks.swapaxes(1, 2).reshape(-1, columns * 2 * cell)
 
 

@@ -1,4 +1,4 @@
-"""Where shards are drawn: in worker processes on this machine, or on a Ray cluster. The bytes are the same."""
+"""Where shards are drawn and checked: by processes on this machine, or on a Ray cluster. The bytes are the same."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import multiprocessing
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.connection import wait
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from datagen.errors import UserError, need
-from datagen.recipe import Recipe, Shard
-from datagen.rows import draw_shard
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Engine = Callable[[Path, Recipe, list[Shard], "Mapping[str, pa.Schema]"], Iterator[int]]
-"""Draws shards into a folder, in any order; gives the number of images of each as it is done."""
+Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+"""Calls a function with each of some items, as `map` does; gives what it returns, in any order, as each is done."""
 
 
 def processes(workers: int) -> Engine:
@@ -31,12 +25,11 @@ def processes(workers: int) -> Engine:
     return partial(_in_processes, workers)
 
 
-def _in_processes(
-    workers: int, folder: Path, recipe: Recipe, shards: list[Shard], schema: Mapping[str, pa.Schema]
-) -> Iterator[int]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, min(workers, len(shards))), context, initializer=_end_with_parent) as pool:
-        futures = [pool.submit(draw_shard, folder, recipe, shard, schema) for shard in shards]
+def _in_processes(workers: int, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    context = multiprocessing.get_context("forkserver")  # which imports once for all workers
+    context.set_forkserver_preload(["datagen.rows"])
+    with ProcessPoolExecutor(max(1, min(workers, len(items))), context, initializer=_end_with_parent) as pool:
+        futures = [pool.submit(function, item) for item in items]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -62,9 +55,7 @@ def ray_cluster(address: str) -> Engine:
     return partial(_on_ray, address)
 
 
-def _on_ray(
-    address: str, folder: Path, recipe: Recipe, shards: list[Shard], schema: Mapping[str, pa.Schema]
-) -> Iterator[int]:
+def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     import ray
 
     try:
@@ -75,11 +66,15 @@ def _on_ray(
     except (OSError, ValueError) as error:
         raise UserError(f"there is no Ray cluster at {address}: start one, and name it with --ray-address") from error
     # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
-    draw = ray.remote(draw_shard).options(max_retries=-1)
-    pending = [draw.remote(folder, recipe, shard, schema) for shard in shards]
+    call = ray.remote(_call).options(max_retries=-1)
+    pending = [call.remote(function, item) for item in items]
     try:
         while pending:
             done, pending = ray.wait(pending)
             yield from ray.get(done)
     finally:
         ray.shutdown()
+
+
+def _call(function: Callable[[Any], Any], item: Any) -> Any:
+    return function(item)  # for Ray, which takes no partial function

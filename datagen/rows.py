@@ -74,7 +74,7 @@ def material_of(source: str, split: str) -> Any:
     return load_source(source).of_split(split)
 
 
-def draw_shard(folder: Path, recipe: Recipe, shard: Shard, schema: Mapping[str, pa.Schema]) -> int:
+def draw_shard(folder: Path, recipe: Recipe, schema: Mapping[str, pa.Schema], shard: Shard) -> int:
     """Draw a shard and write its two files; returns its number of images."""
     spec = DATASETS[recipe.dataset]
     raw = [raw_row(spec, recipe, shard.split, index) for index in range(shard.start, shard.stop)]

@@ -7,6 +7,7 @@ word alone).
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -83,14 +84,11 @@ def load_words() -> Words:
     from wordfreq import top_n_list
 
     words, stems = blocked()
+    of_a_stem = re.compile("|".join(map(re.escape, stems))).search
     return Words(
         tuple(
             (rank, word)
             for rank, word in enumerate(top_n_list("en", MOST), start=1)
-            if len(word) >= 3
-            and word.isascii()
-            and word.isalpha()
-            and word not in words
-            and not any(stem in word for stem in stems)
+            if len(word) >= 3 and word.isascii() and word.isalpha() and word not in words and not of_a_stem(word)
         )
     )

@@ -49,7 +49,7 @@ def test_the_task_of_the_readme_is_a_dataset_like_any_other(tmp_path: Path, monk
             check(spec, *([monkeypatch] if "monkeypatch" in check.__annotations__ else []))
     recipe = make_recipe(spec.name, size=20, seed=0)
     for shard in plan(recipe):  # here and not in workers, which do not know a task that this test alone has
-        draw_shard(tmp_path / "built", recipe, shard, schemas(spec))
+        draw_shard(tmp_path / "built", recipe, schemas(spec), shard)
     write_manifest(tmp_path / "built", recipe)
     for row in open_dataset(tmp_path / "built").questions("test"):
         assert row["answer"] == str(max(row["digits"]))

@@ -45,7 +45,7 @@ def disguise(
         coded = message.translate(str.maketrans(key + " ", letters + "_"))
         if coded != message.replace(" ", "_"):
             break
-    image = draw_decoder(rng, list(zip(letters, key, strict=True)), options)
+    image = draw_decoder(rng, letters, key, options)
     return Drawing(image, {"message": message, "coded_message": coded, "key": key, **more})
 
 
@@ -55,7 +55,7 @@ def exchange(rng: np.random.Generator, example: Truth, options: Mapping[str, Any
     first = str(rng.choice(sorted(set(example["message"]) - {" "})))
     second = str(rng.choice([letter for letter in key if letter != first]))
     swap = str.maketrans(first + second, second + first)
-    image = draw_decoder(rng, list(zip(letters, key.translate(swap), strict=True)), options)
+    image = draw_decoder(rng, letters, key.translate(swap), options)
     return Drawing(image, {"message": example["message"].translate(swap), "key": key.translate(swap)})
 
 

@@ -59,12 +59,13 @@ def test_a_node_that_is_killed_loses_and_doubles_no_shard(
     out = tmp_path / "messages"
     drawn: list[int] = []
 
-    def engine(*words: Any) -> Iterator[int]:
-        for images in ray_cluster(machines.address)(*words):
-            drawn.append(images)
-            if len(drawn) == 2:
-                machines.remove_node(nodes[0], allow_graceful=False)
-            yield images
+    def engine(function: Any, items: list[Any]) -> Iterator[Any]:
+        for done in ray_cluster(machines.address)(function, items):
+            if isinstance(done, int):  # images, and no hash
+                drawn.append(done)
+                if len(drawn) == 2:
+                    machines.remove_node(nodes[0], allow_graceful=False)
+            yield done
 
     assert build(recipe(), out, engine)
     assert sum(drawn) == 6000
@@ -104,8 +105,8 @@ def store(tmp_path: Path) -> Iterator[str]:
 def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dict[str, str], tmp_path: Path) -> None:
     from upath import UPath
 
-    def stops(*words: Any) -> Iterator[int]:
-        engine = processes(1)(*words)
+    def stops(function: Any, items: list[Any]) -> Iterator[Any]:
+        engine = processes(1)(function, items)
         yield next(engine)
         raise KeyboardInterrupt
 
@@ -126,8 +127,8 @@ def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dic
 
 
 def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:
-    def forgetful(folder: Path, one: Recipe, shards: list[Any], schema: Any) -> Iterator[int]:
-        yield from processes(1)(folder, one, shards[1:], schema)
+    def forgetful(function: Any, items: list[Any]) -> Iterator[Any]:
+        yield from processes(1)(function, items[1:])
 
     with pytest.raises(UserError, match="1 shards were drawn and are not in"):
         build(recipe(size=20), tmp_path / "messages", forgetful)

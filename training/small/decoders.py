@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datagen.canvas import paint
-from datagen.decoder import FONTS, SHADES, table
+from datagen.decoder import FONTS, SHADES, entries, table
 from datagen.sources import SIDE
 from datagen.words import ALPHABETS, Words, load_words
 
@@ -51,8 +51,9 @@ def draw(rng: np.random.Generator, words: Words, alphabet: int, size: int) -> De
     for _ in range(size):
         coded = ALPHABETS.get(alphabet) or "".join(rng.choice(list(ALPHABETS[26]), alphabet, replace=False))
         plain = words.key(rng, alphabet) if alphabet in ALPHABETS else "".join(rng.permutation(list(coded)))
-        pairs = [(coded[i], plain[i]) for i in rng.permutation(alphabet)]
-        ink = table(pairs, str(rng.choice(list(FONTS))), SIDE)
+        order = rng.permutation(alphabet)
+        pairs = [(coded[i], plain[i]) for i in order]
+        ink = table(entries(coded, plain)[order], str(rng.choice(list(FONTS))), SIDE)
         shown = "".join(map("".join, pairs)).ljust(ink.size // SIDE**2)
         images.append(torch.from_numpy(np.array(paint(rng, ink, SHADES).convert("RGB"))))
         letters.append(shown)

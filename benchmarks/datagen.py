@@ -1,38 +1,40 @@
 """Speed and memory of `r1vlm-data build`, beside its floor and the plain way: `python -m benchmarks.datagen`.
 
-Everything is measured in one run on the machine it is on, end to end, both configs on disk, start of the workers
-included. The floor encodes the same pixels as PNG and writes the bytes, nothing else, in one process: once as Pillow
-does it for an RGB image if nothing is said, as `datasets` and most scripts do, and once as r1vlm encodes them. The
-plain way is how such data sets are usually written: every cell drawn by Pillow, rows kept in a list,
-`Dataset.from_list`, and `to_parquet` for each config.
+Everything is measured in one run on the machine it is on, end to end, both configs on disk, start of the workers,
+words, proof and card included; each build in a process of its own. The floor encodes the same pixels as PNG and writes
+the bytes, nothing else, in one process: once as Pillow does it for an RGB image if nothing is said, as `datasets` and
+most scripts do, and once as r1vlm encodes them. The plain way is how such data sets are usually written: every cell
+drawn by Pillow, rows kept in a list, `Dataset.from_list`, and `to_parquet` for each config.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import statistics
 import string
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import psutil
 from PIL import Image, ImageDraw, ImageFont
 
-from datagen.build import build
 from datagen.canvas import png
 from datagen.decoder import FONTS
-from datagen.engines import processes
 from datagen.randomness import stream
 from datagen.recipe import make_recipe
 from datagen.rows import material_of
 from datagen.tasks import DATASETS
 
 SIZE = int(os.environ.get("SIZE", "100000"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SAMPLE = 2000  # images of the floor and of the plain way
 
 
@@ -43,10 +45,45 @@ def rate(work: Callable[[], object], images: int) -> float:
     return images / (time.perf_counter() - started)
 
 
-def ours(name: str, workers: int) -> float:
-    """Images a second of a whole build."""
+BUILD = """
+import sys, tempfile, time
+from pathlib import Path
+from datagen.build import build
+from datagen.engines import processes
+from datagen.recipe import make_recipe
+if __name__ == "__main__":
+    name, size, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     with tempfile.TemporaryDirectory() as folder:
-        return rate(lambda: build(make_recipe(name, size=SIZE, seed=0), Path(folder) / name, processes(workers)), SIZE)
+        started = time.perf_counter()
+        build(make_recipe(name, size=size, seed=0), Path(folder) / name, processes(workers))
+        print(time.perf_counter() - started)
+"""
+
+
+def ours(name: str, workers: int, size: int = SIZE) -> tuple[float, float]:
+    """Images a second of a whole build in a process of its own, and MiB at the peak of it and all its workers."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "build.py"
+        script.write_text(BUILD)
+        command = [sys.executable, str(script), name, str(size), str(workers)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as done:
+            most = 0
+            while done.poll() is None:
+                most = max(most, memory(done.pid))
+                time.sleep(0.5)  # looking takes time of the processor too
+            said = done.stdout.read() if done.stdout else b""
+    return size / float(said), most / 2**20
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process and its descendants hold, what they share counted for each."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+    return total
 
 
 def floors(name: str) -> tuple[float, float]:
@@ -105,27 +142,14 @@ def plain(folder: str) -> None:
     Dataset.from_list(questions).to_parquet(f"{folder}/r1.parquet")
 
 
-def peak(size: int) -> float:
-    """MiB at the peak of a build of messages in a process of its own: its own, and its largest worker's."""
-    code = (
-        "import resource, tempfile; from pathlib import Path; from datagen.build import build\n"
-        "from datagen.engines import processes; from datagen.recipe import make_recipe\n"
-        "if __name__ == '__main__':\n"
-        "    with tempfile.TemporaryDirectory() as folder:\n"
-        f"        build(make_recipe('messages', size={size}, seed=0), Path(folder) / 'd', processes(1))\n"
-        "    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
-        "    print(sum(peaks))\n"
-    )
+def by_hand() -> float:
+    """Messages a second the plain way."""
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "peak.py"
-        script.write_text(code)
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True, env=environment)
-    return int(done.stdout) / 1024
+        return rate(lambda: plain(folder), SAMPLE)
 
 
 def main() -> None:
-    """Print the table, and the ratios."""
+    """Print the table, and the ratios: for messages the medians of some rounds, each of which measures all anew."""
     from datasets import disable_progress_bars  # here, so that it takes no time of the plain way, and none of a worker
 
     disable_progress_bars()
@@ -138,17 +162,22 @@ def main() -> None:
         f"{cores} workers, as a ratio",
     )
     print(f"| {' | '.join(columns)} |\n|---" + "|---:" * (len(columns) - 1) + "|")
-    rates = {}
+    faster: dict[int, list[float]] = {1: [], cores: []}
     for name in DATASETS:
-        one, every = rates[name] = (ours(name, 1), ours(name, cores))
-        shares = " | ".join(f"{one / floor:.2f}" for floor in floors(name))
-        print(f"| {name} | {one:.0f} | {shares} | {every / one:.2f} |", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        by_hand = rate(lambda: plain(folder), SAMPLE)
-    one, every = rates["messages"]
-    faster = f"{one / by_hand:.1f} times as fast with one worker, {every / by_hand:.1f} times with {cores}"
-    print(f"\nMessages the plain way: {by_hand:.0f} images/s; ours is {faster}.")
-    small, large = peak(10_000), peak(100_000)
+        found = []
+        for _ in range(ROUNDS if name == "messages" else 1):
+            one, every, floor = ours(name, 1)[0], ours(name, cores)[0], floors(name)
+            found.append((one, one / floor[0], one / floor[1], every / one))
+            if name == "messages":
+                plainly = by_hand()
+                faster[1].append(one / plainly)
+                faster[cores].append(every / plainly)
+        one, *shares = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"| {name} | {one:.0f} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
+    for workers, times in faster.items():
+        low, middle, high = min(times), statistics.median(times), max(times)
+        print(f"Messages with {workers} workers: {middle:.1f} times the plain way ({low:.1f} to {high:.1f}).")
+    small, large = (ours("messages", 1, size)[1] for size in (10_000, 100_000))
     print(f"Peak memory: {small:.0f} MiB at 10,000 messages, {large:.0f} MiB at 100,000: {large / small:.2f} times.")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -21,13 +22,14 @@ Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
 def processes(workers: int) -> Engine:
-    """Worker processes on this machine."""
+    """Worker processes on this machine, forked by one that imports for all of them, and begins with it now."""
+    forkserver.set_forkserver_preload(["datagen.rows"])
+    forkserver.ensure_running()
     return partial(_in_processes, workers)
 
 
 def _in_processes(workers: int, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    context = multiprocessing.get_context("forkserver")  # which imports once for all workers
-    context.set_forkserver_preload(["datagen.rows"])
+    context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(max(1, min(workers, len(items))), context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,31 @@ def test_cold_start_trains_on_the_asked_number_of_traces(
     record = json.loads((out / "final" / "r1vlm.json").read_text())
     assert record["shown"] == "8 steps of supervised training on 12 correct traces of sum."
     assert record["tasks"] == ["sum"]
+
+
+LOOKING = """
+import os, sys, torch
+from training import cli
+def looked(look, *given):
+    print("looked at", os.environ["CUDA_VISIBLE_DEVICES"] or "none", flush=True)
+    return look(*given)
+for name in ("is_available", "device_count", "current_device"):
+    setattr(torch.cuda, name, lambda *given, look=getattr(torch.cuda, name): looked(look, *given))
+cli.main()
+"""
+
+
+def test_torch_looks_for_gpus_when_all_others_are_hidden(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", LOOKING, *map(str, words), "--cold-start", "--traces", "4", "--steps", "1"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,6"}
+    done = subprocess.run(
+        [*command, "--set", "bf16=false"], check=False, capture_output=True, text=True, timeout=300, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert {line for line in done.stdout.splitlines() if line.startswith("looked")} == {"looked at 5"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from datagen.sources import SIDE
 CANVAS = 84  # pixels: 3 x 3 merged patches of Qwen2.5-VL (14-pixel patches, merged 2 x 2)
 LEVEL = 2  # of zlib-ng, from 1 to 9
 TRIES = 64  # places tried for a box before all boxes are placed anew
+DARK, LIGHT = range(64), range(224, 256)  # values of red, green and blue
+LOW, HIGH = np.repeat([DARK.start, LIGHT.start], 3), np.repeat([DARK.stop, LIGHT.stop], 3)
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first outside
 
 
@@ -55,16 +57,18 @@ def paint(rng: np.random.Generator, ink: NDArray[np.uint8], shades: int = 256) -
     It has a palette of the shades between the two: a third of RGB's bytes to encode, and half of them to store. The
     tints are hard to see; they make it practically impossible that two examples are the same image.
     """
-    dark = rng.integers(0, 64, size=3)
-    light = rng.integers(224, 256, size=3)
+    tints = rng.integers(LOW, HIGH)
     image = Image.fromarray(ink)
-    image.putpalette(np.rint(light + (dark - light) * _scale(shades)).astype(np.uint8).tobytes())
+    image.putpalette(_ramps(shades)[tints[:3], tints[3:] - LIGHT.start].T.tobytes())
     return image
 
 
 @cache
-def _scale(shades: int) -> NDArray[np.float32]:
-    return np.linspace(0, 1, shades, dtype=np.float32)[:, None]
+def _ramps(shades: int) -> NDArray[np.uint8]:
+    """The shades from light to dark for each value of both: (dark, light, shades)."""
+    dark, light = np.array(DARK)[:, None, None], np.array(LIGHT)[:, None]
+    ramps: NDArray[np.float64] = np.rint(light + (dark - light) * np.linspace(0, 1, shades, dtype=np.float32))
+    return ramps.astype(np.uint8)
 
 
 def png(image: Image.Image) -> bytes:

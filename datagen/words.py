@@ -13,9 +13,10 @@ from functools import cache, cached_property
 from importlib.resources import files
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datagen.errors import UserError
-from datagen.sources import hash_of, split_of
+from datagen.sources import SPLITS, hash_of, split_of
 
 MOST = 50_000  # by rank; rarer "words" are names and misspellings
 # The commonest letters first: a smaller alphabet still has words.
@@ -34,11 +35,16 @@ class Words:
         """SHA-256 over all words and ranks."""
         return hashlib.sha256(repr(self.ranked).encode()).hexdigest()
 
+    @cached_property
+    def _parts(self) -> dict[str, Words]:
+        parts: dict[str, list[tuple[int, str]]] = {split: [] for split in SPLITS}
+        for rank, word in self.ranked:
+            parts[split_of(hash_of(word.encode()))].append((rank, word))
+        return {split: Words(tuple(part), split) for split, part in parts.items()}
+
     def of_split(self, split: str) -> Words:
         """The words of one split; it also gives the cipher keys of that split."""
-        return Words(
-            tuple((rank, word) for rank, word in self.ranked if split_of(hash_of(word.encode())) == split), split
-        )
+        return self._parts[split]
 
     def pick(
         self, rng: np.random.Generator, count: int, *, most: int, letters: tuple[int, int], alphabet: int
@@ -58,11 +64,16 @@ class Words:
 
     def key(self, rng: np.random.Generator, alphabet: int) -> str:
         """A random key of this split: its i-th letter is what the alphabet's i-th letter stands for."""
-        letters = list(ALPHABETS[alphabet])
+        letters = _letters(alphabet)
         while True:
             key = "".join(rng.permutation(letters).tolist())
             if split_of(hash_of(key.encode())) == self.split:
                 return key
+
+
+@cache
+def _letters(alphabet: int) -> NDArray[np.str_]:
+    return np.array(list(ALPHABETS[alphabet]))
 
 
 @cache  # a worker asks for few combinations, millions of times

@@ -22,7 +22,7 @@ from datagen.columns import schemas
 from datagen.engines import Engine
 from datagen.errors import UserError
 from datagen.files import is_remote, look_again, write_json
-from datagen.manifest import MANIFEST, check_files, read_json, write_manifest
+from datagen.manifest import MANIFEST, check_files, read_json, versions, write_manifest
 from datagen.recipe import Recipe, Shard, plan
 from datagen.rows import draw_shard, raw_row
 from datagen.sources import SPLITS, load_source
@@ -87,12 +87,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _claim(work: Path, recipe: Recipe) -> None:
-    """Note whose shards these are, or find that they belong to another recipe."""
-    note = work / RECIPE
+    """Note whose shards these are, or find that they belong to another recipe, or were drawn by other libraries."""
+    note, ours = work / RECIPE, {"recipe": recipe.as_json(), "versions": versions()}
     if not note.exists():
-        write_json(note, recipe.as_json())
-    elif read_json(note) != recipe.as_json():
-        raise UserError(f"{work} holds an unfinished build of another recipe: delete it, or name another --out")
+        write_json(note, ours)
+    elif read_json(note) != ours:
+        raise UserError(
+            f"{work} holds an unfinished build of another recipe or other versions: delete it, or name another --out"
+        )
 
 
 def _draw_missing(work: Path, recipe: Recipe, engine: Engine) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from datagen.errors import UserError, need
 
+SAFE = "PYTHONSAFEPATH"
 Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Calls a function with each of some items, as `map` does; gives what it returns, in any order, as each is done."""
 
@@ -24,7 +25,11 @@ Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 def processes(workers: int) -> Engine:
     """Worker processes on this machine, forked by one that imports for all of them, and begins with it now."""
     forkserver.set_forkserver_preload(["datagen.rows"])
+    before = os.environ.get(SAFE)
+    os.environ[SAFE] = "1"  # else Python 3.11 to 3.13 look for it in the current folder first
     forkserver.ensure_running()
+    if before is None:
+        del os.environ[SAFE]
     return partial(_in_processes, workers)
 
 

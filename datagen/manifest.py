@@ -109,6 +109,11 @@ def shown_questions(recipe: Recipe) -> list[dict[str, Any]]:
     return [question for questions in asked for question in questions[: -(-3 // len(asked))]]
 
 
+def versions() -> dict[str, str]:
+    """The versions of what the bytes depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
 def tables_of(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
     """Rows, bytes uncompressed and bytes stored, of each split of each config."""
     tables: dict[str, dict[str, dict[str, int]]] = {}
@@ -135,7 +140,7 @@ def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str], engine
         "recipe": recipe.as_json(),
         "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "source_sha256": load_source(recipe.source).fingerprint,
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": versions(),
         "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
         "splits": prove(folder, spec, engine),
         "tables": tables_of(folder),

@@ -18,7 +18,7 @@ from datagen.cards import CARD
 from datagen.columns import schemas
 from datagen.errors import UserError
 from datagen.files import sha256
-from datagen.manifest import MANIFEST, card_of, example_files, make_manifest, read_manifest
+from datagen.manifest import LIBRARIES, MANIFEST, card_of, example_files, make_manifest, read_manifest
 from datagen.options import as_text
 from datagen.recipe import Recipe, Shard, make_recipe, plan
 from datagen.rows import question_id, questions_of, raw_row, row_id
@@ -75,8 +75,8 @@ def _verify(folder: Path, manifest: dict[str, Any], every: bool) -> Proof:
 def other_versions(manifest: dict[str, Any]) -> list[str]:
     """The libraries that have another version here than the one noted, as `numpy 2.3 then, 2.4 here`."""
     noted = manifest.get("versions")
-    known = noted.items() if isinstance(noted, dict) else []
-    return [f"{name} {then} then, {version(name)} here" for name, then in known if then != version(name)]
+    then = dict.fromkeys(LIBRARIES, "none") | (noted if isinstance(noted, dict) else {})
+    return [f"{name} {was} then, {version(name)} here" for name, was in then.items() if was != version(name)]
 
 
 def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[Recipe, DatasetSpec]:

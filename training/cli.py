@@ -17,7 +17,7 @@ from datagen.options import whole
 from training.config import Run, Stage
 from training.hardware import keep_gpus, visible_gpus
 from training.model import DEFAULT_MODEL, SMALL
-from training.rank import LAUNCHED, is_main, is_trainer, leave
+from training.rank import FOLLOWED, LAUNCHED, is_main, is_trainer, leave
 from training.recipe import read_recipe, recipe_for
 
 if TYPE_CHECKING:
@@ -164,25 +164,32 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
         plan, why = plan_of(arguments, owner, asked, recipe)
         asked = place(plan, why, asked)
         launches = plan.preset.launched and not by_us
+    before = dict(os.environ)
     if not is_trainer():
         keep_gpus(0 if arguments.hardware == "cpu" or (plan is not None and not plan.preset.gpus) else 1)
+    if plan is not None and plan.preset.gpus and not launches:
+        check_torch()
     if stage == "grpo" and model in SMALL:  # it has never seen the R1 format
-        first = replace(asked, stage="cold_start", out=str(out / COLD_START), hardware={})
-        first = replace(first, settings=settings(arguments, recipe, "cold_start", own=False))
-        if not launches and not last.exists():
+        if not launches and not last.exists():  # TRL's rule on batches needs all processes that train
             trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
-        asked = replace(asked, model=str(execute(first, watchdog)))
+        asked = replace(asked, model=str(execute(cold_start_of(arguments, asked, recipe), watchdog)))
     if plan is not None and launches:
         launch_plan(plan, why, asked, watchdog)
     else:
         execute(asked, watchdog, preflight=arguments.preflight)
-    if is_main() and (not by_us or arguments.nodes is not None):  # else the launcher does, when the GPUs are free
+    if is_main() and FOLLOWED not in os.environ:  # else the launcher does, when the GPUs are free
         print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
         if to is not None:
             print(publish_checkpoint(last, to), flush=True)
     leave()
     if stage == "grpo" and arguments.report and not is_trainer():
-        report(last, locate(asked.model), out)
+        report(last, locate(asked.model), out, before)
+
+
+def cold_start_of(arguments: argparse.Namespace, asked: Run, recipe: str) -> Run:
+    """The cold start before a run of GRPO."""
+    own = settings(arguments, recipe, "cold_start", own=False)
+    return replace(asked, stage="cold_start", out=str(Path(asked.out) / COLD_START), hardware={}, settings=own)
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -194,8 +201,8 @@ def check_options(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{option.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
 
-def report(after: Path, before: Path, out: Path) -> None:
-    """Become `r1vlm-eval`, which scores both checkpoints on the test split and writes the report.
+def report(after: Path, before: Path, out: Path, environment: dict[str, str]) -> None:
+    """Become `r1vlm-eval` in an environment; it scores both checkpoints on the test split and writes the report.
 
     Become, and not call: what training holds of the GPU's memory is free then, and nothing of evaluation is imported.
     """
@@ -206,7 +213,18 @@ def report(after: Path, before: Path, out: Path) -> None:
         return
     words = [str(after), "--baseline", str(before), "--out", str(out / "report"), "--report"]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "evaluation.cli", *words])  # noqa: S606 - there is no shell to fool
+    command = [sys.executable, "-m", "evaluation.cli", *words]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - there is no shell to fool
+
+
+def check_torch() -> None:
+    """Raise a `UserError` where torch can't use the GPUs that are there: it would train on the CPU, and not say so."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "torch can't use the GPU that is there: see r1vlm-train --doctor, or train on the CPU with --hardware cpu"
+        )
 
 
 def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Plan, str]:
@@ -349,7 +367,7 @@ def claim(out: Path, asked: Run) -> None:
     flat = [{**{k: v for k, v in run.items() if k not in apart}, **run["settings"]} for run in (noted, wanted)]
     for name in {**flat[0], **flat[1]}:
         was, now = flat[0].get(name), flat[1].get(name)
-        if was != now:
+        if was != now and name != "save_total_limit":  # which changes no step
             raise UserError(
                 f"the run in {out} was started with {name}={was!r}, not {now!r}: repeat that, or name another --out"
             )

@@ -26,7 +26,7 @@ def describe(plan: Plan, why: str) -> str:
         *_gpus(plan),
         "",
         *_table(plan),
-        f"disk: a checkpoint takes {gib(plan.disk.checkpoint)}, and there are up to {plan.disk.most} at a time",
+        f"disk: a checkpoint takes {gib(plan.disk.checkpoint)}, and there are up to {plan.disk.most:g} at a time",
     ]
     if not plan.jobs:
         command = f"r1vlm-train {shlex.join(plan.asked.words)} --hardware {preset.name}"

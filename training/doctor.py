@@ -18,7 +18,8 @@ from training.memory import GIB
 from training.placement import free_disk
 from training.plan import Ports
 
-ROOM = {"disk, runs": 84, "disk, models": 8}  # GiB: two checkpoints of 3B with the optimizer's states, its weights
+# GiB: of 3B three checkpoints with the optimizer's states (two are kept, one is written), and its weights
+ROOM = {"disk, runs": 126, "disk, models": 8}
 
 
 @dataclass(frozen=True)

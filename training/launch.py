@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from datagen.errors import UserError
 from datagen.files import METRICS
 from training.guard import adopt_orphans, descendants, end_all, send
 from training.plan import Job, Plan, Ports, make_plan
+from training.rank import FOLLOWED
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 FAILED, HUNG, INTERRUPTED = 1, 124, 130  # exit codes; 124 as of timeout(1)
@@ -74,7 +75,8 @@ def launch(plan: Plan, *, watchdog: float) -> int:
     """
     plan = make_plan(plan.asked, plan.preset, plan.machine, free_ports())
     jobs = {job.name: job for job in plan.jobs}
-    return supervise(plan.asked.out, jobs["trainer"], jobs.get("server"), plan.ports.server, watchdog)
+    trainer = replace(jobs["trainer"], environment=jobs["trainer"].environment | {FOLLOWED: "1"})
+    return supervise(plan.asked.out, trainer, jobs.get("server"), plan.ports.server, watchdog)
 
 
 def supervise(out: Path, trainer: Job, server: Job | None, port: int, watchdog: float) -> int:

@@ -338,24 +338,30 @@ def _host(model: Shape, work: Work, preset: Preset) -> Parts:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of a checkpoint, and the most that are there at once, the one that is being written among them."""
+    """Bytes of a checkpoint, and the most that are there at once, the one that is being written among them.
+
+    Infinitely many are where a run has no last step and keeps all of them.
+    """
 
     checkpoint: float
-    most: int
+    most: float
 
 
 def disk(model: Shape, work: Work, preset: Preset, settings: Mapping[str, Any]) -> Disk:
     """What the checkpoints of a run take, with everything that --resume needs."""
-    trained, sharded = _trained(model, work), preset.sharding in ("zero2", "zero3")
-    weights = (2.0 if sharded else 4.0) * (trained if work.lora_rank else model.parameters)
-    states = (12.0 if sharded else 8.0) * trained  # Adam's two, and DeepSpeed's own float32 weights
-    reference = (2.0 if sharded else 4.0) * model.parameters if work.synced else 0.0
-    steps, every = settings.get("max_steps") or 0, settings.get("save_steps") or 500
-    saved = max(1, -(-steps // int(every)))
-    limit = settings.get("save_total_limit") or saved
-    if settings.get("eval_steps") is not None:
-        limit = max(2, limit)  # the best is kept beside the last
-    return Disk(weights + states + reference, min(saved, limit + 1))
+    trained, deepspeed = _trained(model, work), preset.sharding in ("zero2", "zero3")
+    weights = (2.0 if deepspeed else 4.0) * (trained if work.lora_rank else model.parameters)
+    if preset.sharding in ("zero2", "fsdp2"):
+        weights *= 2  # once for whoever loads the model, once for --resume; ZeRO-3 leaves the second out
+    states = (12.0 if deepspeed else 8.0) * trained  # Adam's two, and DeepSpeed's own float32 weights
+    reference = (2.0 if deepspeed else 4.0) * model.parameters if work.synced else 0.0
+    steps, limit = settings.get("max_steps") or 0, settings.get("save_total_limit")
+    rests = [settings.get("save_steps") or 500, settings.get("eval_steps") or math.inf]  # below 1 they are shares
+    every = min(rest * steps if rest < 1 else rest for rest in rests)
+    saved = math.ceil(steps / every) if steps > 0 else math.inf
+    if limit is not None:  # the best is kept beside the last, and another is written before one is deleted
+        saved = min(saved, (max(2, limit) if settings.get("eval_steps") else limit) + 1)
+    return Disk(weights + states + reference, saved)
 
 
 def gib(size: float) -> str:

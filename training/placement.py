@@ -23,6 +23,7 @@ from training.model import DEFAULT_MODEL, locate
 from training.plan import Asked, Machine, Plan, decide, largest_question, make_plan, refuse
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
+ENOUGH = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
 ASSUMED = 80 * GIB  # memory of a GPU that can't be seen
 RUN_FILE = "run.json"
 PLACING = {"--hardware": True, "--nodes": True, "--gpu-memory": True, "--dry-run": False}  # and whether a value follows
@@ -133,11 +134,12 @@ def enough(plan: Plan, gpus: list[GPU]) -> None:
     if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"{preset.name} trains with DeepSpeed: install it with  pip install 'r1vlm[deepspeed]'")
     refuse(plan)
-    free = free_disk(plan.asked.out)
-    if free < plan.disk.checkpoint:
+    out, each, most = plan.asked.out, plan.disk.checkpoint, min(plan.disk.most, ENOUGH)
+    there = len(list(out.glob("checkpoint-*")))
+    if (free := free_disk(out)) < (most - min(there, most - 1)) * each:
         raise UserError(
-            f"a checkpoint takes {gib(plan.disk.checkpoint)}, and {gib(free)} are free at {plan.asked.out}: free some, "
-            "or name another disk with --out"
+            f"checkpoints take {gib(each)} each, {most:g} at a time, and {gib(free)} are free at {out}: free some, "
+            "name another disk with --out, or keep fewer with --set save_total_limit=1"
         )
 
 

@@ -6,7 +6,8 @@ import gc
 import os
 import sys
 
-LAUNCHED = "R1VLM_LAUNCHED"  # in the environment of a trainer that r1vlm-train has started
+# In the environment of a trainer: a plan of r1vlm-train has started it; and a launcher goes on when it has ended.
+LAUNCHED, FOLLOWED = "R1VLM_LAUNCHED", "R1VLM_FOLLOWED"
 
 
 def is_main() -> bool:

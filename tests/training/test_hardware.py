@@ -271,17 +271,23 @@ def test_a_7b_with_adapters_is_refused_where_it_would_be_put_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "bytes_each", "most"),
+    ("preset", "settings", "bytes_each", "most"),
     [
-        ({}, 12, 3),  # 4 of weights, 8 of Adam; two are kept, and one is written
-        ({"save_total_limit": 1, "eval_steps": 50}, 12, 3),  # the best beside the last
-        ({"max_steps": 50}, 12, 1),
-        ({"save_total_limit": None, "max_steps": 1000}, 12, 20),
-        ({"beta": 0.001, "sync_ref_model": True}, 16, 3),
+        ("1gpu", {}, 12, 3),  # 4 of weights, 8 of Adam; two are kept, and one is written
+        ("1gpu", {"save_total_limit": 1, "eval_steps": 50}, 12, 3),  # the best beside the last
+        ("1gpu", {"max_steps": 50}, 12, 1),
+        ("1gpu", {"max_steps": 40, "eval_steps": 10}, 12, 3),
+        ("1gpu", {"max_steps": 40, "save_steps": 0.25}, 12, 3),
+        ("1gpu", {"save_total_limit": None, "max_steps": 1000}, 12, 20),
+        ("1gpu", {"save_total_limit": None, "max_steps": -1}, 12, float("inf")),
+        ("1gpu", {"beta": 0.001, "sync_ref_model": True}, 16, 3),
+        ("4gpu", {}, 16, 3),  # weights in bfloat16 twice, float32 ones and Adam's
+        ("4gpu-zero3", {}, 14, 3),
+        ("4gpu-fsdp2", {}, 16, 3),  # weights in float32 twice
     ],
 )
-def test_the_disk_that_checkpoints_take(settings: dict[str, Any], bytes_each: int, most: int) -> None:
-    room = planned("1gpu", 80, **settings).disk
+def test_the_disk_that_checkpoints_take(preset: str, settings: dict[str, Any], bytes_each: int, most: float) -> None:
+    room = planned(preset, 80, **settings).disk
     assert (room.checkpoint, room.most) == (bytes_each * built_in()[MODEL].parameters, most)
 
 

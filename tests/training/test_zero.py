@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_processes import STEPS, check_same_metrics, check_same_weights, trained
+from tests.training.test_processes import STEPS, SYNCED, check_same_metrics, check_same_weights, trained
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: make test-deepspeed installs it"
@@ -39,7 +39,7 @@ def alone(
     tmp_path_factory: pytest.TempPathFactory, digits_folder: Path, random_checkpoint: Path
 ) -> tuple[Path, list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("alone") / "run"
-    return out, trained(1, out, digits_folder, random_checkpoint)
+    return out, trained(1, out, digits_folder, random_checkpoint, *SYNCED)
 
 
 @pytest.fixture(autouse=True)
@@ -57,13 +57,14 @@ def test_zero_takes_the_steps_of_one_process_and_goes_on(
 ) -> None:
     out = tmp_path / "run"
     asked, start = (2, out, digits_folder, random_checkpoint), started(name, tmp_path)
-    check_like(trained(*asked, start=start), out, alone)
+    check_like(trained(*asked, *SYNCED, start=start), out, alone)
     (out / "final").unlink()
     shutil.rmtree(out / f"checkpoint-{STEPS}")  # as if it had been killed in its last step
-    check_like(trained(*asked, "--resume", start=start), out, alone)
+    check_like(trained(*asked, *SYNCED, "--resume", start=start), out, alone)
 
 
 def check_like(rows: list[dict[str, Any]], out: Path, alone: tuple[Path, list[dict[str, Any]]]) -> None:
     check_same_metrics(rows, alone[1])
+    assert [row["kl"] for row in rows] == pytest.approx([row["kl"] for row in alone[1]], rel=1e-3)
     check_same_weights(out, alone[0])
     assert json.loads((out / "final" / "r1vlm.json").read_text())["stage"] == "grpo"

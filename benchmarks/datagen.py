@@ -176,9 +176,7 @@ def main() -> None:
         print(f"| {name} | {one:.0f} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
     for workers, times in faster.items():
         low, middle, high = min(times), statistics.median(times), max(times)
-        print(
-            f"Messages with {workers} worker{'s' * (workers > 1)}: {middle:.1f} times the plain way ({low:.1f} to {high:.1f})."
-        )
+        print(f"Messages, workers: {workers}: {middle:.1f} times the plain way ({low:.1f} to {high:.1f}).")
     small, large = (ours("messages", 1, size)[1] for size in (10_000, 100_000))
     print(f"Peak memory: {small:.0f} MiB at 10,000 messages, {large:.0f} MiB at 100,000: {large / small:.2f} times.")
 

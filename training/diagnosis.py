@@ -82,16 +82,19 @@ def clipped(rows: Rows) -> tuple[str, str] | None:
 
 
 def collapsed(rows: Rows) -> tuple[str, str] | None:
-    """The model is certain of what it says before it is right, and no longer becomes better."""
-    entropy, correct, was = recent(rows, ENTROPY), recent(rows, CORRECT), recent(rows, CORRECT, ago=WINDOW)
+    """The model is certain of what it says before it is right, and no longer becomes better.
+
+    A run may find its way out of that after a hundred steps, so the remedy begins with what goes on from where it is.
+    """
+    entropy, correct, was = recent(rows, ENTROPY), recent(rows, CORRECT), recent(rows, CORRECT, ago=2 * WINDOW)
     if entropy is None or correct is None or was is None:
         return None
     if entropy > 0.05 or correct >= SOLVED or correct > was + 0.01:
         return None
     return (
-        f"entropy has collapsed to {entropy:.3f} nats a token at {correct:.0%} correct, which no longer rises",
-        "a lower --learning-rate, --set epsilon_high=0.28, --set temperature=1.2, or --set entropy_coef=0.001; go back "
-        "to a checkpoint from before",
+        f"entropy has collapsed to {entropy:.3f} nats a token at {correct:.0%} correct, {2 * WINDOW} steps ago {was:.0%}",
+        "--set temperature=1.2, --set epsilon_high=0.28 or --set entropy_coef=0.001; where it lasts, a lower "
+        "--learning-rate from a checkpoint before it",
     )
 
 

@@ -1,4 +1,4 @@
-"""Diagnosis on made-up series of metrics (diagnosis.json), and on those of two real runs that went well."""
+"""Diagnosis on made-up series of metrics (diagnosis.json), and on those of three real runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.diagnosis import DIAGNOSIS, HELD_OUT, RULES, Diagnosis, diagnose, 
 
 HERE = Path(__file__).parent
 CASES = json.loads((HERE / "diagnosis.json").read_text(encoding="utf-8"))
-REAL = sorted((HERE / "golden").glob("metrics-*.jsonl"))  # of `make demo`, the keys that a rule reads
+GOLDEN = HERE / "golden"  # metrics-*.jsonl: of `make demo`, the keys that a rule reads
 
 
 def at(curve: Any, share: float) -> float:
@@ -48,12 +48,23 @@ def test_every_rule_has_a_series_that_it_finds() -> None:
     assert {name for case in CASES for name in case["finds"]} == set(RULES)
 
 
-@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
-def test_a_real_run_that_went_well_gets_no_false_alarm(path: Path) -> None:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def metrics(task: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (GOLDEN / f"metrics-{task}.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 250
     assert rows[-1]["rewards/correctness/mean"] > 0.7
-    assert history(rows) == []
+    return rows
+
+
+@pytest.mark.parametrize("task", ["digits", "words"])
+def test_a_real_run_that_went_well_gets_no_false_alarm(task: str) -> None:
+    assert history(metrics(task)) == []
+
+
+def test_a_real_run_that_stood_still_for_a_while_is_told_so_and_not_at_the_end() -> None:
+    """It read the first letter again for the fifth one, in steps 40 to 160, and then no more."""
+    rows = metrics("messages")
+    assert [(finding.name, finding.step) for finding in history(rows)] == [("entropy collapsed", 85)]
+    assert diagnose(rows) == []
 
 
 def test_nothing_is_said_of_nothing() -> None:

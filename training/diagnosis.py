@@ -92,7 +92,8 @@ def collapsed(rows: Rows) -> tuple[str, str] | None:
     if entropy > 0.05 or correct >= SOLVED or correct > was + 0.01:
         return None
     return (
-        f"entropy has collapsed to {entropy:.3f} nats a token at {correct:.0%} correct, {2 * WINDOW} steps ago {was:.0%}",
+        f"entropy has collapsed to {entropy:.3f} nats a token at {correct:.0%} correct, {was:.0%} "
+        f"{2 * WINDOW} steps ago",
         "--set temperature=1.2, --set epsilon_high=0.28 or --set entropy_coef=0.001; where it lasts, a lower "
         "--learning-rate from a checkpoint before it",
     )

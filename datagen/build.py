@@ -22,11 +22,12 @@ from datagen.columns import schemas
 from datagen.engines import Engine
 from datagen.errors import UserError
 from datagen.files import is_remote, look_again, write_json
-from datagen.manifest import MANIFEST, check_files, read_json, versions, write_manifest
+from datagen.manifest import MANIFEST, check_files, read_json, write_manifest
 from datagen.recipe import Recipe, Shard, plan
 from datagen.rows import draw_shard, raw_row
 from datagen.sources import SPLITS, load_source
 from datagen.tasks import DATASETS
+from datagen.versions import versions
 
 RECIPE = "recipe.json"
 TRIED = 8  # images of each split that are drawn before a build begins
@@ -111,15 +112,15 @@ def _draw_missing(work: Path, recipe: Recipe, engine: Engine) -> None:
 
 
 def _missing(work: Path, recipe: Recipe) -> list[Shard]:
-    """The shards that have not been written; in an object store an upload that was cut off is none."""
+    """The shards that are not there whole: an upload may have been cut off, a file emptied by a power cut."""
     configs = ("raw", "r1")
     look_again(work)
     return [shard for shard in plan(recipe) if not all(_is_whole(work / shard.path(config)) for config in configs)]
 
 
 def _is_whole(path: Path) -> bool:
-    if not path.exists() or not is_remote(path):
-        return path.exists()
+    if not path.exists():
+        return False
     try:
         with path.open("rb") as file:
             return int(pq.read_metadata(file).num_rows) > 0

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datagen.errors import Parser, UserError, run, writable_folder
-from datagen.files import is_remote
+from datagen.errors import Parser, UserError, run, without_password, writable_folder
+from datagen.files import folder_here, folder_of, is_remote
 from datagen.hub import Mark, Published, Target, add_options, check_unused, fetch, repository, target
 from datagen.hub import publish as publish_files
 from datagen.options import whole
@@ -45,7 +45,7 @@ def make_parser(*, building: bool = True) -> Parser:
     one.add_argument("--seed", type=whole(0), default=0, help="another seed shares no image with this one [0]")
     one.add_argument("--splits", type=shares, default=(80, 10, 10), help="percent train/validation/test [80/10/10]")
     one.add_argument("--source", help="what to draw from (see r1vlm-data tasks) [the first]")
-    one.add_argument("--workers", type=whole(1), default=os.cpu_count(), help="processes [one a core]")
+    one.add_argument("--workers", type=whole(1), help="processes [one a core that is ours]")
     one.add_argument("--engine", choices=("processes", "ray"), default="processes", help="what draws [processes]")
     one.add_argument("--ray-address", default="auto", help="of a Ray cluster that is running [auto]")
     one.add_argument("--out", help="the folder to write, or an fsspec address such as s3://bucket/name [data/NAME]")
@@ -67,7 +67,7 @@ def make_parser(*, building: bool = True) -> Parser:
         "card", help="write a dataset's card", description="Write README.md, the card of a dataset folder, anew."
     )
     one.set_defaults(main=card)
-    one.add_argument("dir", metavar="DIR", type=Path, help="a dataset folder")
+    one.add_argument("dir", metavar="DIR", help="a dataset folder")
 
     one = commands.add_parser("preview", help="show examples of a dataset", description="Show examples as one picture.")
     one.set_defaults(main=preview)
@@ -138,21 +138,24 @@ def read_options(spec: DatasetSpec, arguments: argparse.Namespace) -> dict[str, 
     return options
 
 
-def folder_of(text: str) -> Path:
-    """The folder, or the place in an object store, that `text` names.
+def folder_read(text: str) -> Path:
+    """The folder or object store that `text` names, which can be read.
 
     Raises:
-        UserError: where the package that speaks its protocol is missing.
+        UserError: where a store refuses.
     """
-    if "://" not in text:
-        return Path(text)
-    from upath import UPath
+    path = folder_of(text)
+    if is_remote(path):
+        try:
+            path.exists()
+        except Exception as error:  # each store raises its own
+            raise UserError(f"can't read {text}: {said(error)}") from error
+    return path
 
-    try:
-        path: Any = UPath(text)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"can't reach {text}: {' '.join(str(error).split())}") from error
-    return path if is_remote(path) else Path(path.path)
+
+def said(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def place(text: str) -> Path:
@@ -172,8 +175,7 @@ def place(text: str) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     except Exception as error:  # each store raises its own
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"can't write to {text.rpartition('@')[2]}: {said}") from error
+        raise UserError(f"can't write to {text}: {said(error)}") from error
     return path
 
 
@@ -183,6 +185,8 @@ def build(arguments: argparse.Namespace) -> None:
 
     spec = find_dataset(arguments.name)
     options = read_options(spec, arguments)
+    if arguments.workers and arguments.engine == "ray":
+        raise UserError("--workers is for this machine alone, a Ray cluster uses all that it has: leave it out")
     if not arguments.push:
         check_unused(arguments, "--push")
     to = where_to_push(arguments, spec.name) if arguments.push else None
@@ -200,13 +204,19 @@ def build(arguments: argparse.Namespace) -> None:
         source=arguments.source,
         options=options,
     )
-    engine = ray_cluster(arguments.ray_address) if arguments.engine == "ray" else processes(arguments.workers)
+    engine = (
+        ray_cluster(arguments.ray_address) if arguments.engine == "ray" else processes(arguments.workers or cores())
+    )
     drawn = write(recipe, out, engine)
     counts = ", ".join(f"{count} {split}" for split, count in recipe.counts().items())
-    where = str(out).rpartition("@")[2]  # without the password of a store's address
-    print(f"{where}: {'drawn' if drawn else 'already there'}, {counts} images", flush=True)
+    print(f"{without_password(str(out))}: {'drawn' if drawn else 'already there'}, {counts} images", flush=True)
     if to is not None:
         print(publish_folder(out, to))
+
+
+def cores() -> int:
+    """The cores that are ours: a container or Slurm may have given a few of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def where_to_push(arguments: argparse.Namespace, name: str) -> Target:
@@ -235,7 +245,7 @@ def push(arguments: argparse.Namespace) -> None:
     """`r1vlm-data push`."""
     from datagen.manifest import read_manifest
 
-    folder = Path(arguments.dir)
+    folder = folder_here(arguments.dir)
     to = where_to_push(arguments, str(read_manifest(folder)["recipe"].get("dataset")))
     print(publish_folder(folder, to))
 
@@ -246,15 +256,16 @@ def card(arguments: argparse.Namespace) -> None:
     from datagen.manifest import MANIFEST, read_manifest, write_card
     from datagen.verify import recipe_of
 
-    if repository(str(arguments.dir)):
+    if repository(arguments.dir):
         raise UserError(f"{arguments.dir} is no folder here, and a card is written into one: build the dataset first")
-    manifest = read_manifest(arguments.dir)
-    recipe_of(arguments.dir, manifest)
+    folder = folder_read(arguments.dir)
+    manifest = read_manifest(folder)
+    recipe_of(folder, manifest)
     try:
-        write_card(arguments.dir, manifest)
+        write_card(folder, manifest)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{arguments.dir / MANIFEST} is not what r1vlm writes now: build the dataset again") from error
-    print(arguments.dir / CARD)
+        raise UserError(f"{folder / MANIFEST} is not what r1vlm writes now: build the dataset again") from error
+    print(without_password(str(folder / CARD)))
 
 
 def preview(arguments: argparse.Namespace) -> None:
@@ -283,7 +294,9 @@ def verify(arguments: argparse.Namespace) -> None:
     from datagen.verify import verify as prove
 
     folder, where = (
-        fetch(arguments.dir, "dataset") if repository(arguments.dir) else (folder_of(arguments.dir), arguments.dir)
+        fetch(arguments.dir, "dataset")
+        if repository(arguments.dir)
+        else (folder_read(arguments.dir), without_password(arguments.dir))
     )
     proof = prove(folder, every=arguments.all)
     splits = proof.manifest["splits"]

@@ -15,14 +15,14 @@ from datagen.task import Column, DatasetSpec
 
 RAW = {
     "id": Column("string", "the image's name: dataset, seed, split, number"),
-    "image": Column("image", "PNG, RGB"),
+    "image": Column("image", "PNG; RGB as `datasets` decodes it"),
 }
 R1 = {
     "id": Column("string", "the question's name: that of its image, and the task"),
     "image_id": Column("string", "the row of `raw` that it asks about"),
     "task": Column("string", "which task asks"),
     "prompt": Column([{"role": "string", "content": "string"}], "a system and a user message, in TRL's form"),
-    "image": Column("image", "PNG, RGB"),
+    "image": Column("image", "PNG; RGB as `datasets` decodes it"),
     "answer": Column("string", "the right answer, as it is written between the answer tags"),
     "solution": Column("string", "a full assistant message that earns every reward"),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.cards import CARD
 from datagen.errors import UserError
+from datagen.files import folder_here
 from datagen.hub import fetch, repository
 from datagen.manifest import MANIFEST, check_files, read_manifest
 from datagen.sources import SPLITS
@@ -59,7 +60,7 @@ def open_dataset(where: str | Path) -> BuiltDataset:
     if repository(str(where)):
         folder, name = fetch(str(where), "dataset", (CARD, MANIFEST, "r1/*"))
     else:
-        folder = Path(where)
+        folder = folder_here(str(where))
         name = str(folder.resolve())
     manifest = read_manifest(folder)
     try:

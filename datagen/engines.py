@@ -6,8 +6,9 @@ import logging
 import multiprocessing
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -16,8 +17,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from datagen.errors import UserError, need
+from datagen.versions import other_versions, versions
 
-SAFE = "PYTHONSAFEPATH"
 Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Calls a function with each of some items, as `map` does; gives what it returns, in any order, as each is done."""
 
@@ -25,30 +26,39 @@ Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 def processes(workers: int) -> Engine:
     """Worker processes on this machine, forked by one that imports for all of them, and begins with it now."""
     forkserver.set_forkserver_preload(["datagen.rows"])
-    before = os.environ.get(SAFE)
-    os.environ[SAFE] = "1"  # else Python 3.11 to 3.13 look for it in the current folder first
-    forkserver.ensure_running()
-    if before is None:
-        del os.environ[SAFE]
+    before = dict(os.environ)
+    # Python 3.11 to 3.13 have it import from elsewhere than this process does (CPython #117378).
+    os.environ |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "PYTHONSAFEPATH": "1"}
+    try:
+        forkserver.ensure_running()
+    finally:
+        _set_environment(before)
     return partial(_in_processes, workers)
 
 
 def _in_processes(workers: int, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(max(1, min(workers, len(items))), context, initializer=_end_with_parent) as pool:
-        futures = [pool.submit(function, item) for item in items]
+    context, count = multiprocessing.get_context("forkserver"), max(1, min(workers, len(items)))
+    with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(dict(os.environ),)) as pool:
         try:
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(function, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool as error:
-            message = "a worker process was killed (too little memory?): run the same command again, it goes on"
-            raise UserError(message) from error
+            raise UserError(
+                "a worker process was killed (too little memory?): run the same command again, it goes on; in a script "
+                'of your own, call this under  if __name__ == "__main__":'
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent is gone, also when that was killed and could say nothing."""
+def _set_environment(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _begin(environment: Mapping[str, str]) -> None:
+    """Take the parent's environment of now, not that of the first build; and end when it is gone, however it ended."""
+    _set_environment(environment)
     parent = multiprocessing.parent_process()
     if parent is None:
         raise RuntimeError("only a worker process may call this")
@@ -73,15 +83,23 @@ def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) 
     except (OSError, ValueError) as error:
         raise UserError(f"there is no Ray cluster at {address}: start one, and name it with --ray-address") from error
     # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
-    call = ray.remote(_call).options(max_retries=-1)
-    pending = [call.remote(function, item) for item in items]
+    call, ours = ray.remote(_call).options(max_retries=-1), versions()
+    pending = [call.remote(function, ours, item) for item in items]
     try:
         while pending:
             done, pending = ray.wait(pending)
             yield from ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # what was raised on the node, without Ray's own text around it
     finally:
         ray.shutdown()
 
 
-def _call(function: Callable[[Any], Any], item: Any) -> Any:
-    return function(item)  # for Ray, which takes no partial function
+def _call(function: Callable[[Any], Any], drivers: Mapping[str, str], item: Any) -> Any:
+    """Call a function on a node of Ray, which takes no partial function."""
+    if others := other_versions(drivers):
+        raise UserError(
+            f"the node {socket.gethostname()} would draw other bytes ({', '.join(others)}): install the same versions "
+            "on all nodes"
+        )
+    return function(item)

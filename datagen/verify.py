@@ -6,7 +6,6 @@ import argparse
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from datagen.cards import CARD
 from datagen.columns import schemas
 from datagen.errors import UserError
 from datagen.files import sha256
-from datagen.manifest import LIBRARIES, MANIFEST, card_of, example_files, make_manifest, read_manifest
+from datagen.manifest import MANIFEST, card_of, example_files, make_manifest, read_manifest
 from datagen.options import as_text
 from datagen.recipe import Recipe, Shard, make_recipe, plan
 from datagen.rows import question_id, questions_of, raw_row, row_id
 from datagen.task import DatasetSpec
 from datagen.tasks import TASKS, find_dataset
+from datagen.versions import other_versions
 
 SAMPLE = 200  # images drawn again, unless all are
 
@@ -53,7 +53,8 @@ def verify(folder: Path, *, every: bool = False) -> Proof:
     try:
         return _verify(folder, manifest, every)
     except UserError as error:
-        others = other_versions(manifest)
+        noted = manifest.get("versions")
+        others = other_versions(noted if isinstance(noted, dict) else {})
         if not others:
             raise
         raise UserError(f"{error} (other versions may draw otherwise: {', '.join(others)})") from error
@@ -70,13 +71,6 @@ def _verify(folder: Path, manifest: dict[str, Any], every: bool) -> Proof:
             progress.update(len(indices))
     check_manifest(folder, manifest, recipe)
     return Proof(len(manifest["files"]), recipe.size, redrawn, solutions, manifest)
-
-
-def other_versions(manifest: dict[str, Any]) -> list[str]:
-    """The libraries that have another version here than the one noted, as `numpy 2.3 then, 2.4 here`."""
-    noted = manifest.get("versions")
-    then = dict.fromkeys(LIBRARIES, "none") | (noted if isinstance(noted, dict) else {})
-    return [f"{name} {was} then, {version(name)} here" for name, was in then.items() if was != version(name)]
 
 
 def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[Recipe, DatasetSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def test_a_killed_build_goes_on_and_gives_the_same_files(undisturbed: Path, tmp_
     assert hashes(out) == hashes(undisturbed)
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "r1").iterdir()}
     assert drawn.items() <= kept.items(), "a shard that was complete was drawn again"
+
+
+def test_a_shard_that_a_power_cut_emptied_is_drawn_again(tmp_path: Path) -> None:
+    def stops(function: Any, items: list[Any]) -> Iterator[Any]:
+        yield from processes(1)(function, items)
+        raise KeyboardInterrupt
+
+    assert build(recipe(size=20), tmp_path / "whole", processes(1))
+    with pytest.raises(KeyboardInterrupt):
+        build(recipe(size=20), tmp_path / "digits", stops)
+    emptied = next((tmp_path / "digits.partial" / "raw").glob("test-*"))
+    emptied.write_bytes(b"")
+    assert build(recipe(size=20), tmp_path / "digits", processes(1))
+    assert hashes(tmp_path / "digits") == hashes(tmp_path / "whole")
 
 
 def test_a_build_that_is_there_is_left_alone(undisturbed: Path) -> None:

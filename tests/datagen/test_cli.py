@@ -51,6 +51,7 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
         (["build", "digits", "--size", "0"], "--size: 0 is below 1"),
         (["build", "digits", "--size", "many"], "'many' is not an integer"),
         (["build", "digits", "--size", "5"], "at least 10"),
+        (["build", "digits", "--engine", "ray", "--workers", "2"], "leave it out"),
         (["build", "digits", "--digits", "3..1"], "1..3"),
         (["build", "digits", "--digits", "4"], "1..3"),
         (["build", "digits", "--splits", "90/10"], "80/10/10"),

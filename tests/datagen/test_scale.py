@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -56,6 +58,9 @@ def test_a_node_that_is_killed_loses_and_doubles_no_shard(
     cluster: tuple[Any, list[Any]], here: dict[str, str], tmp_path: Path
 ) -> None:
     machines, nodes = cluster
+    with pytest.raises(FileNotFoundError, match="nowhere") as caught:
+        list(ray_cluster(machines.address)(os.stat, ["/nowhere"]))
+    assert caught.value.errno == errno.ENOENT  # as it was raised on the node: a full disk there gets its sentence
     out = tmp_path / "messages"
     drawn: list[int] = []
 
@@ -139,8 +144,21 @@ def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:
 def test_a_store_that_refuses_gets_one_sentence_without_the_password(store: str, tmp_path: Path) -> None:
     wrong = store.replace("secret", "hunter2")
     sentence = refused(run("datagen.cli", "build", "digits", "--size", "10", "--out", wrong, cwd=tmp_path))
-    assert "can't write to 127.0.0.1" in sentence
+    assert "can't write to ftp://127.0.0.1" in sentence
     assert "hunter2" not in sentence
+    sentence = refused(run("datagen.cli", "verify", wrong, cwd=tmp_path))
+    assert "can't read ftp://127.0.0.1" in sentence
+    assert "hunter2" not in sentence
+    sentence = refused(run("datagen.cli", "verify", store, cwd=tmp_path))
+    assert "there is no dataset ftp://" in sentence
+
+
+@pytest.mark.parametrize("command", ["push", "preview"])
+def test_what_needs_a_folder_says_so_of_a_store(command: str, tmp_path: Path) -> None:
+    done = run("datagen.cli", command, "memory://user:secret@bucket/digits", cwd=tmp_path)
+    assert refused(done) == (
+        "r1vlm-data: memory://bucket/digits is no folder on this machine: copy it into one, and name that"
+    )
 
 
 def test_a_protocol_that_nobody_speaks_gets_one_sentence(tmp_path: Path) -> None:

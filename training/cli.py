@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from datagen.errors import Parser, UserError, need, run, writable_folder
 from datagen.hub import add_options, check_unused, target
 from datagen.options import whole
-from training.config import Run, Stage
+from training.config import RUN_FILE, Run, Stage, read_run
 from training.hardware import keep_gpus, visible_gpus
 from training.model import DEFAULT_MODEL, SMALL
 from training.rank import FOLLOWED, LAUNCHED, is_main, is_trainer, leave
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from datagen.task import DatasetSpec
     from training.plan import Plan
 
-RUN_FILE = "run.json"
 LOGS = "logs"
 FINAL = "final"
 COLD_START = "cold-start"
@@ -41,6 +40,13 @@ def positive(text: str) -> float:
     return number
 
 
+def gibibytes(text: str) -> float:
+    """The memory of a GPU."""
+    if not 1 <= (size := positive(text)) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} GiB is not the memory of a GPU")
+    return size
+
+
 def make_parser() -> Parser:
     """The command's arguments."""
     parser = Parser(
@@ -49,6 +55,7 @@ def make_parser() -> Parser:
         description="Train a vision-language model with GRPO on a task with checkable answers. "
         "Without a GPU it trains the small model that is built in, cold start first.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=27),
+        allow_abbrev=False,  # the command goes to launched processes, without the options that placed it
     )
     parser.add_argument(
         "name", metavar="TASK", nargs="?", help="a dataset (digits) for all its tasks, or one task (sum)"
@@ -82,7 +89,9 @@ def make_parser() -> Parser:
         "--watchdog", type=positive, default=30.0, metavar="MINUTES", help="stop after so long without a step [30]"
     )
     hardware.add_argument("--dry-run", action="store_true", help="print commands and memory, and start nothing")
-    hardware.add_argument("--gpu-memory", type=positive, metavar="GIB", help="of a GPU, for --dry-run [as seen, or 80]")
+    hardware.add_argument(
+        "--gpu-memory", type=gibibytes, metavar="GIB", help="of a GPU, for --dry-run [as seen, or 80]"
+    )
     hardware.add_argument("--doctor", action="store_true", help="check what is installed here, and stop")
     group = parser.add_argument_group("training, by default as the recipe has it (training/recipes)")
     group.add_argument("--recipe", metavar="NAME", help="default, lora, first-digits, qwen3-vl-4b, ... [the model's]")
@@ -362,9 +371,9 @@ def claim(out: Path, asked: Run) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
         return
-    noted = json.loads(path.read_text(encoding="utf-8"))
+    noted = read_run(out)
     apart = ("settings", "hardware")  # a run may go on elsewhere
-    flat = [{**{k: v for k, v in run.items() if k not in apart}, **run["settings"]} for run in (noted, wanted)]
+    flat = [{**{k: v for k, v in run.items() if k not in apart}, **run.get("settings", {})} for run in (noted, wanted)]
     for name in {**flat[0], **flat[1]}:
         was, now = flat[0].get(name), flat[1].get(name)
         if was != now and name != "save_total_limit":  # which changes no step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from datagen.errors import UserError, nearest
 from training.recipe import read_recipe
 
 Stage = Literal["cold_start", "grpo"]
+RUN_FILE = "run.json"  # in a run folder: the configuration, and where the run is
 OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
     "cold_start": {
         "traces": int,
@@ -133,7 +136,38 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
+        if why := _impossible(name, result[name]):
+            raise UserError(f"{name}={value!r} is not possible: {why}")
     return result
+
+
+def _impossible(name: str, value: Any) -> str | None:
+    """Why a value of the right type is none that a run can have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "input should be a finite number"
+    if name in ("eval_steps", "save_steps") and value is not None and (value <= 0 or (value > 1 and value % 1)):
+        return "input should be a number of steps, or a share of all of them below 1"
+    if name == "lora" and not (isinstance(rank := value.get("r", 8), int) and rank > 0):
+        return "its r should be a whole number above 0"
+    return None
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """What `run.json` in a run folder says; empty where there is none.
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    path = out / RUN_FILE
+    if not path.is_file():
+        return {}
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        noted = None
+    if not isinstance(noted, dict) or not isinstance(noted.get("settings", {}), dict):
+        raise UserError(f"{path} is damaged: name another folder with --out, and train anew")
+    return noted
 
 
 def config_class(stage: Stage) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 from training.hardware import PRESETS, Preset
 from training.memory import GIB, SERVER_SHARE, Parts, gib
 from training.plan import Asked, Job, Machine, Plan, largest_question, possible
+
+OWN = re.compile(r"(http://)?\$(SERVER|RANK|MAIN)(:\d+)?")  # words with the variables of a plan of several machines
 
 
 def describe(plan: Plan, why: str) -> str:
@@ -35,7 +38,7 @@ def describe(plan: Plan, why: str) -> str:
         log = plan.asked.out / "logs" / f"{job.name}.log"
         lines += ["", f"# {_where(job, preset)}{_what(job, preset)}; its log is {log}", shell(job)]
     if preset.nodes > 1:
-        lines += ["", f"# all of it, as a job of Slurm:  sbatch {script_path(plan)}"]
+        lines += ["", f"# all of it, as a job of Slurm:  sbatch {shlex.quote(str(script_path(plan)))}"]
     return "\n".join(lines)
 
 
@@ -60,7 +63,7 @@ def shell(job: Job) -> str:
 
 
 def _quoted(word: str) -> str:
-    return f'"{word}"' if "$" in word else shlex.quote(word)
+    return f'"{word}"' if OWN.fullmatch(word) else shlex.quote(word)
 
 
 def _gpus(plan: Plan) -> list[str]:
@@ -119,15 +122,15 @@ def slurm(plan: Plan) -> str:
     server, trainer = plan.jobs
     address = f"http://$SERVER:{plan.ports.server}/health"
     logs = plan.asked.out / "logs"
-    train = shell(trainer).replace("$RANK", "$SLURM_PROCID")
+    train = shell(trainer).replace('"$RANK"', '"$SLURM_PROCID"')
     return f"""\
 #!/bin/bash
-#SBATCH --job-name={plan.asked.out.name}
+#SBATCH --job-name={shlex.quote(plan.asked.out.name)}
 #SBATCH --nodes={preset.nodes}
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node={preset.gpus}
 #SBATCH --exclusive
-#SBATCH --output={plan.asked.out}.slurm.log
+#SBATCH --output={shlex.quote(f"{plan.asked.out}.slurm.log")}
 # {preset.summary}. The run folder must be one that all machines see.
 # Sent again after an end of any kind, it goes on from the last checkpoint.
 set -euo pipefail
@@ -142,7 +145,7 @@ srun --nodes=1 --ntasks=1 --nodelist="$SERVER" \\
 GENERATING=$!
 trap 'kill "$GENERATING" 2>/dev/null || true' EXIT
 until curl --silent --fail --output /dev/null "{address}"; do
-    kill -0 "$GENERATING" || {{ echo "vLLM ended: see {logs / "server.log"}" >&2; exit 1; }}
+    kill -0 "$GENERATING" || {{ echo {shlex.quote(f"vLLM ended: see {logs / 'server.log'}")} >&2; exit 1; }}
     sleep 5
 done
 

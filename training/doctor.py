@@ -116,8 +116,10 @@ def gpus() -> list[Finding]:
     found = visible_gpus()
     if not found:
         return [Finding("GPU", True, "none is visible: the built-in models train on the CPU")]
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library of CUDA that can't be loaded
+        return [Finding("GPU", False, f"torch can't be imported ({error})", "pip install 'r1vlm[train]'")]
     usable = torch.cuda.device_count()
     findings = [
         Finding(

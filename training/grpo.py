@@ -20,7 +20,7 @@ from datagen.r1 import completion_of
 from datagen.tasks import find_owner
 from training.checkpoints import WholeCheckpoints, last_checkpoint, make_record, read_record
 from training.config import Run, refusals, trl_config, weights
-from training.curriculum import easiest_first
+from training.curriculum import KeptOrder, easiest_first
 from training.diagnosis import Diagnosis
 from training.groups import CountedGroups, check_droppable
 from training.held_out import HeldOut
@@ -63,7 +63,7 @@ def train(run: Run, *, preflight: bool = True) -> Path:
     watchers: list[Any] = [Preflight()] if preflight else []
     if config.eval_steps is not None:
         held_out = built.questions("validation", run.tasks)
-        watchers.append(HeldOut(held_out, int(config.eval_steps), dict(zip(judge.names, weights(run), strict=True))))
+        watchers.append(HeldOut(held_out, dict(zip(judge.names, weights(run), strict=True))))
     images = run.settings.get("image_processor")
     with (
         reference_of(model, last_checkpoint(out)),
@@ -78,7 +78,7 @@ def train(run: Run, *, preflight: bool = True) -> Path:
             reward_funcs=judge.functions(),
             peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
             rollout_func=rollout_func,
-            callbacks=[*watchers, Progress(out, "GRPO"), Diagnosis(out)],
+            callbacks=[KeptOrder(), *watchers, Progress(out, "GRPO"), Diagnosis(out)],
         )
     for watcher in watchers:
         watcher.trainer = trainer

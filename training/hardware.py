@@ -157,6 +157,8 @@ def visible_gpus() -> list[GPU]:
     if done.returncode != 0:  # it is installed, and there is no GPU or no driver
         return []
     rows = [[field.strip() for field in line.split(",", 3)] for line in done.stdout.splitlines() if line.strip()]
+    if not all(row[2].isdigit() for row in rows):  # "[N/A]" where a GPU shares the host's memory
+        return _gpus_of_torch()
     found = {key: GPU(name, int(memory) * 2**20) for index, uuid, memory, name in rows for key in (index, uuid)}
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [row[0] for row in rows] if wanted is None else [name.strip() for name in wanted.split(",") if name]

@@ -26,7 +26,7 @@ BEST = "best"  # a link to the best checkpoint
 
 
 class HeldOut(TrainerCallback):  # type: ignore[misc]
-    """Every `every` steps, and at the end: scores `questions` and saves; `best` in the run folder is kept right.
+    """Every `eval_steps` steps, and at the end: scores `questions` and saves; `best` in the run folder is kept right.
 
     `weights` are the rewards' by name; their weighted sum decides what is best, the earlier of equals. `trainer` is set
     behind. The scores are logged as `held_out/NAME`.
@@ -34,14 +34,13 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
 
     trainer: Any
 
-    def __init__(self, questions: Any, every: int, weights: dict[str, float]) -> None:
+    def __init__(self, questions: Any, weights: dict[str, float]) -> None:
         self.questions = questions.select(range(min(QUESTIONS, len(questions))))
-        self.every = every
         self.weights = weights
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score what the step has made, and have it saved."""
-        if state.global_step % self.every and state.global_step < state.max_steps:
+        if state.global_step % state.eval_steps and state.global_step < state.max_steps:
             return
         with evaluating(self.trainer.model):
             means = self.score()

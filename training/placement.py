@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datagen.errors import UserError
+from datagen.errors import UserError, writable_folder
 from datagen.files import write_text
 from datagen.hub import repository
 from datagen.task import DatasetSpec
-from training.config import Run
+from training.config import Run, read_run
 from training.describe import describe, script_path, slurm
 from training.hardware import AUTO, GPU, PRESETS, Generation, visible_gpus
 from training.memory import GIB, gib, shape_of
@@ -25,7 +24,6 @@ from training.plan import Asked, Machine, Plan, decide, largest_question, make_p
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
 ENOUGH = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
 ASSUMED = 80 * GIB  # memory of a GPU that can't be seen
-RUN_FILE = "run.json"
 PLACING = {"--hardware": True, "--nodes": True, "--gpu-memory": True, "--dry-run": False}  # and whether a value follows
 
 
@@ -109,12 +107,14 @@ def print_plan(plan: Plan, why: str) -> None:
     """Print the plan, and write its Slurm script where it is one of several machines.
 
     Raises:
-        UserError: where the memory does not suffice.
+        UserError: where the memory does not suffice, or the script can't be written.
     """
     print(describe(plan, why))
     refuse(plan)
     if plan.preset.nodes > 1:
-        write_text(script_path(plan), slurm(plan))
+        script = script_path(plan)
+        writable_folder(script.parent)
+        write_text(script, slurm(plan))
 
 
 def enough(plan: Plan, gpus: list[GPU]) -> None:
@@ -164,9 +164,7 @@ def hardware_of(plan: Plan) -> dict[str, Any]:
 
 def noted_hardware(out: Path) -> dict[str, Any]:
     """What the run in a folder noted; empty where there is none, or it was started by another launcher."""
-    path = out / RUN_FILE
-    noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    hardware: dict[str, Any] = noted.get("hardware", {})
+    hardware: dict[str, Any] = read_run(out).get("hardware", {})
     return hardware
 
 

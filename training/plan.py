@@ -204,10 +204,13 @@ def decide(
     if hardware != AUTO:
         preset = generating(find_preset(hardware, nodes), generation)
         return make_plan(asked, preset, machine), "asked for"
-    if not vllm:
-        generation = generation or "transformers"
+    if gpus and not vllm and generation is None:
+        generation = "transformers"
+        asked = replace(asked, words=[*asked.words, "--vllm", "off"])  # what is launched must not decide otherwise
     machines = nodes or int(os.environ.get("SLURM_NNODES", "1"))
     presets, why = choose(gpus, machines, generation, deepspeed=deepspeed)
+    if nodes is not None and presets[0].nodes == 1:
+        raise UserError(f"--nodes is for multinode, and {why}: plan for other machines with --hardware multinode")
     tried = possible(asked, presets, machine) or [make_plan(asked, presets[0], machine)]  # which says why it is not
     best = next((plan for plan in tried if plan.fits), tried[0])
     if gpus and not vllm:
@@ -254,7 +257,9 @@ def _jobs(plan: Plan) -> Iterator[Job]:
     if not preset.launched:
         return
     many = preset.nodes > 1
-    names = machine.devices or tuple(str(i) for i in range(preset.gpus))
+    names = tuple(str(i) for i in range(preset.gpus))
+    if not many and len(machine.devices) >= preset.gpus:  # those of other machines have other names
+        names = machine.devices
     training = names[: preset.train_gpus]
     generating = names[: preset.generation_gpus] if many else names[preset.train_gpus :][: preset.generation_gpus]
     host = "$SERVER" if many else "127.0.0.1"

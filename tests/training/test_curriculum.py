@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datagen.build import build
 from datagen.dataset import open_dataset
+from datagen.engines import processes
 from datagen.errors import UserError
+from datagen.recipe import make_recipe
 from datagen.tasks import find_owner
 from tests.processes import refused, run
 from training import grpo
@@ -44,6 +49,27 @@ def test_a_curriculum_asks_the_easiest_first_and_ends_with_the_hardest(
     assert len(asked) == 4 * 8
     assert asked == sorted(asked)
     assert (asked[0], asked[-1]) == (1, 3)
+
+
+def test_a_run_resumed_in_its_second_epoch_asks_what_one_that_was_not_stopped_asks(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    build(make_recipe("digits", size=20, seed=3), data, processes(1))
+    run = run_of(data, random_checkpoint, out, "max_steps=13", "save_steps=11", "num_generations=8")
+    run = replace(run, tasks=["sum"], settings=run.settings | {"per_device_train_batch_size": 16})
+    grpo.train(run)
+
+    def asked() -> list[str]:
+        return [json.loads(line)["id"] for line in (out / "completions.jsonl").read_text().splitlines()][::8]
+
+    whole = asked()
+    assert len(whole) == 2 * 13
+    assert sorted(whole[:16]) == sorted(set(whole))  # the first epoch has all 16 questions
+    assert whole[16:] != whole[:10]
+    shutil.rmtree(out / "checkpoint-13")
+    grpo.train(run)
+    assert asked() == whole
 
 
 @given(steps=st.integers(1, 60), levels=st.lists(st.integers(1, 5), min_size=1, max_size=40), seed=st.integers(0, 9))

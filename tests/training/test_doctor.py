@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.processes import run
 from training import doctor
+from training.hardware import GPU
 from training.plan import Ports
 
 
@@ -31,6 +33,14 @@ def test_a_wrong_version_and_a_missing_package_say_what_to_install() -> None:
     assert "pip install 'r1vlm[train]'" in line
     assert "not installed" in doctor._package("no-such-package", ">=1", "train").line()
     assert doctor._package("torch", ">=2", "train").line().startswith("ok ")
+
+
+def test_a_torch_that_can_not_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "visible_gpus", lambda: [GPU("GPU", 2**30)])
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (finding,) = doctor.gpus()
+    assert not finding.well
+    assert "pip install 'r1vlm[train]'" in finding.line()
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -49,3 +49,31 @@ def test_the_help_is_one_screen() -> None:
     lines = run("training.cli", "--help").stdout.splitlines()
     assert len(lines) <= 60
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "lora={r: abc}"], "its r should be a whole number above 0"),
+        (["--set", "lora={r: null}"], "its r should be a whole number above 0"),
+        (["--set", "save_steps=.nan"], "finite number"),
+        (["--set", "eval_steps=0"], "a share of all of them below 1"),
+        (["--set", "eval_steps=2.5"], "a share of all of them below 1"),
+        (["--gpu-memory", "1e-12"], "is not the memory of a GPU"),
+        (["--gpu-memory", "1e308"], "is not the memory of a GPU"),
+        (["--hardware", "multinode", "--out", "file/run"], "is a file, and a folder is wanted there"),
+        (["--hard", "multinode"], "unrecognized arguments"),
+        (["--nodes", "4"], "--nodes is for multinode"),
+    ],
+)
+def test_what_no_plan_can_have_is_one_sentence(words: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert says in refused(run("training.cli", "digits", "--dry-run", *words, cwd=tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 3}'])
+def test_a_damaged_run_is_named(text: str, digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    words = ["digits", "--data", digits_folder, "--out", tmp_path, "--resume"]
+    assert "run.json is damaged" in refused(run("training.cli", *words))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ from training.memory import GIB, built_in, predict
 from training.placement import check_move, hardware_of, words_of
 from training.plan import Asked, Machine, Plan, Question, make_plan, refuse
 
+FAKES = {  # of Slurm: srun runs a task here
+    "scontrol": '#!/bin/bash\nprintf "n1\\nn2\\nn3\\nn4\\n"\n',
+    "srun": (
+        '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nSLURM_PROCID=2 "$@"\n'
+        "if [[ $3 == *vllm* ]]; then exec sleep 60; fi\n"
+    ),
+}
 GOLDEN = Path(__file__).parent / "golden"
 DIGITS = Question(width=84, height=84, prompt=250, solution=106)
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -345,6 +353,45 @@ def test_what_no_hardware_here_can_do_is_refused() -> None:
     assert adapters[0].preset.name == "2gpu"  # FSDP2 can't
 
 
+def test_what_is_launched_generates_as_the_plan_says_where_vllm_is_missing() -> None:
+    eight = [GPU("GPU", 80 * GIB)] * 8
+    made, why = plan.decide(asked(), "auto", Machine(80 * GIB), eight, vllm=False)
+    assert (made.preset.name, made.preset.generation) == ("8gpu-colocate", "transformers")
+    assert "without vLLM" in why
+    (trainer,) = made.jobs
+    assert trainer.command[trainer.command.index("--vllm") + 1] == "off"
+    assert "r1vlm-train digits --vllm off --hardware 1gpu" in describe(
+        plan.decide(asked(**LORA), "auto", Machine(80 * GIB), eight[:1], vllm=False)[0], ""
+    )
+
+
+def test_machines_where_there_is_one_are_refused() -> None:
+    with pytest.raises(UserError, match="--nodes is for multinode, and 4 x GPU of 80 GiB is visible"):
+        plan.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, nodes=4)
+
+
+def test_gpus_of_other_machines_do_not_have_the_names_of_this_ones() -> None:
+    here = Machine(80 * GIB, devices=("GPU-5a",))
+    for preset, expected in (("multinode", "0,1,2,3,4,5,6,7"), ("4gpu", "0,1,2"), ("1gpu", None)):
+        jobs = make_plan(asked(), PRESETS[preset], here).jobs
+        assert [job.environment["CUDA_VISIBLE_DEVICES"] for job in jobs[-1:]] == ([expected] if expected else [])
+
+
+def test_a_shell_gives_back_what_the_user_wrote(tmp_path: Path) -> None:
+    words = ["digits", "--set", 'lora={r: 16, target_modules: ".*_proj$"}', "--out", "it's $HOME/`x` runs"]
+    made = make_plan(replace(asked(), words=words, out=Path(words[-1])), PRESETS["multinode"], Machine(80 * GIB))
+    for command in ("srun", "curl", "scontrol", "accelerate", "vllm"):
+        (tmp_path / command).write_text(FAKES.get(command, '#!/bin/bash\nprintf "%s\\n" "$@" > "$HERE/${0##*/}.txt"\n'))
+        (tmp_path / command).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HERE": str(tmp_path), "SLURM_JOB_NODELIST": "n[1-4]"}
+    done = subprocess.run(["bash", "-c", slurm(made)], check=False, env=environment, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    given = (tmp_path / "accelerate.txt").read_text().splitlines()
+    assert given[given.index("training.cli") + 1 :][: len(words)] == words
+    assert [given[given.index(f"--{name}") + 1] for name in ("machine_rank", "main_process_ip")] == ["2", "n2"]
+    assert "n1" in (tmp_path / "vllm.txt").read_text().splitlines()
+
+
 def test_a_process_that_trains_alone_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for visible, count, left in ((None, 1, "0"), ("3,1", 1, "3"), ("GPU-11,GPU-22", 1, "GPU-11"), ("3,1", 0, "")):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -372,6 +419,11 @@ def test_gpus_are_those_that_cuda_visible_devices_leaves(tmp_path: Path, monkeyp
         assert [gpu.memory // 2**20 for gpu in hardware.visible_gpus()] == left
     smi.write_text("#!/bin/sh\nexit 9\n")
     assert hardware.visible_gpus() == []
+    smi.write_text(
+        "#!/bin/sh\necho 0, GPU-00, [N/A], NVIDIA GB10\n"
+    )  # it shares the host's memory: torch knows how much
+    monkeypatch.setattr(hardware, "_gpus_of_torch", lambda: [GPU("NVIDIA GB10", 119 * GIB)])
+    assert hardware.visible_gpus() == [GPU("NVIDIA GB10", 119 * GIB)]
 
 
 def test_what_trl_can_not_do_is_refused() -> None:

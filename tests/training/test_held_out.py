@@ -70,10 +70,15 @@ def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeyp
 
     from training.held_out import HeldOut
 
-    watcher = HeldOut(Dataset.from_dict({"id": ["a"]}), 2, {"format": 0.1, "correctness": 1.0})
+    watcher = HeldOut(Dataset.from_dict({"id": ["a"]}), {"format": 0.1, "correctness": 1.0})
     watcher.trainer = Scripted()
     state = SimpleNamespace(
-        global_step=0, max_steps=7, best_metric=None, best_global_step=None, is_world_process_zero=True
+        global_step=0,
+        max_steps=7,
+        eval_steps=2,
+        best_metric=None,
+        best_global_step=None,
+        is_world_process_zero=True,
     )
     args = SimpleNamespace(output_dir=str(tmp_path))
     scores = {2: 0.2, 4: 0.5, 6: 0.5, 7: 0.4}

@@ -67,21 +67,33 @@ def _begin(environment: Mapping[str, str]) -> None:
 
 
 def ray_cluster(address: str) -> Engine:
-    """A Ray cluster that is running at `address`; every node needs r1vlm, and the folder must be one that all share."""
+    """A Ray cluster that is running at `address`; every node needs r1vlm, and the folder must be one that all share.
+
+    Raises:
+        UserError: where nothing answers there, before anything is written.
+    """
     need("ray", "ray")
+    _connect(address)
     return partial(_on_ray, address)
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    host, _, port = address.rpartition(":")
+    try:
+        if host and "://" not in address:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
+        raise UserError(f"there is no Ray cluster at {address}: start one, and name it with --ray-address") from error
 
 
 def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     import ray
 
-    try:
-        host, _, port = address.rpartition(":")
-        if host and "://" not in address:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"there is no Ray cluster at {address}: start one, and name it with --ray-address") from error
+    if not ray.is_initialized():  # it is, the first time
+        _connect(address)
     # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
     call, ours = ray.remote(_call).options(max_retries=-1), versions()
     pending = [call.remote(function, ours, item) for item in items]

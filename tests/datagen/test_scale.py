@@ -79,8 +79,10 @@ def test_a_node_that_is_killed_loses_and_doubles_no_shard(
 
 
 def test_a_cluster_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
-    words = ("build", "digits", "--size", "10", "--engine", "ray", "--ray-address", "127.0.0.1:1", "--out", "d")
-    assert "no Ray cluster at 127.0.0.1:1" in refused(run("datagen.cli", *words, cwd=tmp_path))
+    for address in ("127.0.0.1:1", "127.0.0.1:99999", "nowhere:x"):
+        words = ("build", "digits", "--size", "10", "--engine", "ray", "--ray-address", address, "--out", "d")
+        assert f"no Ray cluster at {address}" in refused(run("datagen.cli", *words, cwd=tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 # pyftpdlib is built on asyncore, which Python 3.12 has no more; there it brings its own.

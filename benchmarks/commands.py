@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from datagen.attacks import LONG, audit
-from datagen.recipe import make_recipe
-from datagen.rows import sample
-from datagen.tasks import DATASETS
+from datagen.dataset.config import make_recipe
+from datagen.dataset.shards import sample
+from datagen.registry import DATASETS
+from datagen.reward_audit import LONG, audit
 
 BIN = Path(sys.executable).parent
 

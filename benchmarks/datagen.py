@@ -26,12 +26,12 @@ import numpy as np
 import psutil
 from PIL import Image, ImageDraw, ImageFont
 
-from datagen.canvas import png
-from datagen.decoder import FONTS
-from datagen.randomness import stream
-from datagen.recipe import make_recipe
-from datagen.rows import material_of
-from datagen.tasks import DATASETS
+from datagen.dataset.config import make_recipe
+from datagen.dataset.rng import stream
+from datagen.dataset.shards import material_of
+from datagen.registry import DATASETS
+from datagen.rendering.cipher_table import FONTS
+from datagen.rendering.png import png
 
 SIZE = int(os.environ.get("SIZE", "100000"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))

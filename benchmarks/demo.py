@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from datagen.files import write_json
+from datagen.common.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 HEAD = ("seed", "task", "before", "after", "difference (95% interval)", "format after", "questions", "wall clock")

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from datagen.files import write_json
+from datagen.common.files import write_json
 
 BIN = Path(sys.executable).parent
 KEEP = ("accuracy", "accuracy_ci95", "n", "shown", "dataset_fingerprint", "split", "tasks")

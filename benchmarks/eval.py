@@ -24,14 +24,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from datagen.export import export_lmms_eval
-from datagen.r1 import full_message
-from evaluation.asking import Model, Prompts, load, questions_of
+from datagen.export.lmms_eval import export_lmms_eval
+from datagen.r1_format import full_message
+from evaluation.backends.base import Engine, Prompt
+from evaluation.backends.transformers import BATCH, TransformersEngine, conversation
 from evaluation.cli import make_parser
-from evaluation.engines import Engine, Prompt
-from evaluation.plan import Plan, make_plan
-from evaluation.transformers_engine import BATCH, TransformersEngine, conversation
-from evaluation.variants import R1
+from evaluation.config import Plan, make_plan
+from evaluation.generation import Model, Prompts, load, questions_of
+from evaluation.prompt_variants import R1
 
 QUESTIONS = int(os.environ.get("QUESTIONS", "1000"))
 SAMPLE = 100  # questions of the plain loop

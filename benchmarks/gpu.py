@@ -4,7 +4,7 @@ Each part is written to the JSON file as soon as it is there, and one that fails
 on with the parts that are missing. Then the table is printed.
 
 - `full`: GRPO of Qwen2.5-VL-3B's architecture with random weights on words, transformers generating: time, tokens,
-  MFU, and memory beside what `training/memory.py` predicted. It is paired with a script written straight from TRL's
+  MFU, and memory beside what `training/launch/memory.py` predicted. It is paired with a script written straight from TRL's
   documentation, in fresh processes in the order script, ours, ours, script.
 - `lora`: adapters alone, without the script.
 - `vllm`: all weights, with vLLM in the same process. TRL alone trains on garbage there: nothing to pair it with.
@@ -38,14 +38,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.steps import Step, Worker, WorkerError, make_run, ratios
-from datagen.build import build
-from datagen.engines import processes
-from datagen.errors import UserError
-from datagen.files import write_json
-from datagen.recipe import make_recipe
-from training.hardware import GPU, Generation, visible_gpus
-from training.memory import GIB, Shape, built_in, shape_of
-from training.plan import Asked, Machine, Plan, decide, largest_question, refuse
+from datagen.common.errors import UserError
+from datagen.common.files import write_json
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from training.launch.memory import GIB, Shape, built_in, shape_of
+from training.launch.planner import Asked, Machine, Plan, decide, largest_question, refuse
+from training.launch.presets import GPU, Generation, visible_gpus
 
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 PEAKS = {"H100 80GB HBM3": 989.4e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989.4e12, "A100": 311.9e12}
@@ -103,7 +103,7 @@ def make_model(folder: Path, size: Size) -> None:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from training.small.architecture import SPECIAL_TOKENS, make_processor
+    from training.builtin_models.architecture import SPECIAL_TOKENS, make_processor
 
     real = built_in()[MODEL].config
     text, vision = real["text_config"] | size.text, real["vision_config"] | size.vision
@@ -214,7 +214,7 @@ def steps_of(
     bench: Bench, name: str, ways: list[str], lora: dict[str, Any], generation: Generation = "transformers"
 ) -> dict[str, Any]:
     """The steps of some ways, each in a fresh process, one after the other, and what follows from them."""
-    from training.placement import hardware_of
+    from training.launch.launch_config import hardware_of
 
     model, data = bench.prepared()
     plan = bench.planned(model, lora, generation)
@@ -362,7 +362,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 def measure(bench: Bench, parts: list[str], out: Path) -> dict[str, Any]:
     """What the file has when all parts were tried; those that it has already are kept."""
-    from training.checkpoints import git_commit, versions
+    from training.trainers.checkpoints import git_commit, versions
 
     machine = {
         "gpu": bench.gpu.name if bench.gpu else None,

@@ -20,10 +20,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from datagen.dataset import open_dataset
-from datagen.r1 import full_message, vision_token_ids
+from datagen.dataset.reader import open_dataset
+from datagen.r1_format import full_message, vision_token_ids
+from datagen.registry import TASKS, reward_names
 from datagen.task import reward_hash
-from datagen.tasks import TASKS, reward_names
 from training.config import Run
 
 Step = dict[str, Any]  # its `seconds`, those of `generation` and of the `sync` of weights in it, and its tokens
@@ -153,7 +153,8 @@ def plain(run: Run, meter: Meter) -> None:
 
 def ours(run: Run, meter: Meter, *, preflight: bool) -> None:
     """The whole stage, as `r1vlm-train` runs it."""
-    from training import cli, grpo
+    from training import cli
+    from training.trainers import grpo
 
     cli.quiet()
     go = grpo.go

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.steps import Step, Worker, make_run, ratios
-from datagen.build import build
-from datagen.engines import processes
-from datagen.recipe import make_recipe
-from training.model import locate
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from training.models import locate
 
 STEPS = int(os.environ.get("STEPS", "24"))
 WARM_UP = 2  # steps before those that count

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datagen.errors import Parser, UserError, run, without_password, writable_folder
-from datagen.files import folder_here, folder_of, is_remote
-from datagen.hub import Mark, Published, Target, add_options, check_unused, fetch, repository, target
-from datagen.hub import publish as publish_files
-from datagen.options import whole
+from datagen.common.errors import Parser, UserError, run, without_password, writable_folder
+from datagen.common.files import folder_here, folder_of, is_remote
+from datagen.common.options import whole
+from datagen.hub.fetch import fetch, repository
+from datagen.hub.publish import Mark, Published, Target, add_options, check_unused, target
+from datagen.hub.publish import publish as publish_files
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec
@@ -109,8 +110,8 @@ def make_parser(*, building: bool = True) -> Parser:
 
 def option_helps() -> dict[str, str]:
     """The help of every option that some dataset has, by its name: whose it is, and what it is by default."""
-    from datagen.options import as_text
-    from datagen.tasks import DATASETS
+    from datagen.common.options import as_text
+    from datagen.registry import DATASETS
 
     helps: dict[str, str] = {}
     for spec in DATASETS.values():
@@ -181,7 +182,7 @@ def place(text: str) -> Path:
 
 def build(arguments: argparse.Namespace) -> None:
     """`r1vlm-data build`."""
-    from datagen.tasks import find_dataset
+    from datagen.registry import find_dataset
 
     spec = find_dataset(arguments.name)
     options = read_options(spec, arguments)
@@ -192,9 +193,9 @@ def build(arguments: argparse.Namespace) -> None:
     to = where_to_push(arguments, spec.name) if arguments.push else None
     out = place(arguments.out or f"data/{spec.name}")
 
-    from datagen.build import build as write
-    from datagen.engines import processes, ray_cluster
-    from datagen.recipe import make_recipe
+    from datagen.dataset.build import build as write
+    from datagen.dataset.config import make_recipe
+    from datagen.dataset.executors import processes, ray_cluster
 
     recipe = make_recipe(
         spec.name,
@@ -232,9 +233,9 @@ def publish_folder(folder: Path, to: Target) -> Published:
     Raises:
         UserError: where it is not what it claims to be, or the Hub refuses.
     """
-    from datagen.cards import CARD
-    from datagen.manifest import MANIFEST
-    from datagen.verify import verify as prove
+    from datagen.dataset.manifest import MANIFEST
+    from datagen.dataset.verify import verify as prove
+    from datagen.hub.cards import CARD
 
     manifest = prove(folder).manifest
     names = [CARD, MANIFEST, *manifest["files"]]
@@ -243,7 +244,7 @@ def publish_folder(folder: Path, to: Target) -> Published:
 
 def push(arguments: argparse.Namespace) -> None:
     """`r1vlm-data push`."""
-    from datagen.manifest import read_manifest
+    from datagen.dataset.manifest import read_manifest
 
     folder = folder_here(arguments.dir)
     to = where_to_push(arguments, str(read_manifest(folder)["recipe"].get("dataset")))
@@ -252,9 +253,9 @@ def push(arguments: argparse.Namespace) -> None:
 
 def card(arguments: argparse.Namespace) -> None:
     """`r1vlm-data card`."""
-    from datagen.cards import CARD
-    from datagen.manifest import MANIFEST, read_manifest, write_card
-    from datagen.verify import recipe_of
+    from datagen.dataset.manifest import MANIFEST, read_manifest, write_card
+    from datagen.dataset.verify import recipe_of
+    from datagen.hub.cards import CARD
 
     if repository(arguments.dir):
         raise UserError(f"{arguments.dir} is no folder here, and a card is written into one: build the dataset first")
@@ -270,7 +271,7 @@ def card(arguments: argparse.Namespace) -> None:
 
 def preview(arguments: argparse.Namespace) -> None:
     """`r1vlm-data preview`."""
-    from datagen.dataset import check_split, open_dataset
+    from datagen.dataset.reader import check_split, open_dataset
 
     built = open_dataset(arguments.dir)
     split = check_split(arguments.split)
@@ -280,7 +281,7 @@ def preview(arguments: argparse.Namespace) -> None:
 
     from datasets import disable_progress_bars
 
-    from datagen.preview import contact_sheet, save, show
+    from datagen.dataset.preview import contact_sheet, save, show
 
     disable_progress_bars()
     sheet = contact_sheet(built, split, arguments.count)
@@ -291,7 +292,7 @@ def preview(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> None:
     """`r1vlm-data verify`."""
-    from datagen.verify import verify as prove
+    from datagen.dataset.verify import verify as prove
 
     folder, where = (
         fetch(arguments.dir, "dataset")
@@ -311,14 +312,14 @@ def verify(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """`r1vlm-data export`."""
-    from datagen.dataset import open_dataset
+    from datagen.dataset.reader import open_dataset
 
     built = open_dataset(arguments.dir)
     out = writable_folder(arguments.out)
 
     from datasets import disable_progress_bars
 
-    from datagen.export import export_lmms_eval
+    from datagen.export.lmms_eval import export_lmms_eval
 
     disable_progress_bars()
     group, names = export_lmms_eval(built, out)
@@ -331,11 +332,11 @@ def export(arguments: argparse.Namespace) -> None:
 
 def audit(arguments: argparse.Namespace) -> None:
     """`r1vlm-data audit`."""
-    from datagen.attacks import LONG, SECONDS
-    from datagen.attacks import audit as attack
-    from datagen.recipe import make_recipe
-    from datagen.rows import sample
-    from datagen.tasks import find_owner
+    from datagen.dataset.config import make_recipe
+    from datagen.dataset.shards import sample
+    from datagen.registry import find_owner
+    from datagen.reward_audit import LONG, SECONDS
+    from datagen.reward_audit import audit as attack
 
     spec = find_owner(arguments.name)
     recipe = make_recipe(spec.name, size=1000, seed=arguments.seed)
@@ -363,7 +364,7 @@ def audit(arguments: argparse.Namespace) -> None:
 
 def tasks(_: argparse.Namespace) -> None:
     """`r1vlm-data tasks`."""
-    from datagen.tasks import DATASETS
+    from datagen.registry import DATASETS
 
     for spec in DATASETS.values():
         options = ", ".join(f"--{option.name}" for option in spec.options)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datagen.options import Option
+from datagen.common.options import Option
 
 Truth = Mapping[str, Any]
 """The ground truth of an example: the columns of its row that the drawing fixed."""
@@ -87,8 +87,9 @@ def reward_hash(task: Task) -> str:
     It covers the source of every module that defines one of the task's rewards, or that those modules take from
     `datagen`'s R1 format. A checkpoint records it, and the evaluation says so where it differs.
     """
-    from datagen import r1
 
-    modules = {inspect.getmodule(reward) for reward in task.rewards.values()} | {r1}
+    from datagen import r1_format
+
+    modules = {inspect.getmodule(reward) for reward in task.rewards.values()} | {r1_format}
     sources = sorted(inspect.getsource(module) for module in modules if module is not None)
     return hashlib.sha256("\0".join([task.name, *sources]).encode()).hexdigest()[:16]

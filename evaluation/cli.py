@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from datagen.errors import Parser, UserError, run
-from datagen.hub import add_options
-from datagen.options import whole
-from evaluation.engines import ENGINES
+from datagen.common.errors import Parser, UserError, run
+from datagen.common.options import whole
+from datagen.hub.publish import add_options
+from evaluation.backends.base import ENGINES
 
 
 def temperature(text: str) -> float:
@@ -70,8 +70,8 @@ def main() -> NoReturn:
     def command() -> None:
         arguments = make_parser().parse_args()
         if all(name.endswith(".json") for name in arguments.checkpoint):
-            from evaluation.beside import read_beside
-            from evaluation.table import results_table
+            from evaluation.report.external_results import read_beside
+            from evaluation.report.tables import results_table
 
             print(results_table([read_beside(Path(name)) for name in arguments.checkpoint]))
             return
@@ -80,15 +80,15 @@ def main() -> NoReturn:
         (arguments.checkpoint,) = arguments.checkpoint
 
         if arguments.curve:
-            from evaluation.best import best_checkpoint
+            from evaluation.checkpoint_selection import best_checkpoint
 
             arguments.checkpoint = best_checkpoint(arguments)
 
-        from evaluation.plan import make_plan
+        from evaluation.config import make_plan
 
         plan = make_plan(arguments)
 
-        from evaluation.evaluate import evaluate
+        from evaluation.evaluator import evaluate
 
         evaluate(plan)
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from datagen.errors import UserError
-from datagen.files import write_text
+from datagen.common.errors import UserError
+from datagen.common.files import write_text
 
 Place = tuple[str, int]
 """The id of a question, and the number of the sample."""

@@ -23,9 +23,9 @@ os.environ["R1VLM_CACHE"] = f"{CACHE.name}/r1vlm"
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits dataset: 160 train, 20 validation and 20 test images, two questions each."""
-    from datagen.build import build
-    from datagen.engines import processes
-    from datagen.recipe import make_recipe
+    from datagen.dataset.build import build
+    from datagen.dataset.config import make_recipe
+    from datagen.dataset.executors import processes
 
     out = tmp_path_factory.mktemp("data") / "digits"
     build(make_recipe("digits", size=200, seed=3), out, processes(2))
@@ -37,7 +37,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model with random weights, as a checkpoint folder without a record of what made it."""
     import torch
 
-    from training.small.architecture import make_model, make_processor
+    from training.builtin_models.architecture import make_model, make_processor
 
     folder = tmp_path_factory.mktemp("model") / "random"
     torch.manual_seed(0)

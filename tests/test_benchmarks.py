@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.gpu import operations
 from benchmarks.steps import ratios
 from tests.processes import run
-from training.memory import built_in
+from training.launch.memory import built_in
 
 
 def bench(folder: Path, *parts: str) -> tuple[dict[str, Any], str]:

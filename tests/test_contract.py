@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from datagen import r1
-from datagen.attacks import audit
-from datagen.recipe import make_recipe
-from datagen.rows import questions_of, raw_row
-from datagen.sources import SPLITS
+from datagen import r1_format
+from datagen.dataset.config import make_recipe
+from datagen.dataset.shards import questions_of, raw_row
+from datagen.registry import DATASETS, TASKS
+from datagen.reward_audit import audit
+from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec, reward_hash
-from datagen.tasks import DATASETS, TASKS
 
 
 @pytest.fixture(params=DATASETS.values(), ids=list(DATASETS))
@@ -63,7 +63,7 @@ def test_every_solution_earns_full_marks(spec: DatasetSpec) -> None:
         assert {name: reward(question["solution"], question) for name, reward in rewards.items()} == dict.fromkeys(
             rewards, 1.0
         )
-        assert question["answer"] == r1.answer_of(question["solution"])
+        assert question["answer"] == r1_format.answer_of(question["solution"])
 
 
 def test_no_attack_earns_more_than_the_honest_message_it_replaces(spec: DatasetSpec) -> None:
@@ -92,8 +92,8 @@ def test_listing_every_answer_earns_nothing(spec: DatasetSpec) -> None:
         own = [question for question in asked if question["task"] == task.name]
         answers = sorted({question["answer"] for question in own})
         assert len(answers) > 1
-        everything = r1.solution("all", " ".join(answers))
-        many = r1.OPENING + "</think>" + "".join(f"<answer>{answer}</answer>" for answer in answers)
+        everything = r1_format.solution("all", " ".join(answers))
+        many = r1_format.OPENING + "</think>" + "".join(f"<answer>{answer}</answer>" for answer in answers)
         for question in own:
             for text in (everything, many):
                 assert task.rewards["correctness"](text, question) == 0.0

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from datagen.dataset import open_dataset
-from datagen.manifest import tables_of
-from datagen.tasks import DATASETS
+from datagen.dataset.manifest import tables_of
+from datagen.dataset.reader import open_dataset
+from datagen.registry import DATASETS
 from tests.hub import Hub, running
 from tests.processes import kill_when, refused, run
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from datagen.columns import schemas
-from datagen.dataset import open_dataset
-from datagen.manifest import write_manifest
-from datagen.recipe import make_recipe, plan
-from datagen.rows import draw_shard
-from datagen.tasks import DATASETS, TASKS
+from datagen.dataset.config import make_recipe, plan
+from datagen.dataset.manifest import write_manifest
+from datagen.dataset.reader import open_dataset
+from datagen.dataset.shards import draw_shard
+from datagen.registry import DATASETS, TASKS
+from datagen.schema import schemas
 from tests import test_contract
 from tests.processes import run
-from training.describe import presets_table
-from training.model import DEFAULT_MODEL
+from training.launch.plan_rendering import presets_table
+from training.models import DEFAULT_MODEL
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -11,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datagen.errors import Parser, UserError, need, run, writable_folder
-from datagen.hub import add_options, check_unused, target
-from datagen.options import whole
+from datagen.common.errors import Parser, UserError, need, run, writable_folder
+from datagen.common.options import whole
+from datagen.hub.publish import add_options, check_unused, target
 from training.config import RUN_FILE, Run, Stage, read_run
-from training.hardware import keep_gpus, visible_gpus
-from training.model import DEFAULT_MODEL, SMALL
-from training.rank import FOLLOWED, LAUNCHED, is_main, is_trainer, leave
-from training.recipe import read_recipe, recipe_for
+from training.distributed import FOLLOWED, LAUNCHED, is_main, is_trainer, leave
+from training.launch.presets import keep_gpus, visible_gpus
+from training.models import DEFAULT_MODEL, SMALL
+from training.recipes import read_recipe, recipe_for
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec
-    from training.plan import Plan
+    from training.launch.planner import Plan
 
 LOGS = "logs"
 FINAL = "final"
@@ -114,10 +114,10 @@ def make_parser() -> Parser:
 
 def command(arguments: argparse.Namespace) -> None:
     """`r1vlm-train`."""
-    from datagen.tasks import find_owner
+    from datagen.registry import find_owner
 
     if arguments.doctor:
-        from training.doctor import examine
+        from training.launch.doctor import examine
 
         examine()
         return
@@ -132,9 +132,9 @@ def command(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     """Train on the tasks of a dataset, then score what came out."""
-    from datagen.dataset import open_dataset, tasks_of
+    from datagen.dataset.reader import open_dataset, tasks_of
+    from datagen.registry import TASKS
     from datagen.task import reward_hash
-    from datagen.tasks import TASKS
 
     built = open_dataset(arguments.data or Path("data") / owner.name)
     tasks = tasks_of(built, arguments.task or arguments.name)
@@ -144,10 +144,10 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     check_options(arguments)
     need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     quiet()
-    from datagen.cards import model_repository
-    from training.checkpoints import base_of, publish_checkpoint
+    from datagen.hub.cards import model_repository
     from training.config import trl_config
-    from training.model import locate, pinned
+    from training.models import locate, pinned
+    from training.trainers.checkpoints import base_of, publish_checkpoint
 
     model = pinned(arguments.model or recipe_model(arguments.recipe) or default_model(arguments.hardware, owner))
     recipe = arguments.recipe or recipe_for(model)
@@ -239,7 +239,7 @@ def check_torch() -> None:
 def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Plan, str]:
     """The plan of a run, and why it is this one."""
     from training.config import settings_for
-    from training.placement import plan_for, words_of
+    from training.launch.launch_config import plan_for, words_of
 
     own = settings_for(recipe, "grpo", None, {}, [])
     return plan_for(arguments, owner, asked, own, words_of(sys.argv[1:]))
@@ -251,7 +251,7 @@ def place(plan: Plan, why: str, asked: Run) -> Run:
     Raises:
         UserError: where the hardware can't do it, or can't go on with what is in the run folder.
     """
-    from training.placement import check_move, enough, hardware_of
+    from training.launch.launch_config import check_move, enough, hardware_of
 
     placed = replace(asked, hardware=hardware_of(plan))
     if is_trainer():
@@ -265,8 +265,8 @@ def place(plan: Plan, why: str, asked: Run) -> Run:
 
 def launch_plan(plan: Plan, why: str, asked: Run, watchdog: float) -> None:
     """Start the processes of a run, and exit where they fail; for several machines, say how to start them, and exit."""
-    from training.launch import launch
-    from training.placement import print_plan, with_model
+    from training.launch.launch_config import print_plan, with_model
+    from training.launch.launcher import launch
 
     plan = with_model(plan, asked.model)
     if plan.preset.nodes > 1:
@@ -278,7 +278,7 @@ def launch_plan(plan: Plan, why: str, asked: Run, watchdog: float) -> None:
 
 def dry_run(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     """Print what would be started; needs neither the dataset nor the weights of the recipes' models."""
-    from training.placement import planned_model, print_plan
+    from training.launch.launch_config import planned_model, print_plan
 
     model = recipe_model(arguments.recipe) if arguments.model is None else None
     model = model or planned_model(arguments, small_model(owner))
@@ -327,7 +327,7 @@ def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
     The process ends where no step comes within `watchdog` seconds.
     """
     from training.config import trl_config
-    from training.launch import watched
+    from training.launch.launcher import watched
 
     out = Path(asked.out)
     final = out / FINAL
@@ -341,16 +341,16 @@ def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
         return final
     started = time.monotonic()
     if asked.stage == "grpo":
-        from training import grpo
+        from training.trainers import grpo
     else:
-        from training import cold_start
+        from training.trainers import sft
     with watched(out, watchdog):
-        last = grpo.train(asked, preflight=preflight) if asked.stage == "grpo" else cold_start.train(asked)
+        last = grpo.train(asked, preflight=preflight) if asked.stage == "grpo" else sft.train(asked)
     if not is_main():
         return final
     final.symlink_to(last.name)
     print(f"{final}: {asked.stage.replace('_', ' ')}, {last.name}, {time.monotonic() - started:.0f} s")
-    from training.held_out import BEST
+    from training.callbacks.validation import BEST
 
     if (best := out / BEST).exists():
         print(f"{best}: the best on held-out questions, {best.resolve().name}")
@@ -363,7 +363,7 @@ def claim(out: Path, asked: Run) -> None:
     Raises:
         UserError: where the folder holds a run with another configuration; names the first difference.
     """
-    from datagen.files import write_json
+    from datagen.common.files import write_json
 
     path = out / RUN_FILE
     wanted = json.loads(json.dumps(asked.as_json()))

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from datagen.errors import UserError, nearest
-from training.recipe import read_recipe
+from datagen.common.errors import UserError, nearest
+from training.recipes import read_recipe
 
 Stage = Literal["cold_start", "grpo"]
 RUN_FILE = "run.json"  # in a run folder: the configuration, and where the run is
@@ -26,7 +26,7 @@ OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL 
         "freeze_vision": bool,
         "image_processor": dict[str, Any],
         "curriculum": Literal["none", "difficulty"],  # the order of the questions: random, or the easiest first
-        "drop_zero_variance": bool,  # see training/groups.py
+        "drop_zero_variance": bool,  # see training/trainers/zero_variance.py
         "reward_weights": dict[str, float],  # by the reward's name; 1.0 for the others
         "lora": dict[str, Any],  # of PEFT's LoraConfig; all weights are trained without it
     },
@@ -212,7 +212,7 @@ def weights(run: Run) -> list[float]:
     Raises:
         UserError: for the weight of a reward that no task of the run has.
     """
-    from datagen.tasks import reward_names
+    from datagen.registry import reward_names
 
     names, given = reward_names(run.tasks), run.settings.get("reward_weights", {})
     for name in given:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from datagen import r1
-from datagen.canvas import Box, paint, place, scatter
-from datagen.glyphs import Glyphs
-from datagen.options import Option, span
+from datagen import r1_format
+from datagen.common.options import Option, span
+from datagen.rendering.compositing import Box, paint, place, scatter
+from datagen.sources.mnist import Glyphs
 from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
 
 CANVAS = 168  # pixels: 6 x 6 merged patches of Qwen2.5-VL
@@ -95,12 +95,12 @@ def point_out(example: Truth) -> str:
 
 def count_correct(message: str, example: Truth) -> float:
     """1.0 where the answer is the count, as an integer."""
-    return float(r1.read_integer(r1.answer_of(message)) == example["count"])
+    return float(r1_format.read_integer(r1_format.answer_of(message)) == example["count"])
 
 
 def soft_correctness(message: str, example: Truth) -> float:
     """exp(-error² / 4) of a count, which is an integer from 0 on; 0.0 for anything else."""
-    given = r1.read_integer(r1.answer_of(message))
+    given = r1_format.read_integer(r1_format.answer_of(message))
     return 0.0 if given is None or given < 0 else math.exp(-(min(abs(given - example["count"]), 100) ** 2) / 4)
 
 
@@ -111,7 +111,7 @@ def grounding(message: str, example: Truth) -> float:
     above a half (the digits do not overlap, so there is at most one). Only as many points as there are digits may
     match, the first ones: each further one costs, wherever it lies.
     """
-    parsed = r1.parse(message)
+    parsed = r1_format.parse(message)
     if parsed is None:
         return 0.0
     given = [place for text in OBJECT.findall(parsed[0]) if (place := read_place(text)) is not None]
@@ -164,7 +164,7 @@ COUNT = Task(
     answer=lambda example: str(example["count"]),
     solve=point_out,
     rewards={
-        "format": r1.format_reward,
+        "format": r1_format.format_reward,
         "correctness": count_correct,
         "soft_correctness": soft_correctness,
         "grounding": grounding,

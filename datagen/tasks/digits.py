@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from datagen.canvas import paint, place, scatter
-from datagen.glyphs import Glyphs
-from datagen.options import Option, span
-from datagen.r1 import answer_of, format_reward, read_integer
-from datagen.sources import SIDE
+from datagen.common.options import Option, span
+from datagen.r1_format import answer_of, format_reward, read_integer
+from datagen.rendering.compositing import paint, place, scatter
+from datagen.sources.mnist import SIDE, Glyphs
 from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from datagen import r1
-from datagen.decoder import OPTIONS
-from datagen.options import Option, one_size, span
+from datagen import r1_format
+from datagen.common.options import Option, one_size, span
+from datagen.rendering.cipher_table import OPTIONS
+from datagen.sources.vocabulary import ALPHABETS, Words
 from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
 from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, disguise, exchange, look_up
-from datagen.words import ALPHABETS, Words
 
 PLAIN = re.compile(r"[a-z ]+")
 
@@ -37,7 +37,7 @@ def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> 
 
 def shown(message: str) -> list[str] | None:
     """The characters in the only `<chars>` block of a well-formed message; None where there is no such block."""
-    parsed = r1.parse(message)
+    parsed = r1_format.parse(message)
     if parsed is None or message.count("<chars>") != 1 or message.count("</chars>") != 1:
         return None
     _, _, rest = parsed[0].partition("<chars>")
@@ -52,7 +52,7 @@ def similarity(given: str | list[str], true: str | list[str]) -> float:
 
 def chars_format(message: str, example: Truth) -> float:
     """1.0 for one think block that holds one chars block, then one answer block that is not empty."""
-    return float(shown(message) is not None and r1.format_reward(message, example) == 1.0)
+    return float(shown(message) is not None and r1_format.format_reward(message, example) == 1.0)
 
 
 def chars(message: str, example: Truth) -> float:
@@ -63,7 +63,7 @@ def chars(message: str, example: Truth) -> float:
     given = shown(message)
     if not given:
         return 0.0
-    true, coded = (r1.spell(example[column]).split(" ") for column in ("message", "coded_message"))
+    true, coded = (r1_format.spell(example[column]).split(" ") for column in ("message", "coded_message"))
     if Levenshtein.distance(given, coded) < Levenshtein.distance(given, true):
         return 0.0
     return similarity(given, true)
@@ -71,7 +71,7 @@ def chars(message: str, example: Truth) -> float:
 
 def message_correct(message: str, example: Truth) -> float:
     """1.0 where the answer is exactly the message, and the characters shown are all right."""
-    return float(r1.answer_of(message) == example["message"] and chars(message, example) == 1.0)
+    return float(r1_format.answer_of(message) == example["message"] and chars(message, example) == 1.0)
 
 
 def partial(message: str, example: Truth) -> float:
@@ -80,11 +80,11 @@ def partial(message: str, example: Truth) -> float:
     0.0 for anything but lower-case letters and spaces, and for an answer that is no nearer to the message than the
     message spelled out is: copying the characters is no answer.
     """
-    answer = r1.answer_of(message)
+    answer = r1_format.answer_of(message)
     if answer is None or PLAIN.fullmatch(answer) is None or chars(message, example) < 1.0:
         return 0.0
     true = example["message"]
-    if Levenshtein.distance(answer, true) >= Levenshtein.distance(r1.spell(true), true):
+    if Levenshtein.distance(answer, true) >= Levenshtein.distance(r1_format.spell(true), true):
         return 0.0
     return similarity(answer, true)
 
@@ -96,13 +96,13 @@ def with_words(count: int) -> Task:
         summary=f"Decode a message of {count} word{'s' * (count > 1)}, showing the characters.",
         ask=lambda example: (
             "Each entry of the image shows a coded letter, an arrow, and the letter it stands for; _ stands for a "
-            f"space. Decode this message: {r1.spell(example['coded_message'])}\n"
+            f"space. Decode this message: {r1_format.spell(example['coded_message'])}\n"
             "At the end of your reasoning write all decoded characters with spaces between them, _ for a space, in "
             "<chars> </chars> tags."
         ),
         example_answer="the whole decoded message",
         answer=lambda example: str(example["message"]),
-        solve=lambda example: f"{look_up(example)}. <chars> {r1.spell(example['message'])} </chars>",
+        solve=lambda example: f"{look_up(example)}. <chars> {r1_format.spell(example['message'])} </chars>",
         rewards={"format": chars_format, "chars": chars, "correctness": message_correct, "partial": partial},
         asked=lambda example: bool(example["num_words"] == count),
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from datagen.decoder import OPTIONS, draw_decoder
-from datagen.options import Option, span, whole
-from datagen.r1 import answer_of, format_reward, spell
+from datagen.common.options import Option, span, whole
+from datagen.r1_format import answer_of, format_reward, spell
+from datagen.rendering.cipher_table import OPTIONS, draw_decoder
+from datagen.sources.vocabulary import ALPHABETS, MOST, Words
 from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
-from datagen.words import ALPHABETS, MOST, Words
 
 QUOTES = "\"'`“”‘’«»"
 VOCABULARY = Option("vocabulary", 20_000, whole(1, MOST), "the most frequent English words to draw from")

@@ -10,18 +10,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from datagen import build as building
-from datagen.build import build
-from datagen.columns import schemas
-from datagen.dataset import open_dataset
-from datagen.engines import processes
-from datagen.errors import UserError
-from datagen.files import sha256
-from datagen.glyphs import load_glyphs
-from datagen.manifest import MANIFEST, example_files, prove
-from datagen.recipe import Recipe, make_recipe, plan
-from datagen.sources import SPLITS, split_of
-from datagen.tasks import DATASETS
+from datagen.common.errors import UserError
+from datagen.common.files import sha256
+from datagen.dataset import build as building
+from datagen.dataset.build import build
+from datagen.dataset.config import Recipe, make_recipe, plan
+from datagen.dataset.executors import processes
+from datagen.dataset.manifest import MANIFEST, example_files, prove
+from datagen.dataset.reader import open_dataset
+from datagen.registry import DATASETS
+from datagen.schema import schemas
+from datagen.sources.mnist import load_glyphs
+from datagen.sources.split import SPLITS, split_of
 from tests.processes import kill_when, run
 
 

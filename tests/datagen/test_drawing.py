@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datagen.decoder import FONTS, SHADES, _entry
-from datagen.errors import UserError
-from datagen.recipe import make_recipe
-from datagen.rows import material_of, raw_row
-from datagen.tasks import DATASETS
-from datagen.words import ALPHABETS, load_words
+from datagen.common.errors import UserError
+from datagen.dataset.config import make_recipe
+from datagen.dataset.shards import material_of, raw_row
+from datagen.registry import DATASETS
+from datagen.rendering.cipher_table import FONTS, SHADES, _entry
+from datagen.sources.vocabulary import ALPHABETS, load_words
 
 
 def rows(name: str, count: int, seed: int = 1, split: str = "train", **options: Any) -> list[dict[str, Any]]:

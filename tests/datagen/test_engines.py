@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from datagen.engines import _call, processes
-from datagen.errors import UserError
+from datagen.common.errors import UserError
+from datagen.dataset.executors import _call, processes
 
 ROOT = Path(__file__).parents[2]
-WHERE = "__import__('datagen.rows').__file__"  # asked of a worker with `eval`
+WHERE = "__import__('datagen.dataset.shards').__file__"  # asked of a worker with `eval`
 
 
 def test_workers_draw_with_the_code_of_their_parent_also_where_another_is_installed(tmp_path: Path) -> None:
     """A git worktree with the `.venv` of its main checkout, or a clone beside an installed r1vlm."""
     shutil.copytree(ROOT / "datagen", tmp_path / "datagen", ignore=shutil.ignore_patterns("__pycache__"))
-    code = f'from datagen.engines import processes; print(list(processes(1)(eval, ["{WHERE}"])))'
+    code = f'from datagen.dataset.executors import processes; print(list(processes(1)(eval, ["{WHERE}"])))'
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout == f"['{tmp_path}/datagen/__init__.py']\n"
 

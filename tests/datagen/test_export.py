@@ -13,14 +13,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import lmms_eval, r1
-from datagen.attacks import ATTACKS
-from datagen.build import build
-from datagen.dataset import open_dataset
-from datagen.engines import processes
-from datagen.export import UTILS, export_lmms_eval
-from datagen.recipe import make_recipe
-from datagen.tasks import DATASETS
+from datagen import r1_format
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from datagen.dataset.reader import open_dataset
+from datagen.export import lmms_eval_utils
+from datagen.export.lmms_eval import UTILS, export_lmms_eval
+from datagen.registry import DATASETS
+from datagen.reward_audit import ATTACKS
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
 from tests.processes import run
 
@@ -99,22 +100,24 @@ def test_every_task_asks_what_we_ask_and_is_judged_as_we_judge(built: Path, tmp_
             assert config["doc_to_text"](row) == row["prompt"][1]["content"]
         for row in asked.remove_columns("image"):  # lmms-eval judges without the image, and strips what was generated
             judge = config["process_results"]
-            right = r1.completion_of(row["solution"])
+            right = r1_format.completion_of(row["solution"])
             assert judge(row, [right.strip()]) == dict.fromkeys(task.rewards, 1.0)
             for attack in ATTACKS:
-                wrong = r1.completion_of(attack.text(row))
-                assert judge(row, [wrong.strip()]) == scores(r1.full_message(wrong), row), attack.name
+                wrong = r1_format.completion_of(attack.text(row))
+                assert judge(row, [wrong.strip()]) == scores(r1_format.full_message(wrong), row), attack.name
 
 
 @given(st.text() | SOUP, QUESTIONS)
 def test_any_completion_stripped_as_lmms_eval_does_gets_our_rewards(completion: str, question: dict[str, Any]) -> None:
-    assert lmms_eval.process_results(question, [completion.strip()]) == scores(r1.full_message(completion), question)
+    assert lmms_eval_utils.process_results(question, [completion.strip()]) == scores(
+        r1_format.full_message(completion), question
+    )
 
 
 def test_several_answers_get_the_mean(digits_folder: Path) -> None:
     row = open_dataset(digits_folder).questions("test", ["sum"])[0]
-    right = r1.completion_of(row["solution"])
-    assert lmms_eval.process_results(row, [right, "", right, ""]) == {"format": 0.5, "correctness": 0.5}
+    right = r1_format.completion_of(row["solution"])
+    assert lmms_eval_utils.process_results(row, [right, "", right, ""]) == {"format": 0.5, "correctness": 0.5}
 
 
 def test_a_task_that_is_not_asked_is_left_out(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import r1
-from datagen.attacks import audit
-from datagen.recipe import make_recipe
-from datagen.rows import questions_of, raw_row
-from datagen.tasks import DATASETS, TASKS
+from datagen import r1_format as r1
+from datagen.dataset.config import make_recipe
+from datagen.dataset.shards import questions_of, raw_row
+from datagen.registry import DATASETS, TASKS
+from datagen.reward_audit import audit
 from datagen.tasks.counting import grounding
 from datagen.tasks.messages import chars, partial, shown
 

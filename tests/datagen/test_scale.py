@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from datagen.build import build
-from datagen.engines import processes, ray_cluster
-from datagen.errors import UserError
-from datagen.files import sha256
-from datagen.manifest import MANIFEST
-from datagen.recipe import Recipe, make_recipe
+from datagen.common.errors import UserError
+from datagen.common.files import sha256
+from datagen.dataset.build import build
+from datagen.dataset.config import Recipe, make_recipe
+from datagen.dataset.executors import processes, ray_cluster
+from datagen.dataset.manifest import MANIFEST
 from tests.processes import refused, run
 
 

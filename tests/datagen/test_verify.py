@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datagen.build import build
-from datagen.engines import processes
-from datagen.files import sha256
-from datagen.manifest import MANIFEST
-from datagen.recipe import make_recipe
-from datagen.tasks import DATASETS
-from datagen.verify import verify
+from datagen.common.files import sha256
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from datagen.dataset.manifest import MANIFEST
+from datagen.dataset.verify import verify
+from datagen.registry import DATASETS
 from tests.processes import refused, run
 
 TEST_R1 = "r1/test-00000-of-00001.parquet"
@@ -153,7 +153,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("built", ["messages"], indirect=True)
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_each_fault_is_found_and_named(name: str, built: Path, tmp_path: Path) -> None:
-    from datagen.errors import UserError
+    from datagen.common.errors import UserError
 
     folder = tmp_path / built.name
     shutil.copytree(built, folder)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from datagen.dataset import open_dataset
+from datagen.dataset.reader import open_dataset
 
 Call = Callable[..., "Called"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from evaluation import transformers_engine
-from evaluation.engines import Prompt, Sampling
+from evaluation.backends import transformers as transformers_backend
+from evaluation.backends.base import Prompt, Sampling
 from tests.loopback import listening
 
 
@@ -33,7 +33,7 @@ class Server:
 @contextmanager
 def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
     """A server of a checkpoint, as the model `served`, for as long as the block runs."""
-    engine = transformers_engine.load(checkpoint, Sampling(max_new_tokens), 1)
+    engine = transformers_backend.load(checkpoint, Sampling(max_new_tokens), 1)
 
     def say(prompt: Prompt) -> str:
         [(_, text)] = engine.answer([prompt])

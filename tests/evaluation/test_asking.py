@@ -11,15 +11,15 @@ import pytest
 from conftest import Call, read, solutions, write_lines
 from server import serving
 
-from datagen import r1
-from datagen.build import build
-from datagen.dataset import open_dataset
-from datagen.engines import processes
-from datagen.recipe import make_recipe
-from datagen.tasks import TASKS
-from evaluation.controls import findings
-from evaluation.score import majority_right, score
-from evaluation.variants import DIRECT, controls
+from datagen import r1_format
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from datagen.dataset.reader import open_dataset
+from datagen.registry import TASKS
+from evaluation.metrics.ablations import findings
+from evaluation.metrics.scoring import majority_right, score
+from evaluation.prompt_variants import DIRECT, controls
 from tests.processes import kill_when, run
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "findings")
@@ -123,7 +123,7 @@ def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
             letters = str.maketrans(dict(zip(question["key"], other["key"], strict=True)))
             assert question["message"].translate(letters) == other["message"]
             assert sum(a != b for a, b in zip(question["key"], other["key"], strict=True)) == 2
-            right = r1.solution(TASKS[other["task"]].solve(other), other["message"])
+            right = r1_format.solution(TASKS[other["task"]].solve(other), other["message"])
             assert score([other], [right]).correctness == 1
             assert score([question], [right]).correctness == 0
             assert found["exchanged"].prompt(rows, place).image.tobytes() != rows[place]["image"].tobytes()
@@ -133,7 +133,7 @@ def test_findings(questions: list[dict[str, Any]]) -> None:
     by_task = {task: [q for q in questions if q["task"] == task] for task in ("list", "sum")}
 
     def said(answer: Any, controlled: dict[str, Any] | None = None) -> str:
-        messages = [r1.solution("So.", answer(question)) for question in questions]
+        messages = [r1_format.solution("So.", answer(question)) for question in questions]
         return " ".join(findings(score(questions, messages), controlled or {}))
 
     most = max((q["answer"] for q in by_task["sum"]), key=[q["answer"] for q in by_task["sum"]].count)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from conftest import Call, read, solutions, write_lines
 
-from datagen import r1
+from datagen import r1_format
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-HOSTILE = r1.OPENING + "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+HOSTILE = (
+    r1_format.OPENING + "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from datagen import r1
-from datagen.errors import UserError
-from evaluation.beside import beside_row, mark_others
-from evaluation.compare import compare, contrast, verdict
-from evaluation.score import Scored, score
+from datagen import r1_format
+from datagen.common.errors import UserError
+from evaluation.metrics.comparison import compare, contrast, verdict
+from evaluation.metrics.scoring import Scored, score
+from evaluation.report.external_results import beside_row, mark_others
 
-WRONG = r1.solution("I see nothing.", "999")
+WRONG = r1_format.solution("I see nothing.", "999")
 
 
 @pytest.fixture

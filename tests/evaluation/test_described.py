@@ -18,13 +18,13 @@ import pytest
 from conftest import Call, read, write_lines
 from server import playing
 
-from datagen import r1
-from datagen.build import build
-from datagen.dataset import open_dataset
-from datagen.engines import processes
-from datagen.recipe import make_recipe
-from evaluation.engines import Prompt
-from evaluation.variants import R1, controls
+from datagen import r1_format as r1
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from datagen.dataset.reader import open_dataset
+from evaluation.backends.base import Prompt
+from evaluation.prompt_variants import R1, controls
 
 Say = Callable[[Prompt], str]
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from datagen import r1
-from datagen.dataset import open_dataset
-from datagen.errors import UserError
-from evaluation import transformers_engine as engine
-from evaluation.engines import Prompt, Sampling
-from evaluation.variants import R1
-from evaluation.vllm_engine import visible_gpus
+from datagen import r1_format
+from datagen.common.errors import UserError
+from datagen.dataset.reader import open_dataset
+from evaluation.backends import transformers as engine
+from evaluation.backends.base import Prompt, Sampling
+from evaluation.backends.vllm import visible_gpus
+from evaluation.prompt_variants import R1
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def test_prompts_are_trls(loaded: engine.TransformersEngine, rows: Any) -> None:
     inputs = loaded.inputs(prompts(rows, 6))
     assert prompt_ids(inputs) == expected["input_ids"]
     assert torch.equal(inputs["pixel_values"], torch.as_tensor(expected["pixel_values"]))
-    assert loaded.processor.decode(inputs["input_ids"][0]).endswith(r1.OPENING)
+    assert loaded.processor.decode(inputs["input_ids"][0]).endswith(r1_format.OPENING)
 
 
 def test_prompts_are_padded_on_the_left(loaded: engine.TransformersEngine, rows: Any) -> None:
     short = R1.prompt(rows, 0)
-    longer = Prompt("longer", r1.messages("What? " * 20, "6"), short.image, opening=True)
+    longer = Prompt("longer", r1_format.messages("What? " * 20, "6"), short.image, opening=True)
     mask = loaded.inputs([short, longer])["attention_mask"]
     assert mask[0, 0] == 0
     assert mask[0, -1] == 1
@@ -82,8 +82,8 @@ def test_the_opening_words_are_given_once_or_not(loaded: engine.TransformersEngi
         return str(loaded.processor.decode(loaded.inputs([prompt])["input_ids"][0]))
 
     given = R1.prompt(rows, 0)
-    assert rendered(given).count(r1.OPENING) == 1
-    assert rendered(replace(given, opening=False)) == rendered(given).removesuffix(r1.OPENING)
+    assert rendered(given).count(r1_format.OPENING) == 1
+    assert rendered(replace(given, opening=False)) == rendered(given).removesuffix(r1_format.OPENING)
 
 
 def test_a_batch_answers_as_each_question_alone(loaded: engine.TransformersEngine, rows: Any) -> None:
@@ -103,7 +103,7 @@ def test_several_samples_differ_and_come_again(random_checkpoint: Path, rows: An
 def test_vision_tokens_are_never_generated(
     loaded: engine.TransformersEngine, rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vision = loaded.processor.tokenizer.convert_tokens_to_ids(list(r1.VISION_TOKENS))
+    vision = loaded.processor.tokenizer.convert_tokens_to_ids(list(r1_format.VISION_TOKENS))
     hook = loaded.model.lm_head.register_forward_hook(
         lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(vision), 1e4)
     )
@@ -128,8 +128,8 @@ def test_a_checkpoints_own_sampling_is_not_used(copy: Path, rows: Any, loaded: e
 
 def test_the_opening_words_are_added_where_they_lack(copy: Path, loaded: engine.TransformersEngine, rows: Any) -> None:
     template = copy / "chat_template.jinja"
-    bare = r1.without_opening(template.read_text())
-    assert r1.PREAMBLE.strip() not in bare
+    bare = r1_format.without_opening(template.read_text())
+    assert r1_format.PREAMBLE.strip() not in bare
     template.write_text(bare)
     few = prompts(rows, 2)
     assert prompt_ids(engine.load(copy, Sampling(6), 4).inputs(few)) == prompt_ids(loaded.inputs(few))

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.film import QUESTIONS, chosen, evenly, step_of
+from evaluation.report.checkpoint_samples import QUESTIONS, chosen, evenly, step_of
 
 
 @given(st.integers(1, 100), st.integers(2, 10))

@@ -12,7 +12,7 @@ import pytest
 from conftest import read
 from server import playing, reply
 
-from datagen import r1
+from datagen import r1_format
 from tests.processes import run
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "findings")
@@ -21,7 +21,7 @@ MARK = "HOSTILE"  # is in every text, to find it where it does not belong
 
 def answered(text: str) -> str:
     """What a model generates to say this in its reasoning and as its answer."""
-    return r1.completion_of(r1.solution(text, text))
+    return r1_format.completion_of(r1_format.solution(text, text))
 
 
 TEXTS: list[str | bytes] = [
@@ -70,9 +70,9 @@ def test_nothing_reaches_the_terminal(evaluated: tuple[Path, str]) -> None:
 def test_every_text_was_said(evaluated: tuple[Path, str]) -> None:
     out, _ = evaluated
     said = {json.loads(line)["completion"] for line in (out / "completions.jsonl").read_bytes().splitlines()}
-    whole = {r1.full_message(text) for text in TEXTS if isinstance(text, str)}
+    whole = {r1_format.full_message(text) for text in TEXTS if isinstance(text, str)}
     assert whole < said
-    assert said - whole == {r1.full_message(f"{MARK}\ufffd\ufffd\ufffd(\ufffd\ufffd\ufffd")}
+    assert said - whole == {r1_format.full_message(f"{MARK}\ufffd\ufffd\ufffd(\ufffd\ufffd\ufffd")}
 
 
 def test_every_file_is_json_in_utf8(evaluated: tuple[Path, str]) -> None:

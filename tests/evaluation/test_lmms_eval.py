@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from datagen import r1
-from datagen.attacks import ATTACKS
-from datagen.dataset import open_dataset
-from datagen.export import export_lmms_eval
-from evaluation.engines import Prompt, Sampling
-from evaluation.score import mean_rewards, score
-from evaluation.transformers_engine import load
+from datagen import r1_format
+from datagen.dataset.reader import open_dataset
+from datagen.export.lmms_eval import export_lmms_eval
+from datagen.reward_audit import ATTACKS
+from evaluation.backends.base import Prompt, Sampling
+from evaluation.backends.transformers import load
+from evaluation.metrics.scoring import mean_rewards, score
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed: make test-lmms-eval"
 )
-BASE = Path(__file__).parents[2] / "training" / "small" / "base"
+BASE = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 # A model whose answers are a file's, run by lmms-eval with the defaults of its own command line.
 SCRIPTED = """
 import json, sys
@@ -75,13 +75,13 @@ def python(*words: str | Path) -> None:
 def test_every_answer_gets_our_rewards(digits_folder: Path, tasks: Path, tmp_path: Path) -> None:
     questions = open_dataset(digits_folder).questions("test").remove_columns("image").to_list()
     texts = {
-        question["id"]: r1.completion_of(ATTACKS[i].text(question) if i % 2 else question["solution"])
+        question["id"]: r1_format.completion_of(ATTACKS[i].text(question) if i % 2 else question["solution"])
         for i, question in enumerate(questions)
     }
     (tmp_path / "answers.json").write_text(json.dumps(texts))
     python("-c", SCRIPTED, tasks, tmp_path / "answers.json", tmp_path / "out.json")
     out: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
-    ours = score(questions, [r1.full_message(texts[question["id"]]) for question in questions])
+    ours = score(questions, [r1_format.full_message(texts[question["id"]]) for question in questions])
     assert out["rewards"] == {q["id"]: rewards for q, rewards in zip(questions, ours.rewards, strict=True)}
     assert {name: out["group"][f"{name},none"] for name in ("format", "correctness")} == pytest.approx(
         mean_rewards(ours.rewards)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from conftest import Call, read, solutions, write_lines
 
-from datagen.build import build
-from datagen.dataset import open_dataset
-from datagen.engines import processes
-from datagen.recipe import make_recipe
-from datagen.tasks import DATASETS, TASKS
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from datagen.dataset.reader import open_dataset
+from datagen.registry import DATASETS, TASKS
 
 # The keys that lm-evaluation-harness's own logs have, beside one for each metric.
 KEYS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}

@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import Call, read, solutions, write_lines
 
-from datagen import r1
-from datagen.dataset import open_dataset
+from datagen import r1_format
+from datagen.dataset.reader import open_dataset
+from datagen.registry import find_task
 from datagen.task import reward_hash
-from datagen.tasks import find_task
-from evaluation import asking
+from evaluation import generation
 
 RESULT_KEYS = {
     *("model", "data", "dataset_fingerprint", "split", "task", "n", "accuracy", "accuracy_ci95", "rewards", "slices"),
@@ -97,7 +97,7 @@ def test_rescoring_a_run_gives_its_numbers(
     assert called.code == 0, called.err
     lines = [json.loads(line) for line in (first / "completions.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [question["id"] for question in questions]
-    assert all(line["completion"].startswith(r1.OPENING) for line in lines)
+    assert all(line["completion"].startswith(r1_format.OPENING) for line in lines)
     assert r1vlm_eval(first / "completions.jsonl", "--data", digits_folder, "--out", again).code == 0
     one, other = read(first / "results.json"), read(again / "results.json")
     assert {key: one[key] for key in SCORES} == {key: other[key] for key in SCORES}
@@ -135,8 +135,8 @@ def test_a_question_is_asked_again_only_where_something_has_changed(
 ) -> None:
     monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "cache"))
     loads: list[object] = []
-    load = asking.load
-    monkeypatch.setattr(asking, "load", lambda *about: (loads.append(about[0].sampling), load(*about))[1])
+    load = generation.load
+    monkeypatch.setattr(generation, "load", lambda *about: (loads.append(about[0].sampling), load(*about))[1])
     arguments = (recorded, "--out", tmp_path / "out", "--limit", 3, "--max-new-tokens")
     assert r1vlm_eval(*arguments, 4).code == 0
     first = read(tmp_path / "out" / "results.json")

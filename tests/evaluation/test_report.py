@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datagen import r1
-from evaluation.curve import make_curve, read_metrics, smoothed
-from evaluation.report import BYTES, EXAMPLES, LONG, data_url, differing, shortened, visible
+from datagen import r1_format as r1
+from evaluation.report.curves import make_curve, read_metrics, smoothed
+from evaluation.report.html import BYTES, EXAMPLES, LONG, data_url, differing, shortened, visible
 
 HOSTILE = (
     r1.OPENING + "<script>alert(1)</script><img src=http://x.y/z onerror=a()>\x00\x1b[31m\u202e\ud800</pre>{{ 7 * 7 }}"
@@ -84,7 +84,7 @@ def test_nothing_comes_from_elsewhere(page: str) -> None:
     tags = {tag for tag, _ in elements}
     assert not tags & {"link", "iframe", "object", "embed", "a", "base", "form"}
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)  # the one that the policy names
-    assert script == files("evaluation").joinpath("report.js").read_text()
+    assert script == files("evaluation.report").joinpath("report.js").read_text()
     policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{policy}'" in page
     sources = [value for _, attributes in elements for name, value in attributes.items() if name in ("src", "href")]

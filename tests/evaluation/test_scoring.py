@@ -12,15 +12,20 @@ from conftest import solutions, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datagen import r1
-from datagen.errors import UserError
-from datagen.tasks import TASKS
+from datagen import r1_format as r1
+from datagen.common.errors import UserError
+from datagen.registry import TASKS
 from evaluation.completions import read_completions, write_completions
-from evaluation.score import score, score_one, slices, summary
+from evaluation.metrics.scoring import score, score_one, slices, summary
 
 HOSTILE = [
     *("", "<think>" * 1000, "</answer><answer>6</answer>", "<think><" * 12_500, "\x00\x1b[31m", "\ud800", "\u202e6"),
-    *(r1.solution("", "9" * 5000), r1.solution("x", "٣"), r1.solution("x", "NaN"), r1.solution("x", "[[[[")),
+    *(
+        r1.solution("", "9" * 5000),
+        r1.solution("x", "٣"),
+        r1.solution("x", "NaN"),
+        r1.solution("x", "[[[["),
+    ),
 ]
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(), st.lists(st.sampled_from(r1.TAGS)).map("".join))
 

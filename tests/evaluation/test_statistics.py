@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 
-from evaluation.statistics import (
+from evaluation.metrics.statistics import (
     effective_n,
     holm,
     mean_interval,

@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.eval import serving
-from datagen.dataset import open_dataset
-from datagen.errors import UserError
-from datagen.r1 import with_opening
-from evaluation import vllm_engine
-from evaluation.engines import Sampling
-from evaluation.variants import R1
+from datagen.common.errors import UserError
+from datagen.dataset.reader import open_dataset
+from datagen.r1_format import with_opening
+from evaluation.backends import vllm as vllm_backend
+from evaluation.backends.base import Sampling
+from evaluation.prompt_variants import R1
 from tests.processes import run
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it"),
     pytest.mark.timeout(900),
 ]
-SMALL = Path(__file__).parents[2] / "training" / "small" / "base"
+SMALL = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 COMMON = ("--max-new-tokens", "24", "--limit", "40")
 
 
@@ -77,7 +77,7 @@ def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits
     """On several GPUs each copy sees one of them; here they share the CPU."""
     rows = open_dataset(digits_folder).questions("test")
     prompts = [R1.prompt(rows, place) for place in range(11)]
-    copies = vllm_engine.Copies(checkpoint, Sampling(24), [{"OMP_NUM_THREADS": "1"}] * 2)
+    copies = vllm_backend.Copies(checkpoint, Sampling(24), [{"OMP_NUM_THREADS": "1"}] * 2)
     found = dict(copies.answer(prompts))
     assert sorted(found) == list(range(11))
     assert dict(copies.answer(prompts[:1])) == {0: found[0]}
@@ -86,7 +86,7 @@ def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits
     about = copies.describe()
     del copies
     assert not any(process.is_alive() for process in processes)  # their memory is free for the next model
-    alone = vllm_engine.Copies(checkpoint, Sampling(24), [{}])
+    alone = vllm_backend.Copies(checkpoint, Sampling(24), [{}])
     assert alone.describe() == about
     assert sum(found[place] == text for place, text in alone.answer(prompts)) >= 10
 
@@ -95,7 +95,7 @@ def test_copies_of_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> No
     bare = shutil.copytree(checkpoint, tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="has no chat template"):
-        vllm_engine.Copies(bare, Sampling(4), [{}, {}])
+        vllm_backend.Copies(bare, Sampling(4), [{}, {}])
     assert not multiprocessing.active_children()
 
 

@@ -26,10 +26,10 @@ from transformers import (
     SmolVLMVideoProcessor,
 )
 
-from datagen import r1
-from datagen.tasks import TASKS
-from training import memory
-from training.small.architecture import EXAMPLE, SPECIAL_TOKENS
+from datagen import r1_format as r1
+from datagen.registry import TASKS
+from training.builtin_models.architecture import EXAMPLE, SPECIAL_TOKENS
+from training.launch import memory
 
 QWEN = """\
 {% for message in messages %}\

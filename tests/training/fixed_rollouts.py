@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from training import cli, grpo
+from training import cli
+from training.trainers import grpo
 
 WELL_FORMED = "I see {0}.</think>\n<answer>{0}</answer>"  # its format reward is 1, and that of digits alone is 0
 

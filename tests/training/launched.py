@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from training.launch import supervise
-from training.plan import Job
+from training.launch.launcher import supervise
+from training.launch.planner import Job
 
 TRAINER = ["-m", "tests.training.launched", "as"]
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datagen import r1
-from datagen.dataset import open_dataset
+from datagen import r1_format
+from datagen.dataset.reader import open_dataset
 from tests.training.architectures import shrunk
-from training import cold_start, grpo
 from training.config import Run, Stage, settings_for
-from training.model import DEFAULT_MODEL, load
-from training.recipe import read_recipe, recipes
+from training.models import DEFAULT_MODEL, load
+from training.recipes import read_recipe, recipes
+from training.trainers import grpo, sft
 
 TINY = ("bf16=false", "max_steps=2", "save_steps=2", "save_only_model=true", "learning_rate=1e-3", "warmup_steps=0")
 GROUPS = ("num_generations=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=2")
@@ -32,7 +32,7 @@ class Taught(grpo.WholeGRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any, **options: Any) -> Any:
         completions, logprobs = super()._generate_single_turn(prompt_ids, *rest, **options)
-        banned = set(r1.vision_token_ids(self.processing_class.tokenizer.get_vocab()))
+        banned = set(r1_format.vision_token_ids(self.processing_class.tokenizer.get_vocab()))
         assert all(0 < len(ids) <= SAMPLED and not banned.intersection(ids) for ids in completions)
         texts = [WELL_FORMED if i % 2 else "3" for i in range(len(completions))]
         ids = self.processing_class.tokenizer(texts)["input_ids"]
@@ -97,7 +97,7 @@ def test_two_steps_of_every_recipe(
 def test_the_cold_start_of_every_family(recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path) -> None:
     model = checkpoint(read_recipe(recipe)["model"])
     sets = ("traces=8", "per_device_train_batch_size=2", "gradient_accumulation_steps=1")
-    cold_start.train(run_of(recipe, "cold_start", model, digits_folder, tmp_path / "run", *sets))
+    sft.train(run_of(recipe, "cold_start", model, digits_folder, tmp_path / "run", *sets))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[1]["loss"] < rows[0]["loss"]
@@ -111,13 +111,13 @@ def test_a_trace_begins_as_the_prompt_ends(recipe: str, checkpoint: Any) -> None
     _, processor = load(str(checkpoint(read_recipe(recipe)["model"])), settings)
     text = [{"type": "text", "text": "Q"}]
     question = [{"role": "user", "content": [{"type": "image"}, *text]}]
-    trace = {"role": "assistant", "content": [{"type": "text", "text": r1.solution("I see 3.", "3")}]}
+    trace = {"role": "assistant", "content": [{"type": "text", "text": r1_format.solution("I see 3.", "3")}]}
     prompt = processor.apply_chat_template(question, add_generation_prompt=True)
-    assert prompt.endswith(r1.OPENING)
+    assert prompt.endswith(r1_format.OPENING)
     assert processor.apply_chat_template([*question, trace]).startswith(prompt)
-    assert r1.with_opening(processor.chat_template) == processor.chat_template
-    assert r1.OPENING not in r1.without_opening(processor.chat_template)
+    assert r1_format.with_opening(processor.chat_template) == processor.chat_template
+    assert r1_format.OPENING not in r1_format.without_opening(processor.chat_template)
     if recipe == "smolvlm":
         assert processor.image_processor.do_image_splitting is False
-        banned = processor.tokenizer.convert_ids_to_tokens(r1.vision_token_ids(processor.tokenizer.get_vocab()))
+        banned = processor.tokenizer.convert_ids_to_tokens(r1_format.vision_token_ids(processor.tokenizer.get_vocab()))
         assert {"<image>", "<fake_token_around_image>", "<global-img>", "<row_1_col_1>"} <= set(banned)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from datagen.errors import UserError
-from datagen.tasks import TASKS
+from datagen.common.errors import UserError
+from datagen.registry import TASKS
 from training.config import OURS, Run, Stage, settings_for, trl_config
 
 STAGES: list[Stage] = ["cold_start", "grpo"]

@@ -14,17 +14,17 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen.build import build
-from datagen.dataset import open_dataset
-from datagen.engines import processes
-from datagen.errors import UserError
-from datagen.recipe import make_recipe
-from datagen.tasks import find_owner
+from datagen.common.errors import UserError
+from datagen.dataset.build import build
+from datagen.dataset.config import make_recipe
+from datagen.dataset.executors import processes
+from datagen.dataset.reader import open_dataset
+from datagen.registry import find_owner
 from tests.processes import refused, run
-from training import grpo
 from training.config import Run, settings_for, trl_config
-from training.curriculum import easiest_first
-from training.groups import zero_variance
+from training.trainers import grpo
+from training.trainers.curriculum import easiest_first
+from training.trainers.zero_variance import zero_variance
 
 SMALL_STEPS = ("per_device_train_batch_size=8", "num_generations=4", "max_completion_length=40", "save_steps=4")
 

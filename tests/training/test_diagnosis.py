@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.diagnosis import DIAGNOSIS, HELD_OUT, RULES, Diagnosis, diagnose, history
+from training.callbacks.diagnosis import DIAGNOSIS, HELD_OUT, RULES, Diagnosis, diagnose, history
 
 HERE = Path(__file__).parent
 CASES = json.loads((HERE / "diagnosis.json").read_text(encoding="utf-8"))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.processes import run
-from training import doctor
-from training.hardware import GPU
-from training.plan import Ports
+from training.launch import doctor
+from training.launch.planner import Ports
+from training.launch.presets import GPU
 
 
 def test_the_doctor_has_a_line_for_everything_and_no_secrets() -> None:

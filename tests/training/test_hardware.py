@@ -15,14 +15,14 @@ from accelerate.utils import DistributedType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen.errors import UserError
-from training import hardware, memory, plan
+from datagen.common.errors import UserError
 from training.config import OURS, settings_for
-from training.describe import describe, slurm
-from training.hardware import GPU, PRESETS, Preset, choose, find_preset, fit
-from training.memory import GIB, built_in, predict
-from training.placement import check_move, hardware_of, words_of
-from training.plan import Asked, Machine, Plan, Question, make_plan, refuse
+from training.launch import memory, planner, presets
+from training.launch.launch_config import check_move, hardware_of, words_of
+from training.launch.memory import GIB, built_in, predict
+from training.launch.plan_rendering import describe, slurm
+from training.launch.planner import Asked, Machine, Plan, Question, make_plan, refuse
+from training.launch.presets import GPU, PRESETS, Preset, choose, find_preset, fit
 
 FAKES = {  # of Slurm: srun runs a task here
     "scontrol": '#!/bin/bash\nprintf "n1\\nn2\\nn3\\nn4\\n"\n',
@@ -51,7 +51,7 @@ def text(preset: str) -> str:
         return describe(make_plan(asked(bf16=False), PRESETS["cpu"], Machine(None)), "asked for") + "\n"
     made = planned(preset, 80)
     shown = describe(made, "asked for") + ("\n\n" + slurm(made) if made.preset.nodes > 1 else "")
-    shown = shown.replace(str(hardware.FOLDER), "ACCELERATE")
+    shown = shown.replace(str(presets.FOLDER), "ACCELERATE")
     return f"{shown}\n\n{says(made, 80)}\n{says(planned(preset, 24), 24)}\n"
 
 
@@ -143,7 +143,7 @@ def test_the_batch_keeps_trls_rule_on_any_hardware(generations: int, device: int
 
 def test_the_setting_of_the_first_report_stays_as_it_is() -> None:
     settings = {"num_generations": 15, "per_device_train_batch_size": 5, "gradient_accumulation_steps": 4}
-    assert fit(settings, PRESETS["4gpu"], asked=True) == hardware.Batch(5, 4, 3)
+    assert fit(settings, PRESETS["4gpu"], asked=True) == presets.Batch(5, 4, 3)
     with pytest.raises(UserError, match="multiple of 3, or num_generations to 2, 4, 5, 10, 20"):
         fit(settings, PRESETS["1gpu"], asked=True)
 
@@ -317,7 +317,7 @@ def test_the_disk_that_checkpoints_take(preset: str, settings: dict[str, Any], b
 def test_auto_picks_by_what_there_is(count: int, gib: int, vllm: bool, nodes: int, picked: str) -> None:
     gpus = [GPU("GPU", gib * GIB)] * count
     machine = Machine(gib * GIB if count else None)
-    made, why = plan.decide(asked(), "auto", machine, gpus, nodes=nodes if nodes > 1 else None, vllm=vllm)
+    made, why = planner.decide(asked(), "auto", machine, gpus, nodes=nodes if nodes > 1 else None, vllm=vllm)
     assert made.preset.name == picked
     assert ("no GPU" if not count else f"{count} x GPU of {gib} GiB") in why or f"{nodes} machines" in why
     assert made.preset.nodes == nodes
@@ -340,7 +340,7 @@ def test_auto_picks_by_what_there_is(count: int, gib: int, vllm: bool, nodes: in
 )
 def test_auto_picks_what_can_do_it(count: int, options: dict[str, Any], picked: str) -> None:
     gpus = [GPU("GPU", 80 * GIB)] * count
-    made, _ = plan.decide(asked(), "auto", Machine(80 * GIB), gpus, **options)
+    made, _ = planner.decide(asked(), "auto", Machine(80 * GIB), gpus, **options)
     assert made.preset.name == picked
     if wanted := options.get("generation"):
         assert made.preset.generation == wanted
@@ -348,26 +348,26 @@ def test_auto_picks_what_can_do_it(count: int, options: dict[str, Any], picked: 
 
 def test_what_no_hardware_here_can_do_is_refused() -> None:
     with pytest.raises(UserError, match="1gpu can't generate with server: use --hardware 2gpu or 4gpu"):
-        plan.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)], generation="server")
-    adapters = plan.decide(asked(**LORA), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, deepspeed=False)
+        planner.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)], generation="server")
+    adapters = planner.decide(asked(**LORA), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, deepspeed=False)
     assert adapters[0].preset.name == "2gpu"  # FSDP2 can't
 
 
 def test_what_is_launched_generates_as_the_plan_says_where_vllm_is_missing() -> None:
     eight = [GPU("GPU", 80 * GIB)] * 8
-    made, why = plan.decide(asked(), "auto", Machine(80 * GIB), eight, vllm=False)
+    made, why = planner.decide(asked(), "auto", Machine(80 * GIB), eight, vllm=False)
     assert (made.preset.name, made.preset.generation) == ("8gpu-colocate", "transformers")
     assert "without vLLM" in why
     (trainer,) = made.jobs
     assert trainer.command[trainer.command.index("--vllm") + 1] == "off"
     assert "r1vlm-train digits --vllm off --hardware 1gpu" in describe(
-        plan.decide(asked(**LORA), "auto", Machine(80 * GIB), eight[:1], vllm=False)[0], ""
+        planner.decide(asked(**LORA), "auto", Machine(80 * GIB), eight[:1], vllm=False)[0], ""
     )
 
 
 def test_machines_where_there_is_one_are_refused() -> None:
     with pytest.raises(UserError, match="--nodes is for multinode, and 4 x GPU of 80 GiB is visible"):
-        plan.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, nodes=4)
+        planner.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, nodes=4)
 
 
 def test_gpus_of_other_machines_do_not_have_the_names_of_this_ones() -> None:
@@ -397,7 +397,7 @@ def test_a_process_that_trains_alone_sees_one_gpu(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        hardware.keep_gpus(count)
+        presets.keep_gpus(count)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
@@ -416,14 +416,14 @@ def test_gpus_are_those_that_cuda_visible_devices_leaves(tmp_path: Path, monkeyp
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert [gpu.memory // 2**20 for gpu in hardware.visible_gpus()] == left
+        assert [gpu.memory // 2**20 for gpu in presets.visible_gpus()] == left
     smi.write_text("#!/bin/sh\nexit 9\n")
-    assert hardware.visible_gpus() == []
+    assert presets.visible_gpus() == []
     smi.write_text(
         "#!/bin/sh\necho 0, GPU-00, [N/A], NVIDIA GB10\n"
     )  # it shares the host's memory: torch knows how much
-    monkeypatch.setattr(hardware, "_gpus_of_torch", lambda: [GPU("NVIDIA GB10", 119 * GIB)])
-    assert hardware.visible_gpus() == [GPU("NVIDIA GB10", 119 * GIB)]
+    monkeypatch.setattr(presets, "_gpus_of_torch", lambda: [GPU("NVIDIA GB10", 119 * GIB)])
+    assert presets.visible_gpus() == [GPU("NVIDIA GB10", 119 * GIB)]
 
 
 def test_what_trl_can_not_do_is_refused() -> None:

@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from datagen.r1 import OPENING
+from datagen.r1_format import OPENING
 from tests.processes import run
 
-SMALL = Path(__file__).parents[2] / "training" / "small" / "base"
+SMALL = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 
 
 def test_the_answers_are_those_that_r1vlm_eval_gets(digits_folder: Path, tmp_path: Path) -> None:
     from trl import GRPOConfig
 
-    from datagen.dataset import open_dataset
-    from training.grpo import WholeGRPOTrainer, without
-    from training.held_out import answers, evaluating
-    from training.model import load
-    from training.preflight import banned_tokens
-    from training.rewards import Judge
+    from datagen.dataset.reader import open_dataset
+    from training.callbacks.validation import answers, evaluating
+    from training.models import load
+    from training.rollout.parity import banned_tokens
+    from training.trainers.grpo import WholeGRPOTrainer, without
+    from training.trainers.rewards import Judge
 
     questions = open_dataset(digits_folder).questions("validation", ["list", "sum"])
     model, processor = load(str(SMALL))
@@ -68,7 +68,7 @@ class Scripted:
 def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import Dataset
 
-    from training.held_out import HeldOut
+    from training.callbacks.validation import HeldOut
 
     watcher = HeldOut(Dataset.from_dict({"id": ["a"]}), {"format": 0.1, "correctness": 1.0})
     watcher.trainer = Scripted()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.processes import command
-from training.launch import free_ports
+from training.launch.launcher import free_ports
 
 MARK = "R1VLM_TEST_MARK"
 
@@ -42,7 +42,7 @@ class Launched:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
             kinds = [word for word in words if word.endswith(("-server", "-trainer")) or word == "training.cli"]
-            role = "guard of " if "training.guard" in words else ""
+            role = "guard of " if "training.launch.process_supervisor" in words else ""
             launcher = "tests.training.launched" in words and "as" not in words
             name = "launcher" if launcher else role + (kinds[-1] if kinds else f"process {process.pid}")
             found[name] = process.pid

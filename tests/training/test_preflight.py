@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen.errors import UserError
-from datagen.r1 import OPENING, VISION_TOKENS
+from datagen.common.errors import UserError
+from datagen.r1_format import OPENING, VISION_TOKENS
 from tests.processes import refused, run
-from training.preflight import (
+from training.builtin_models.architecture import make_processor
+from training.rollout.parity import (
     TOLERANCES,
     agreement,
     banned_tokens,
@@ -27,7 +28,6 @@ from training.preflight import (
     first_beyond,
     is_split,
 )
-from training.small.architecture import make_processor
 
 LOGPROBS = st.lists(st.lists(st.floats(-20, 0), min_size=1, max_size=8), min_size=1, max_size=4)
 

@@ -8,17 +8,17 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
 
-from datagen.errors import UserError
-from datagen.tasks import TASKS
+from datagen.common.errors import UserError
+from datagen.registry import TASKS
 from tests.processes import refused, run
 from training.config import OURS, Run, Stage, checked, settings_for, trl_config
-from training.groups import check_droppable
-from training.hardware import PRESETS, Preset
-from training.memory import GIB, built_in
-from training.model import DEFAULT_MODEL, SMALL
-from training.placement import hardware_of
-from training.plan import Asked, Machine, Question, make_plan
-from training.recipe import read_recipe, recipe_for, recipes
+from training.launch.launch_config import hardware_of
+from training.launch.memory import GIB, built_in
+from training.launch.planner import Asked, Machine, Question, make_plan
+from training.launch.presets import PRESETS, Preset
+from training.models import DEFAULT_MODEL, SMALL
+from training.recipes import read_recipe, recipe_for, recipes
+from training.trainers.zero_variance import check_droppable
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
 DIGITS = Question(width=84, height=84, prompt=250, solution=106)

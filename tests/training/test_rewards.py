@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.rewards import Judge
+from training.trainers.rewards import Judge
 
 
 def call(judge: Judge, completions: list[str], **columns: Any) -> dict[str, list[float]]:

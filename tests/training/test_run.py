@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from datagen import r1
+from datagen import r1_format
+from datagen.registry import TASKS
 from datagen.task import reward_hash
-from datagen.tasks import TASKS
 from tests.processes import kill_when, refused, run
 
 TINY = ("--set", "per_device_train_batch_size=8", "--set", "num_generations=4", "--set", "max_completion_length=32")
@@ -67,18 +67,18 @@ def test_the_run_folder_has_everything(killed_and_resumed: Path, digits_folder: 
     assert json.loads((killed_and_resumed / "run.json").read_text())["settings"]["max_steps"] == 6
     completions = lines(killed_and_resumed / "completions.jsonl")
     assert [row["step"] for row in completions] == [step for step in range(1, 7) for _ in range(8)]
-    from datagen.dataset import open_dataset
+    from datagen.dataset.reader import open_dataset
 
     questions = {row["id"]: row for row in open_dataset(digits_folder).questions("train")}
     for row in completions:
         question = questions[row["id"]]
-        assert row["completion"].startswith(r1.OPENING)
+        assert row["completion"].startswith(r1_format.OPENING)
         rewards = TASKS[question["task"]].rewards
         assert row["rewards"] == {name: reward(row["completion"], question) for name, reward in rewards.items()}
 
 
 def test_a_checkpoint_says_what_made_it(killed_and_resumed: Path, digits_folder: Path) -> None:
-    from datagen.dataset import open_dataset
+    from datagen.dataset.reader import open_dataset
 
     record = json.loads((killed_and_resumed / "final" / "r1vlm.json").read_text())
     assert record["dataset_fingerprint"] == open_dataset(digits_folder).fingerprint
@@ -97,10 +97,10 @@ def test_a_checkpoint_starts_the_turn_with_the_opening_words_and_never_samples_v
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "text", "text": "Q"}]}], add_generation_prompt=True, tokenize=False
     )
-    assert prompt.endswith("assistant\n" + r1.OPENING)
-    assert prompt.count(r1.OPENING) == 1
+    assert prompt.endswith("assistant\n" + r1_format.OPENING)
+    assert prompt.count(r1_format.OPENING) == 1
     banned = GenerationConfig.from_pretrained(killed_and_resumed / "final").suppress_tokens
-    assert {processor.tokenizer.convert_ids_to_tokens(token) for token in banned} == set(r1.VISION_TOKENS)
+    assert {processor.tokenizer.convert_ids_to_tokens(token) for token in banned} == set(r1_format.VISION_TOKENS)
 
 
 def test_cold_start_trains_on_the_asked_number_of_traces(

@@ -11,17 +11,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import r1
-from datagen.glyphs import load_glyphs
-from datagen.r1 import vision_token_ids
-from datagen.sources import SIDE
-from datagen.tasks import TASKS
+from datagen import r1_format
+from datagen.r1_format import vision_token_ids
+from datagen.registry import TASKS
+from datagen.sources.mnist import SIDE, load_glyphs
 from tests.processes import refused, run
-from training.model import BUILT_IN, SMALL, load
-from training.small.architecture import EXAMPLE, make_processor
-from training.small.decoders import SHARES, decoders
-from training.small.language import ciphered, decoded, decoding_accuracy, random_message, transcription_accuracy
-from training.small.reading import NOTHING, batches, distort, letter_accuracy
+from training.builtin_models.architecture import EXAMPLE, make_processor
+from training.builtin_models.cipher_tables import SHARES, decoders
+from training.builtin_models.language import (
+    ciphered,
+    decoded,
+    decoding_accuracy,
+    random_message,
+    transcription_accuracy,
+)
+from training.builtin_models.reading import NOTHING, batches, distort, letter_accuracy
+from training.models import BUILT_IN, SMALL, load
 
 PROCESSOR = make_processor()
 
@@ -58,7 +63,7 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
     out = tmp_path / "mini"
     steps = ("--reading-steps", "3", "--letters-steps", "2", "--speaking-steps", "2", "--whole-steps", "1")
     words = ("--out", out, *steps, "--batch", "4")
-    done = run("training.small.make", *words)
+    done = run("training.builtin_models.make", *words)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (BUILT_IN / "ciphers").iterdir()} == {path.name for path in out.iterdir()}
     assert (
@@ -69,8 +74,8 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
     model, processor = load(str(out))
     assert sum(parameter.numel() for parameter in model.parameters()) < 2_000_000
     assert len(vision_token_ids(processor.tokenizer.get_vocab())) == 5
-    assert "is a file" in refused(run("training.small.make", "--out", out / "config.json"))
-    assert "there already" in refused(run("training.small.make", "--out", out))
+    assert "is a file" in refused(run("training.builtin_models.make", "--out", out / "config.json"))
+    assert "there already" in refused(run("training.builtin_models.make", "--out", out))
 
 
 def test_reading_batches_label_the_cells_of_the_digits_centres() -> None:
@@ -125,7 +130,7 @@ def test_sentences_of_prompts_are_single_tokens_and_letters_that_are_reasoned_ab
     assert tokenizer.tokenize("x = c, q = a. <chars> c a") == ["x = ", "c", ", ", "q = ", "a", ". <chars> ", *"c a"]
     assert len(tokenizer) <= 448
     for task in TASKS.values():
-        prompt = r1.messages(task.ask(EXAMPLE), task.example_answer)
+        prompt = r1_format.messages(task.ask(EXAMPLE), task.example_answer)
         assert sum(len(tokenizer.tokenize(message["content"])) for message in prompt) < 45
 
 

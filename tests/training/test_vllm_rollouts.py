@@ -1,6 +1,6 @@
 """GRPO with vLLM's rollouts, on the real engine: what TRL does wrong, what we do, and that preflight tells them apart.
 
-`make test-vllm` runs it. The first tests fail when TRL is right by itself: then `training/rollouts.py` can go.
+`make test-vllm` runs it. The first tests fail when TRL is right by itself: then `training/rollout/vllm.py` can go.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.eval import serving
-from datagen.errors import UserError
+from datagen.common.errors import UserError
 from tests.processes import run
 
 pytestmark = [
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # vLLM and what it imports warn of their own future
 ]
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it")
-SMALL = Path(__file__).parents[2] / "training" / "small" / "base"
+SMALL = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 
 
 def test_trl_has_no_settings_for_its_engine_yet() -> None:
@@ -46,11 +46,11 @@ def make_trainer(data: Path, out: Path, **vllm: Any) -> Any:
     from peft import LoraConfig
     from trl import GRPOConfig
 
-    from datagen.dataset import open_dataset
-    from training.grpo import WholeGRPOTrainer, rollouts, without
-    from training.model import load
-    from training.preflight import banned_tokens
-    from training.rewards import Judge
+    from datagen.dataset.reader import open_dataset
+    from training.models import load
+    from training.rollout.parity import banned_tokens
+    from training.trainers.grpo import WholeGRPOTrainer, rollouts, without
+    from training.trainers.rewards import Judge
 
     questions = open_dataset(data).questions("train", ["list", "sum"])
     model, processor = load(str(SMALL))
@@ -127,7 +127,7 @@ def test_trl_alone_cant_give_vllm_new_weights_on_a_cpu(trainer: Any) -> None:
 def test_preflight_passes_and_leaves_no_trace(trainer: Any, prompts: list[Any]) -> None:
     import torch
 
-    from training.preflight import check, logprobs
+    from training.rollout.parity import check, logprobs
 
     weights = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     chance = torch.random.get_rng_state()
@@ -191,7 +191,7 @@ def nothing_banned(trainer: Any, patch: pytest.MonkeyPatch) -> None:
 def test_preflight_catches(
     trainer: Any, sabotage: Callable[[Any, pytest.MonkeyPatch], None], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.preflight import check
+    from training.rollout.parity import check
 
     sabotage(trainer, monkeypatch)
     with pytest.raises(UserError) as caught:
@@ -208,7 +208,7 @@ def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: 
     from transformers import AutoModelForImageTextToText
     from trl.generation.vllm_generation import VLLMGeneration
 
-    from training.rollouts import Rollouts
+    from training.rollout.vllm import Rollouts
 
     network = AutoModelForImageTextToText.from_pretrained(random_checkpoint, dtype="bfloat16")
     model = get_peft_model(network, LoraConfig(r=4, target_modules="all-linear"))
@@ -255,7 +255,7 @@ def served(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def test_rollouts_of_a_server_agree_too(served: Any, prompts: list[Any]) -> None:
     import torch
 
-    from training.preflight import ask
+    from training.rollout.parity import ask
 
     with torch.no_grad():
         completions, _, found = ask(served, prompts)
@@ -273,7 +273,7 @@ def test_rollouts_of_a_server_agree_too(served: Any, prompts: list[Any]) -> None
     ],
 )
 def test_preflight_catches_on_a_server(served: Any, sabotage: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.preflight import check
+    from training.rollout.parity import check
 
     if sabotage is not None:
         sabotage(served, monkeypatch)

@@ -15,10 +15,10 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from training.hardware import PRESETS
-from training.memory import GIB, built_in, shape_of
-from training.model import locate
-from training.plan import Asked, Job, Machine, Ports, Question, make_plan
+from training.launch.memory import GIB, built_in, shape_of
+from training.launch.planner import Asked, Job, Machine, Ports, Question, make_plan
+from training.launch.presets import PRESETS
+from training.models import locate
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it")
 DIGITS = Question(width=84, height=84, prompt=250, solution=106)

@@ -19,7 +19,7 @@ from tests.training.test_processes import STEPS, SYNCED, check_same_metrics, che
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: make test-deepspeed installs it"
 )
-FILES = Path(__file__).parents[2] / "training" / "accelerate"
+FILES = Path(__file__).parents[2] / "training" / "launch" / "accelerate"
 
 
 def started(name: str, folder: Path) -> list[str]:

@@ -1,0 +1,108 @@
+"""Files that are never half-written, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from datagen.common.errors import UserError
+
+RECORD = "r1vlm.json"  # in a checkpoint, written by training and read by evaluation; every key is optional there
+METRICS = "metrics.jsonl"  # in a run folder, a line a logged step
+CURVE = "reward_curve.png"  # in a run folder, the same as a picture
+
+
+def is_remote(path: Path) -> bool:
+    """Whether `path` is in an object store (a universal-pathlib path), and not in a folder of this machine."""
+    return getattr(path, "protocol", "") not in ("", "file", "local")
+
+
+def folder_of(text: str) -> Path:
+    """The folder, or the place in an object store, that `text` names.
+
+    Raises:
+        UserError: where the package that speaks its protocol is missing.
+    """
+    if "://" not in text:
+        return Path(text)
+    from upath import UPath
+
+    try:
+        path: Any = UPath(text)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"can't reach {text}: {' '.join(str(error).split())}") from error
+    return path if is_remote(path) else Path(path.path)
+
+
+def folder_here(text: str) -> Path:
+    """The folder of this machine that `text` names.
+
+    Raises:
+        UserError: where it names a place in an object store.
+    """
+    path = folder_of(text)
+    if is_remote(path):
+        raise UserError(f"{text} is no folder on this machine: copy it into one, and name that")
+    return path
+
+
+def look_again(path: Path) -> None:
+    """Forget what was seen in an object store: others have written to it since."""
+    if is_remote(path):
+        store: Any = path
+        store.fs.invalidate_cache()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it takes `path`'s place in one step.
+
+    For a path in an object store it is a local one, and is uploaded.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / path.name
+            yield local
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(local.read_bytes())  # a shard is a few megabytes
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # a process number may occur on two machines
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content`, in one step."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

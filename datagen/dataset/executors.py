@@ -1,0 +1,117 @@
+"""Where shards are drawn and checked: by processes on this machine, or on a Ray cluster. The bytes are the same."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from typing import Any
+
+from datagen.common.errors import UserError, need
+from datagen.common.versions import other_versions, versions
+
+Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+"""Calls a function with each of some items, as `map` does; gives what it returns, in any order, as each is done."""
+
+
+def processes(workers: int) -> Engine:
+    """Worker processes on this machine, forked by one that imports for all of them, and begins with it now."""
+    forkserver.set_forkserver_preload(["datagen.dataset.shards"])
+    before = dict(os.environ)
+    # Python 3.11 to 3.13 have it import from elsewhere than this process does (CPython #117378).
+    os.environ |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "PYTHONSAFEPATH": "1"}
+    try:
+        forkserver.ensure_running()
+    finally:
+        _set_environment(before)
+    return partial(_in_processes, workers)
+
+
+def _in_processes(workers: int, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    context, count = multiprocessing.get_context("forkserver"), max(1, min(workers, len(items)))
+    with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(dict(os.environ),)) as pool:
+        try:
+            for future in as_completed([pool.submit(function, item) for item in items]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed (too little memory?): run the same command again, it goes on; in a script "
+                'of your own, call this under  if __name__ == "__main__":'
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _set_environment(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _begin(environment: Mapping[str, str]) -> None:
+    """Take the parent's environment of now, not that of the first build; and end when it is gone, however it ended."""
+    _set_environment(environment)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("only a worker process may call this")
+    sentinel = parent.sentinel
+    threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+
+
+def ray_cluster(address: str) -> Engine:
+    """A Ray cluster that is running at `address`; every node needs r1vlm, and the folder must be one that all share.
+
+    Raises:
+        UserError: where nothing answers there, before anything is written.
+    """
+    need("ray", "ray")
+    _connect(address)
+    return partial(_on_ray, address)
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    host, _, port = address.rpartition(":")
+    try:
+        if host and "://" not in address:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
+        raise UserError(f"there is no Ray cluster at {address}: start one, and name it with --ray-address") from error
+
+
+def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    import ray
+
+    if not ray.is_initialized():  # it is, the first time
+        _connect(address)
+    # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
+    call, ours = ray.remote(_call).options(max_retries=-1), versions()
+    pending = [call.remote(function, ours, item) for item in items]
+    try:
+        while pending:
+            done, pending = ray.wait(pending)
+            yield from ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # what was raised on the node, without Ray's own text around it
+    finally:
+        ray.shutdown()
+
+
+def _call(function: Callable[[Any], Any], drivers: Mapping[str, str], item: Any) -> Any:
+    """Call a function on a node of Ray, which takes no partial function."""
+    if others := other_versions(drivers):
+        raise UserError(
+            f"the node {socket.gethostname()} would draw other bytes ({', '.join(others)}): install the same versions "
+            "on all nodes"
+        )
+    return function(item)

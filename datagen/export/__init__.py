@@ -1,0 +1,1 @@
+"""Datasets as tasks of other evaluators and trainers, one module a target."""

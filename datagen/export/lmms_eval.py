@@ -1,0 +1,95 @@
+"""The questions of a dataset as tasks of another evaluator: a folder that lmms-eval loads, judged by our rewards."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from datagen.common.files import write_text
+from datagen.dataset.reader import BuiltDataset
+from datagen.export import lmms_eval_utils
+from datagen.hub.fetch import repository
+from datagen.registry import reward_names
+from datagen.task import DatasetSpec, Task
+
+UTILS = "r1vlm_utils"  # no other task's utils.py is overwritten where the folder has some
+SPLIT = "test"
+# Fields: lmms-eval's docs/guides/task_guide.md and api/task.py. By default it takes the reasoning out of an answer
+# before that is judged (`reasoning_tags`), and ends an answer at an empty line (`until`). With `data_files` no other
+# split is read, and `datasets` doesn't expect the card's number of rows, of which `filters` leaves those of one task.
+TASK = """\
+task: {name}
+dataset_path: {path}
+dataset_name: r1
+dataset_kwargs:
+  data_files: {{{split}: r1/{split}-*.parquet}}
+  filters: [[task, "==", "{task}"]]{revision}
+test_split: {split}
+output_type: generate_until
+doc_to_messages: !function {utils}.doc_to_messages
+doc_to_visual: !function {utils}.doc_to_visual
+doc_to_text: !function {utils}.doc_to_text
+doc_to_target: answer
+process_results: !function {utils}.process_results
+reasoning_tags: "none"
+generation_kwargs:
+  max_new_tokens: 512
+  temperature: 0
+  do_sample: false
+  until: []
+metric_list:
+{metrics}
+metadata:
+  version: {version}
+"""
+METRIC = "- {{metric: {name}, aggregation: mean, higher_is_better: true}}"
+GROUP = """\
+group: {name}
+task: [{tasks}]
+aggregate_metric_list:
+{metrics}
+metadata:
+  version: {version}
+"""
+GROUP_METRIC = "- {{metric: {name}, aggregation: mean, weight_by_size: true}}"
+
+
+def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
+    """Write the tasks that the test split has questions of into the folder `out`: their group's name, and theirs."""
+    asked = set(built.questions(SPLIT)["task"])
+    tasks = [task for task in built.spec.tasks if task.name in asked]
+    group = f"r1vlm_{built.spec.name}"
+    names = [f"{group}_{task.name}" for task in tasks]
+    write_text(out / f"{UTILS}.py", inspect.getsource(lmms_eval_utils))
+    for name, task in zip(names, tasks, strict=True):
+        write_text(out / f"{name}.yaml", task_yaml(name, built, task))
+    write_text(out / f"{group}.yaml", group_yaml(group, names, built.spec, tasks))
+    return group, names
+
+
+def task_yaml(name: str, built: BuiltDataset, task: Task) -> str:
+    """The file of a task. Only the test split is read, from the folder or from the commit on the Hub."""
+    path, revision = repository(built.name) or (built.name, None)
+    return TASK.format(
+        name=name,
+        path=json.dumps(path, ensure_ascii=False),
+        split=SPLIT,
+        task=task.name,
+        revision=f"\n  revision: {json.dumps(revision)}" if revision else "",
+        utils=UTILS,
+        metrics="\n".join(METRIC.format(name=reward) for reward in task.rewards),
+        version=json.dumps(built.spec.version),
+    )
+
+
+def group_yaml(name: str, names: Sequence[str], spec: DatasetSpec, tasks: Sequence[Task]) -> str:
+    """The file of the group of all tasks: the mean of each reward over the questions that have it."""
+    rewards = reward_names([task.name for task in tasks])
+    return GROUP.format(
+        name=name,
+        tasks=", ".join(names),
+        metrics="\n".join(GROUP_METRIC.format(name=reward) for reward in rewards),
+        version=json.dumps(spec.version),
+    )

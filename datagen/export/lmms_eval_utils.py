@@ -1,0 +1,43 @@
+"""What lmms-eval calls for an exported task: how a question is put, and the rewards of what was answered.
+
+`r1vlm-data export lmms-eval` copies this file beside the tasks it writes. A `doc` is a row of the `r1` config. The
+prompt is the row's own; the rewards are those of training and of `r1vlm-eval`, from the r1vlm beside lmms-eval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from datagen.r1_format import full_message
+from datagen.registry import find_task
+
+
+def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The system and user messages, for chat models; the image comes before the question, as in training."""
+    turns = []
+    for message in doc["prompt"]:
+        image = [{"type": "image", "url": doc["image"]}] if message["role"] == "user" else []
+        turns.append({"role": message["role"], "content": [*image, {"type": "text", "text": message["content"]}]})
+    return turns
+
+
+def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
+    """The image, for models that take no messages."""
+    return [doc["image"]]
+
+
+def doc_to_text(doc: Mapping[str, Any]) -> str:
+    """The user's message, for models that take no messages. Those have a system message of their own."""
+    return str(doc["prompt"][-1]["content"])
+
+
+def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Each reward of the question's task for the answer; of several (`--repeats`) the mean.
+
+    What a model generates comes after the opening words, which its chat template ends the prompt with.
+    """
+    messages = [full_message(completion) for completion in results]
+    rewards = find_task(doc["task"]).rewards
+    return {name: fmean(reward(message, doc) for message in messages) for name, reward in rewards.items()}

@@ -1,0 +1,241 @@
+"""The cards of datasets and models: what their pages on the Hub say, from the templates in `cards/`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from datagen.common.options import as_text
+from datagen.schema import columns, features, written
+from datagen.sources.catalog import ORIGINS, Origin
+from datagen.task import Column, DatasetSpec, Task
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What the dataset template is filled with.
+
+    `front` is the YAML that the Hub reads; `command` draws the same bytes again; `examples` are questions by the paths
+    of their pictures; `rewards` are tasks that share their rewards, and these by name, defined.
+    """
+
+    front: str
+    spec: DatasetSpec
+    manifest: Mapping[str, Any]
+    command: str
+    origin: Origin
+    columns: dict[str, dict[str, Column]]
+    examples: list[tuple[str, Mapping[str, Any]]]
+    rewards: list[tuple[list[Task], dict[str, str]]]
+
+
+def dataset_card(spec: DatasetSpec, manifest: Mapping[str, Any], examples: list[tuple[str, Mapping[str, Any]]]) -> str:
+    """The card of a dataset, from its manifest."""
+    card = DatasetCard(
+        front=front_matter(dataset_metadata(spec, manifest)),
+        spec=spec,
+        manifest=manifest,
+        command=command_of(manifest["recipe"]),
+        origin=ORIGINS[manifest["recipe"]["source"]],
+        columns=columns(spec),
+        examples=examples,
+        rewards=[(list(tasks), defined) for defined, tasks in groupby(spec.tasks, rewards_of)],
+    )
+    return render("dataset.md.jinja", card=card)
+
+
+def dataset_metadata(spec: DatasetSpec, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The card's YAML, as a value: licence, languages, tags, and what the Hub's viewer and `datasets` go by.
+
+    The fingerprint of the files is in there because `datasets` 5.2 names its cache of a local folder by the folder's
+    last name and this YAML alone: two datasets in folders of one name would be taken for each other.
+    """
+    tables = manifest["tables"]
+    return {
+        "license": ORIGINS[manifest["recipe"]["source"]].license,
+        "language": ["en"],
+        "pretty_name": f"r1vlm {spec.name}",
+        "size_categories": [size_category(sum(split["rows"] for split in tables["r1"].values()))],
+        "task_categories": ["visual-question-answering", "image-text-to-text"],
+        "annotations_creators": ["machine-generated"],
+        "tags": ["r1vlm", "grpo", "reasoning", "rlvr", "synthetic", *(task.name for task in spec.tasks)],
+        "configs": [
+            {
+                "config_name": config,
+                "description": f"content {manifest['fingerprint']}",
+                **({"default": True} if config == "r1" else {}),
+                "data_files": [{"split": split, "path": f"{config}/{split}-*.parquet"} for split in splits],
+            }
+            for config, splits in tables.items()
+        ],
+        "dataset_info": [
+            {
+                "config_name": config,
+                "features": features(columns(spec)[config]),
+                "splits": [
+                    {"name": split, "num_bytes": size["bytes"], "num_examples": size["rows"]}
+                    for split, size in splits.items()
+                ],
+                "download_size": sum(size["stored"] for size in splits.values()),
+                "dataset_size": sum(size["bytes"] for size in splits.values()),
+            }
+            for config, splits in tables.items()
+        ],
+    }
+
+
+def model_repository(tasks: list[str], base: str) -> str:
+    """What a checkpoint's repository is called, unless a name is given: dataset (or tasks) and base."""
+    from datagen.registry import DATASETS
+
+    whole = [spec.name for spec in DATASETS.values() if [task.name for task in spec.tasks] == tasks]
+    name = Path(base).name if Path(base).is_absolute() else base.partition("@")[0].rpartition("/")[2]
+    return f"r1vlm-{'-'.join(whole or tasks)}-{name}"
+
+
+def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's record without the paths of the machine it was made on."""
+    here = ("run", *(name for name in ("model", "base_model", "dataset") if Path(str(record.get(name))).is_absolute()))
+    return {name: value for name, value in record.items() if name not in here}
+
+
+def model_card(
+    record: Mapping[str, Any],
+    *,
+    repo: str | None = None,
+    curve: bool = False,
+    result: Mapping[str, Any] | None = None,
+) -> str:
+    """The card of a checkpoint, from its record.
+
+    `repo` is where it is published, `curve` says that the reward curve is there too. `result` is an evaluation's
+    record: of this model alone, or a comparison with what it was before.
+    """
+    known: dict[str, Any] = {"base_model": None, "dataset": None, "hardware": None, "git_commit": None, "license": {}}
+    record = known | public_record(record)
+    metadata = model_metadata(record, result, repo)
+    return render(
+        "model.md.jinja", front=front_matter(metadata), card=record, repo=repo or "FOLDER", curve=curve, result=result
+    )
+
+
+def model_metadata(record: Mapping[str, Any], result: Mapping[str, Any] | None, repo: str | None) -> dict[str, Any]:
+    """The card's YAML, as a value, with the results in the form of the Hub's model index."""
+    base, dataset = record["base_model"] or "", record["dataset"]
+    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
+    if "@" in base:  # on the Hub
+        metadata |= {"base_model": base.partition("@")[0], "base_model_relation": "finetune"}
+    metadata |= record["license"]
+    if dataset:
+        metadata["datasets"] = [dataset.partition("@")[0]]
+    metadata["tags"] = ["r1vlm", "grpo" if record["stage"] == "grpo" else "sft", *record["tasks"]]
+    if result is not None:
+        name = (repo or "r1vlm").rpartition("/")[2]
+        metadata["model-index"] = [{"name": name, "results": model_index(result)}]
+    return metadata
+
+
+def model_index(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The accuracy on each task as the Hub's model index has it."""
+    repo, at, commit = result["data"].partition("@")
+    if not at or Path(repo).is_absolute():  # a folder
+        repo = commit = ""
+    dataset = {
+        "name": f"r1vlm {'-'.join(result['tasks'])}",
+        "type": repo or "r1vlm",
+        "config": "r1",
+        "split": result["split"],
+    }
+    return [
+        {
+            "task": {"type": "visual-question-answering", "name": row["task"]},
+            "dataset": {**dataset, **({"revision": commit} if commit else {})},
+            "metrics": [
+                {
+                    "type": "accuracy",
+                    "name": f"{row['task']}: n = {row['n']}, 95% interval {interval(bounds)}",
+                    "value": round(100 * row.get("after", row.get("accuracy")), 2),
+                }
+            ],
+        }
+        for row in result["slices"]["by_task"]
+        for bounds in [row.get("after_ci95") or row["accuracy_ci95"]]
+    ]
+
+
+def size_category(rows: int) -> str:
+    """How the Hub names a number of rows: `1K<n<10K`."""
+    bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
+    for low, (power, high) in zip(["", *bounds], enumerate(bounds, 3), strict=False):
+        if rows < 10**power:
+            return f"{low}<n<{high}" if low else f"n<{high}"
+    return "n>1B"
+
+
+def front_matter(metadata: Mapping[str, Any]) -> str:
+    """Metadata as the YAML at the head of a card."""
+    import yaml
+
+    return yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+
+
+def license_of(folder: Path) -> dict[str, str]:
+    """The licence in the card of a model folder, in the Hub's terms; empty where it says nothing."""
+    import yaml
+
+    card = folder / CARD
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if card.is_file() else []
+    try:
+        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        front = None
+    terms = front if isinstance(front, dict) else {}
+    return {name: str(terms[name]) for name in ("license", "license_name", "license_link") if name in terms}
+
+
+def command_of(recipe: Mapping[str, Any]) -> str:
+    """The command that draws a recipe."""
+    words = ["r1vlm-data build", recipe["dataset"], "--size", recipe["size"], "--seed", recipe["seed"]]
+    words += ["--source", recipe["source"], "--splits", "/".join(map(str, recipe["shares"]))]
+    return " ".join(map(str, words + [f"--{name} {as_text(value)}" for name, value in recipe["options"].items()]))
+
+
+def rewards_of(task: Task) -> dict[str, str]:
+    """The rewards of a task by name, each with what it says of itself."""
+    return {name: " ".join((inspect.getdoc(reward) or "").split()) for name, reward in task.rewards.items()}
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a Markdown table: on one line, its tags shown as they are."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
+    return "<br>".join(plain.splitlines())
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.1f}%"
+
+
+def interval(bounds: Sequence[float]) -> str:
+    """An interval of shares, in percent."""
+    low, high = bounds
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def render(template: str, **values: Any) -> str:
+    """The card of that template. A value that the template wants and is not given raises."""
+    from jinja2 import Environment, StrictUndefined
+
+    # Markdown, filled from our own records: nothing to escape
+    environment = Environment(  # noqa: S701
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"written": written, "cell": cell, "percent": percent, "interval": interval}
+    return environment.from_string(files("cards").joinpath(template).read_text(encoding="utf-8")).render(**values)

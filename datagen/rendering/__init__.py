@@ -1,0 +1,1 @@
+"""Drawing: compositing of handwriting, cipher tables, PNG."""

@@ -1,0 +1,78 @@
+"""The picture of a decoder: which letter stands for which, as a table of `coded → plain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from datagen.common.options import Option, one_of, whole
+from datagen.rendering.compositing import paint
+from datagen.sources.vocabulary import ALPHABETS
+
+SHADES = 32  # from paper to ink: enough for smooth letters, and faster to compress than 256
+LETTERS = ALPHABETS[26]
+FONTS = {"sans": "DejaVuSans.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}
+OPTIONS = (
+    Option("font", "sans", one_of(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them"),
+    Option("cell", 28, whole(14, 112), "pixels of a letter's cell: 28 is one merged patch of Qwen2.5-VL"),
+    Option("noise", 0, whole(0, 64), "the decoder's ink and paper vary by up to this much of 255"),
+)
+
+
+def draw_decoder(rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]) -> Image.Image:
+    """A table in random order of what each coded letter stands for: in each entry an arrow between the two letters."""
+    font = options["font"] if options["font"] != "any" else str(rng.choice(list(FONTS)))
+    flat = table(entries(coded, plain)[rng.permutation(len(coded))], font, options["cell"])
+    if not options["noise"]:
+        return paint(rng, flat, SHADES)
+    change = rng.integers(-options["noise"], options["noise"], size=flat.shape, endpoint=True)
+    return paint(rng, np.clip(flat * (255 / (SHADES - 1)) + change, 0, 255).astype(np.uint8))
+
+
+def entries(coded: str, plain: str) -> NDArray[np.int64]:
+    """The number of the entry for each coded letter and what it stands for, as `table` takes them."""
+    rows, columns = (np.frombuffer(text.encode(), dtype=np.uint8) - np.int64(ord("a")) for text in (coded, plain))
+    return rows * len(LETTERS) + columns
+
+
+def table(numbers: NDArray[np.int64], font: str, cell: int) -> NDArray[np.uint8]:
+    """Ink (0 to 31) of the entries row by row, each in two cells; two side by side, three where there are over 13."""
+    columns = 2 if len(numbers) <= 13 else 3
+    full = np.concatenate((numbers, np.full(-len(numbers) % columns, -1)))
+    inks: NDArray[np.uint8] = _entries(font, cell)[full.reshape(-1, columns)]
+    return inks.swapaxes(1, 2).reshape(-1, columns * 2 * cell)
+
+
+@cache
+def _entries(font: str, cell: int) -> NDArray[np.uint8]:
+    """Ink of every letter with every other, those of `a` first, and of none at the end: (entries, cell, 2 * cell)."""
+    inks = [_entry(coded, plain, font, cell) for coded in LETTERS for plain in LETTERS]
+    return np.stack([*inks, np.zeros_like(inks[0])])
+
+
+def _entry(coded: str, plain: str, font: str, cell: int) -> NDArray[np.uint8]:
+    """Ink of one entry of the table, (cell, 2 * cell), 0 to 31."""
+    picture = Image.new("L", (2 * cell, cell))
+    pen = ImageDraw.Draw(picture)
+    letters, arrow = _font(font, cell * 5 // 7), _font(font, cell * 3 // 7)
+    pen.text((cell * 0.5, cell * 0.45), coded, 255, letters, anchor="mm")
+    pen.text((cell * 0.94, cell * 0.45), "→", 255, arrow, anchor="mm")
+    pen.text((cell * 1.38, cell * 0.45), plain, 255, letters, anchor="mm")
+    return np.asarray(picture) // (256 // SHADES)
+
+
+@cache
+def _font(font: str, size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu as matplotlib ships it, laid out by Pillow itself: the same on every machine."""
+    spec = find_spec("matplotlib")  # where it is, without the third of a second that importing it takes
+    if spec is None or spec.origin is None:
+        raise RuntimeError("matplotlib, which has the fonts, is not installed")
+    path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / FONTS[font]
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)

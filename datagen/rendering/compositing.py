@@ -1,0 +1,67 @@
+"""Drawing on a canvas: light paper, dark ink, nothing overlapping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datagen.sources.mnist import SIDE
+
+CANVAS = 84  # pixels: 3 x 3 merged patches of Qwen2.5-VL (14-pixel patches, merged 2 x 2)
+TRIES = 64  # places tried for a box before all boxes are placed anew
+DARK, LIGHT = range(64), range(224, 256)  # values of red, green and blue
+LOW, HIGH = np.repeat([DARK.start, LIGHT.start], 3), np.repeat([DARK.stop, LIGHT.stop], 3)
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first outside
+
+
+def scatter(rng: np.random.Generator, sides: Sequence[int], canvas: int = CANVAS) -> list[Box]:
+    """Square boxes of the given sides at random places that do not overlap, in the order of `sides`."""
+    while True:
+        boxes: list[Box] = []
+        for side in sides:
+            box = _free_place(rng, side, canvas, boxes)
+            if box is None:
+                break
+            boxes.append(box)
+        else:
+            return boxes
+
+
+def _free_place(rng: np.random.Generator, side: int, canvas: int, taken: list[Box]) -> Box | None:
+    for x, y in rng.integers(0, canvas - side, size=(TRIES if taken else 1, 2), endpoint=True).tolist():
+        if all(x + side <= x1 or x2 <= x or y + side <= y1 or y2 <= y for x1, y1, x2, y2 in taken):
+            return x, y, x + side, y + side
+    return None
+
+
+def place(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int = CANVAS) -> NDArray[np.uint8]:
+    """The ink of square glyphs in their boxes: (canvas, canvas), 0 for paper to 255 for ink. Sizes are fitted."""
+    ink = np.zeros((canvas, canvas), dtype=np.uint8)
+    for glyph, (x1, y1, x2, y2) in zip(glyphs, boxes, strict=True):
+        fitted = glyph if x2 - x1 == SIDE else np.asarray(Image.fromarray(glyph).resize((x2 - x1, y2 - y1)))
+        ink[y1:y2, x1:x2] = fitted
+    return ink
+
+
+def paint(rng: np.random.Generator, ink: NDArray[np.uint8], shades: int = 256) -> Image.Image:
+    """An image of the ink (height, width; 0 to `shades` - 1), in one random dark colour on one random light paper.
+
+    It has a palette of the shades between the two: a third of RGB's bytes to encode, and half of them to store. The
+    tints are hard to see; they make it practically impossible that two examples are the same image.
+    """
+    tints = rng.integers(LOW, HIGH)
+    image = Image.fromarray(ink)
+    image.putpalette(_ramps(shades)[tints[:3], tints[3:] - LIGHT.start].T.tobytes())
+    return image
+
+
+@cache
+def _ramps(shades: int) -> NDArray[np.uint8]:
+    """The shades from light to dark for each value of both: (dark, light, shades)."""
+    dark, light = np.array(DARK)[:, None, None], np.array(LIGHT)[:, None]
+    ramps: NDArray[np.float64] = np.rint(light + (dark - light) * np.linspace(0, 1, shades, dtype=np.float32))
+    return ramps.astype(np.uint8)

@@ -1,0 +1,264 @@
+"""Hostile completions, and what they may earn: the rewards under attack.
+
+An attack is a text that a policy could find instead of the answer. It is judged beside the honest message that it
+replaces, and may earn no more than that under any reward: a shrug, which is a well-formed message that claims nothing;
+the solution, where the attack has its substance; or as much of it as the attack shows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datagen import r1_format as r1
+from datagen.task import Task
+
+LONG = 100_000  # characters of the longest texts
+SECONDS = 0.05  # a reward may take for one of them
+ROUNDING = 1e-9
+Question = Mapping[str, Any]
+
+
+def shrug(_: Question) -> str:
+    """The honest message of one who does not know."""
+    return r1.solution("I do not know. <chars> ? </chars>", "I do not know.")
+
+
+def solution(question: Question) -> str:
+    """The honest message of one who knows."""
+    return str(question["solution"])
+
+
+def reasoning(question: Question) -> str:
+    """The honest message of one who has worked it out, and gives no answer."""
+    return r1.solution(_thinking(question), "I do not know.")
+
+
+def first_place(question: Question) -> str:
+    """The honest message of one who points at a single thing, rightly."""
+    return r1.solution(_thinking(question).partition("}")[0] + "}", "I do not know.")
+
+
+def one_letter(_: Question) -> str:
+    """The honest message of one who has read a single letter."""
+    return r1.solution("<chars> a </chars>", "I do not know.")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A hostile text for a question, the honest one that it replaces, and whether it is well-formed.
+
+    One that is not may earn nothing of `format`.
+    """
+
+    name: str
+    text: Callable[[Question], str]
+    honest: Callable[[Question], str] = shrug
+    formed: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The most an attack earned under each reward, the reward that it broke (or None), and the slowest judgement.
+
+    `undue` is whether the attack replaces a shrug, so that anything it earns is undue.
+    """
+
+    attack: str
+    most: dict[str, float]
+    broke: str | None
+    seconds: float
+    undue: bool
+
+
+def _same(name: str, text: str) -> Attack:
+    return Attack(name, lambda _: text)
+
+
+def _formed(name: str, text: Callable[[Question], str], honest: Callable[[Question], str] = shrug) -> Attack:
+    return Attack(name, text, honest, formed=True)
+
+
+def _answer(name: str, answer: str) -> Attack:
+    return _formed(f"answer {name}", lambda _: r1.solution("Easy.", answer))
+
+
+def _thinking(question: Question) -> str:
+    parsed = r1.parse(question["solution"])
+    assert parsed is not None
+    return parsed[0]
+
+
+def _block(question: Question) -> str:
+    return f"<answer>{question['answer']}</answer>"
+
+
+def _prompt(question: Question) -> str:
+    return str(question["prompt"][-1]["content"])
+
+
+def _example_answer(question: Question) -> str:
+    """The example in the prompt's instruction."""
+    return _prompt(question).rpartition("<answer>")[2].partition("</answer>")[0]
+
+
+def _reasoned(question: Question, answer: str) -> str:
+    return r1.solution(_thinking(question), answer if answer != question["answer"] else "")
+
+
+def _many(left: str, right: str = "") -> str:
+    return (left * (LONG // len(left)))[:LONG] + right
+
+
+def _in_other_tags(question: Question, left: str, right: str) -> str:
+    return str(question["solution"]).replace("<", left).replace(">", right)
+
+
+def _coded(question: Question) -> str:
+    """The coded text of a message, in the places of the decoded one; empty where the task has no cipher."""
+    coded = str(question.get("coded_message", ""))
+    return r1.solution(f"<chars> {' '.join(coded)} </chars>", coded.replace("_", " ")) if coded else ""
+
+
+def _spelled(question: Question) -> str:
+    """The right characters, copied into the answer as they are: work shown, no answer given."""
+    message = str(question.get("message", ""))
+    spelled = " ".join(message.replace(" ", "_"))
+    return r1.solution(f"<chars> {spelled} </chars>", spelled) if message else ""
+
+
+def _grid(step: int) -> str:
+    """A point and a box of every label, all over the image."""
+    places = range(0, 168, step)
+    return " ".join(
+        f'{{"point_2d": [{x}, {y}], "label": "{(x + y) % 10}"}}'
+        f'{{"bbox_2d": [{x}, {y}, {x + 28}, {y + 28}], "label": "1"}}'
+        for x in places
+        for y in places
+    )
+
+
+NUMBERS = " ".join(map(str, range(100)))
+LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz")
+ATTACKS = (
+    _same("empty", ""),
+    _same("white space", " \n\t" * 10),
+    _same("opening words alone", r1.OPENING),
+    _same("empty blocks", "<think></think><answer></answer>"),
+    Attack("answer alone", _block, honest=solution),
+    _formed("answer without its thinking", lambda q: r1.solution("", q["answer"]), honest=solution),
+    Attack("solution cut off", lambda q: q["solution"][: len(q["solution"]) // 2]),
+    Attack("answer never closed", lambda q: q["solution"].removesuffix("</answer>")),
+    Attack("thinking never closed", lambda q: q["solution"].replace("</think>", ""), honest=solution),
+    Attack("several think blocks", lambda q: f"<think>a</think>{q['solution']}", honest=solution),
+    Attack("several answer blocks, first right", lambda q: f"{q['solution']}<answer>0</answer>"),
+    Attack("several answer blocks, last right", lambda q: f"<think>a</think><answer>0</answer>{_block(q)}"),
+    Attack("answer block in the thinking", lambda q: f"<think>{_block(q)}</think><answer>no</answer>"),
+    Attack("answer block in the answer", lambda q: f"<think>a</think><answer>{_block(q)}</answer>"),
+    Attack("tags nested", lambda q: f"<think><think>{_block(q)}</think></think>", honest=solution),
+    Attack("tags in the wrong order", lambda q: f"</think><think>{_block(q)}", honest=solution),
+    Attack("blocks in the wrong order", lambda q: f"{_block(q)}<think>{_thinking(q)}</think>", honest=solution),
+    Attack("text behind the answer", lambda q: f"{q['solution']} I hope this helps.", honest=solution),
+    Attack("tags in capitals", lambda q: q["solution"].replace("think", "THINK").replace("answer", "ANSWER")),
+    Attack("tags in full-width signs", lambda q: _in_other_tags(q, "＜", "＞")),
+    Attack("tags escaped", lambda q: _in_other_tags(q, "&lt;", "&gt;")),
+    Attack("tags in square brackets", lambda q: _in_other_tags(q, "[", "]")),
+    Attack("question echoed", _prompt),
+    Attack("question echoed after the opening words", lambda q: r1.OPENING + _prompt(q)),
+    _formed("question echoed as an answer", lambda q: r1.solution("Easy.", _prompt(q).partition("<")[0])),
+    _formed("example answer copied", lambda q: r1.solution("Easy.", _example_answer(q))),
+    _formed("coded text copied", _coded),
+    _formed("characters copied into the answer", _spelled, honest=reasoning),
+    _answer("every number", NUMBERS),
+    _answer("every number, with commas", NUMBERS.replace(" ", ", ")),
+    _answer("every letter", LETTERS),
+    _formed("right reasoning, answer spelled", lambda q: _reasoned(q, "-".join(str(q["answer"]))), honest=reasoning),
+    _formed("right reasoning, answer twice", lambda q: _reasoned(q, f"{q['answer']} {q['answer']}"), honest=reasoning),
+    _answer("negative", "-1"),
+    _answer("huge", "9" * 5000),
+    _answer("1e3", "1e3"),
+    _answer("NaN", "NaN"),
+    _answer("infinity", "Infinity"),
+    _answer("a fraction", "5/1"),
+    _answer("a sum", "2 + 3"),
+    _answer("code", "__import__('os').system('true')"),
+    _answer("control characters", "\x00\x1b[31m\ud83d"),
+    _answer("Arabic digit", "٣"),
+    _formed("Unicode digits", lambda q: _fooled(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
+    _formed("full-width digits", lambda q: _fooled(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
+    _formed("invisible signs", lambda q: r1.solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
+    _formed("hundreds of points and boxes", lambda _: r1.solution(_grid(12), "I do not know."), honest=first_place),
+    _formed(
+        "boxes that are none",
+        lambda _: r1.solution('{"point_2d": [NaN, 1e999], "label": "1"} {"bbox_2d": "all"}', "x"),
+    ),
+    _formed("long thinking", lambda q: r1.solution(_many("so "), "I do not know.")),
+    _answer("long", _many("9")),
+    _answer("long list", _many("9, ")),
+    _answer("long blank", _many(" ")),
+    _answer("deep brackets", _many("[")),
+    _same("tag soup", _many("<think><")),
+    _same("tags opened", _many("<think>")),
+    _same("tags opened and closed", _many("<think></think>")),
+    _same("answers opened", _many("<answer>")),
+    _same("angle brackets", _many("<")),
+    _formed("braces in the thinking", lambda _: r1.solution(_many("{"), "x")),
+    _formed("braces and blanks", lambda _: r1.solution(_many("{ "), "x")),
+    _formed("many objects", lambda _: r1.solution(_many("{x}"), "x")),
+    _formed("many broken points", lambda _: r1.solution(_many('{"point_2d"}'), "x")),
+    _formed("many points", lambda _: r1.solution(_many('{"point_2d": [1, 1], "label": "1"}'), "x")),
+    _formed("characters opened", lambda _: r1.solution(_many("<chars>"), "x")),
+    _formed("many characters", lambda _: r1.solution(f"<chars>{_many('a ')}</chars>", "x"), honest=one_letter),
+    Attack("solution repeated", lambda q: _many(str(q["solution"]))),
+)
+
+
+def _fooled(question: Question, digits: str, letters: str) -> str:
+    """The answer in look-alikes of its digits and letters."""
+    fake = str(question["answer"]).translate(str.maketrans("0123456789" + "aeocpx", digits + letters))
+    return r1.solution("Easy.", fake if fake != question["answer"] else "")
+
+
+def audit(task: Task, questions: Sequence[Question], *, repeats: int = 3) -> list[Finding]:
+    """Every attack on every reward of the task, each for all `questions` (rows of `r1`, solutions included).
+
+    Returns one finding an attack. Seconds are the processor's, the best of `repeats`: a busy machine is no finding.
+
+    Raises:
+        Exception: whatever a reward raises. It must not, for any text.
+    """
+    return [_try(attack, task, questions, repeats) for attack in ATTACKS]
+
+
+def _try(attack: Attack, task: Task, questions: Sequence[Question], repeats: int) -> Finding:
+    most = dict.fromkeys(task.rewards, 0.0)
+    slowest, broke = 0.0, None
+    for question in questions:
+        text = attack.text(question)
+        honest = attack.honest(question)
+        for name, reward in task.rewards.items():
+            seconds = []
+            for _ in range(repeats):
+                started = time.thread_time()
+                score = reward(text, question)
+                seconds.append(time.thread_time() - started)
+                if seconds[-1] < SECONDS / 10:
+                    break
+            most[name] = max(most[name], score)
+            slowest = max(slowest, min(seconds))
+            due = 0.0 if name == "format" and not attack.formed else reward(honest, question)
+            if not 0.0 <= score <= due + ROUNDING:
+                broke = broke or name
+    return Finding(attack.name, most, broke, slowest, attack.honest is shrug)
+
+
+def summary(findings: list[Finding]) -> dict[str, Any]:
+    """For the card: how many attacks, which broke a reward, and the most that an undue one earned of each reward."""
+    undue = [finding.most for finding in findings if finding.undue]
+    return {
+        "attacks": len(findings),
+        "broke": [finding.attack for finding in findings if finding.broke],
+        "most_undue": {name: max(most[name] for most in undue) for name in undue[0]},
+    }

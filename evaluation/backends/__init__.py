@@ -1,0 +1,1 @@
+"""What answers questions: transformers, vLLM, or an OpenAI-compatible server."""

@@ -1,0 +1,184 @@
+"""Answers of a vision-language model that vLLM generates: in this process on one GPU or a CPU, or a process a GPU.
+
+`vllm.LLM` has no data parallelism of its own for dense models (0.31 refuses `data_parallel_size`, and refers to a
+process for each copy): the copies share nothing, so each is a plain `vllm.LLM` that sees one GPU.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datagen import r1_format
+from datagen.common.errors import UserError
+from evaluation.backends.base import Prompt, Sampling, versions
+from evaluation.backends.openai import data_url
+
+BATCH = 512  # prompts that vLLM schedules at a time; what is done is kept after each
+
+
+@dataclass(frozen=True)
+class VLLMEngine:
+    """A loaded `vllm.LLM`, its chat template, the sampling parameters for a seed, and the device it runs on."""
+
+    llm: Any
+    template: str
+    parameters: Callable[[int], Any]
+    device: str
+
+    def describe(self) -> dict[str, str]:
+        """What generated the answers, for the result file."""
+        return {**versions("vllm"), "device": self.device}
+
+    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+        """What was generated for each prompt, by its place, as each batch is done."""
+        for start in range(0, len(prompts), BATCH):
+            batch = [prompts[i] for i in range(start, min(start + BATCH, len(prompts)))]
+            (opening,) = {prompt.opening for prompt in batch}
+            done = self.llm.chat(
+                [conversation(prompt) for prompt in batch],
+                [self.parameters(prompt.seed) for prompt in batch],
+                use_tqdm=False,
+                chat_template=r1_format.with_opening(self.template)
+                if opening
+                else r1_format.without_opening(self.template),
+                chat_template_content_format="openai",
+            )
+            yield from enumerate((one.outputs[0].text for one in done), start)
+
+
+class Copies:
+    """A process for each of some environments, such as `{"CUDA_VISIBLE_DEVICES": "0"}`, with the checkpoint in it.
+
+    Whoever is done with a batch gets the next one. The processes end with this object, and their memory is free then:
+    a second model may be loaded behind the first.
+
+    Raises:
+        UserError: where vLLM can't load it.
+    """
+
+    def __init__(self, folder: Path, sampling: Sampling, environments: Sequence[Mapping[str, str]]) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
+        self._pools = [ProcessPoolExecutor(1, context) for _ in environments]
+        self._end = weakref.finalize(self, _end, self._pools)
+        started = [
+            pool.submit(_start, folder, sampling, environment)
+            for pool, environment in zip(self._pools, environments, strict=True)
+        ]
+        try:
+            self._about, *_ = [one.result() for one in started]
+        except BaseException:
+            self._end()
+            raise
+
+    def describe(self) -> dict[str, str]:
+        """What generated the answers, for the result file. How many copies there are changes none of them."""
+        return self._about
+
+    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+        """What was generated for each prompt, by its place, as each batch is done."""
+        share = max(1, min(BATCH, -(-len(prompts) // len(self._pools))))
+        starts = iter(range(0, len(prompts), share))
+        idle, running = [*self._pools], dict[Future[list[str]], tuple[ProcessPoolExecutor, int]]()
+        while True:
+            while idle and (start := next(starts, None)) is not None:
+                pool = idle.pop()
+                batch = [prompts[i] for i in range(start, min(start + share, len(prompts)))]
+                running[pool.submit(_answer, batch)] = pool, start
+            if not running:
+                return
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                pool, start = running.pop(done)
+                idle.append(pool)
+                yield from enumerate(done.result(), start)
+
+
+_loaded: list[VLLMEngine] = []  # in a process of `Copies`, the model it answers with
+
+
+def _start(folder: Path, sampling: Sampling, environment: Mapping[str, str]) -> dict[str, str]:
+    os.environ.update(environment)
+    _loaded.append(load_here(folder, sampling))
+    return _loaded[0].describe()
+
+
+def _answer(prompts: list[Prompt]) -> list[str]:
+    return [text for _, text in _loaded[0].answer(prompts)]
+
+
+def _end(pools: list[ProcessPoolExecutor]) -> None:
+    for pool in pools:
+        pool.shutdown(cancel_futures=True)
+
+
+def load(folder: Path, sampling: Sampling) -> VLLMEngine | Copies:
+    """The checkpoint in `folder`: on all GPUs (one copy each), or on the CPU in float32.
+
+    Raises:
+        UserError: where vLLM can't load it.
+    """
+    import torch
+
+    gpus = visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if len(gpus) < 2:
+        return load_here(folder, sampling)
+    return Copies(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus])
+
+
+def visible_gpus(count: int, named: str | None) -> list[str]:
+    """What a process has to name to see one GPU, for each of the `count` that this one sees, of those `named` to it."""
+    return [gpu.strip() for gpu in named.split(",")][:count] if named else [str(gpu) for gpu in range(count)]
+
+
+def load_here(folder: Path, sampling: Sampling) -> VLLMEngine:
+    """The checkpoint in `folder`, in this process: on the first GPU, or on the CPU in float32.
+
+    Raises:
+        UserError: where vLLM can't load it.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import torch
+    from transformers import AutoProcessor
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    from vllm import LLM, SamplingParams
+
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
+    device: dict[str, Any] = {} if cuda else {"dtype": "float32", "enforce_eager": True}
+    try:
+        llm = LLM(str(folder), limit_mm_per_prompt={"image": 1, "video": 0}, trust_remote_code=False, seed=0, **device)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder} can't be loaded by vLLM: {reason}") from error
+    banned = r1_format.vision_token_ids(processor.tokenizer.get_vocab())
+
+    def parameters(seed: int) -> Any:
+        return SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_new_tokens,
+            logit_bias=dict.fromkeys(banned, -100.0),
+            seed=seed if sampling.temperature else None,
+        )
+
+    return VLLMEngine(llm, processor.chat_template, parameters, "cuda" if cuda else "cpu")
+
+
+def conversation(prompt: Prompt) -> list[dict[str, Any]]:
+    """The prompt with its image before the question."""
+    turns: list[dict[str, Any]] = []
+    for message in prompt.messages:
+        image = [{"type": "image_url", "image_url": {"url": data_url(prompt.image)}}]
+        text = {"type": "text", "text": message["content"]}
+        turns.append({"role": message["role"], "content": [*(image if message["role"] == "user" else []), text]})
+    return turns

@@ -1,0 +1,1 @@
+"""From answers to numbers: scores, intervals, comparisons, ablations."""

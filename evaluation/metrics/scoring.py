@@ -1,0 +1,127 @@
+"""Scoring full assistant messages with the tasks' own rewards. No model, no files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datagen.r1_format import answer_of
+from datagen.registry import find_task
+from evaluation.metrics.statistics import mean_interval, pass_at_k
+
+Question = Mapping[str, Any]
+"""A row of the `r1` config; its image is not looked at."""
+
+ACCURACY = "correctness"  # the reward whose mean is the accuracy
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Questions in the order of the dataset, the full assistant message for each, and its rewards by name."""
+
+    questions: Sequence[Question]
+    messages: Sequence[str]
+    rewards: Sequence[Mapping[str, float]]
+
+    @property
+    def correctness(self) -> NDArray[np.float64]:
+        """(n,) numbers in [0, 1]."""
+        return np.array([rewards[ACCURACY] for rewards in self.rewards], dtype=np.float64)
+
+    @property
+    def images(self) -> list[str]:
+        """The image each question is about, by `image_id`."""
+        return [question["image_id"] for question in self.questions]
+
+    def only(self, **columns: Any) -> Scored:
+        """The questions whose columns have these values."""
+        keep = [i for i, q in enumerate(self.questions) if all(q[name] == value for name, value in columns.items())]
+        return Scored(
+            [self.questions[i] for i in keep], [self.messages[i] for i in keep], [self.rewards[i] for i in keep]
+        )
+
+    def groups(self, *columns: str) -> list[tuple[dict[str, Any], Scored]]:
+        """The parts that these columns cut the questions into, each with its values; sorted by the values."""
+        values = sorted({tuple(question[name] for name in columns) for question in self.questions})
+        keys = [dict(zip(columns, value, strict=True)) for value in values]
+        return [(key, self.only(**key)) for key in keys]
+
+
+def score_one(question: Question, message: str) -> dict[str, float]:
+    """Each reward of the question's task for one message.
+
+    Raises:
+        ValueError: where a reward is not in [0, 1]; and whatever a reward raises. Both are mistakes of ours.
+    """
+    rewards = {name: reward(message, question) for name, reward in find_task(question["task"]).rewards.items()}
+    for name, value in rewards.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"reward {name!r} of {question['id']} is {value}, not in [0, 1]")
+    return rewards
+
+
+def score(questions: Sequence[Question], messages: Sequence[str]) -> Scored:
+    """The rewards of a message for each question; ValueError where there are not as many."""
+    pairs = zip(questions, messages, strict=True)
+    return Scored(questions, messages, [score_one(question, message) for question, message in pairs])
+
+
+def summary(scored: Scored) -> dict[str, Any]:
+    """`n`, `accuracy`, `accuracy_ci95`, and `rewards`, the mean of each over the questions that have it."""
+    return {
+        "n": len(scored.questions),
+        "accuracy": float(scored.correctness.mean()),
+        "accuracy_ci95": list(mean_interval(scored.correctness, scored.images)),
+        "rewards": mean_rewards(scored.rewards),
+    }
+
+
+def sampled(scored: Scored, samples: int) -> dict[str, Any]:
+    """Of several answers to each question: `pass_at` 1, 2, 4, … of them, and the accuracy of the `majority`.
+
+    The majority is the answer given most often, of equals the first; it is right where the first message with it is.
+    """
+    groups: dict[str, list[tuple[str | None, bool]]] = {}
+    for question, message, right in zip(scored.questions, scored.messages, scored.correctness == 1, strict=True):
+        groups.setdefault(question["id"], []).append((answer_of(message), bool(right)))
+    images = {question["id"]: question["image_id"] for question in scored.questions}
+    counts = [sum(right for _, right in answers) for answers in groups.values()]
+    ks = [2**power for power in range(samples.bit_length())]
+    voted = np.array([majority_right(answers) for answers in groups.values()], dtype=np.float64)
+    return {
+        "samples": samples,
+        "pass_at": {str(k): float(np.mean([pass_at_k(samples, n, k) for n in counts])) for k in ks},
+        "majority": float(voted.mean()),
+        "majority_ci95": list(mean_interval(voted, [images[name] for name in groups])),
+    }
+
+
+def majority_right(answers: Sequence[tuple[str | None, bool]]) -> bool:
+    """Whether the commonest answer is right; messages without an answer have no vote."""
+    votes = Counter(answer for answer, _ in answers if answer is not None)
+    if not votes:
+        return False
+    chosen = votes.most_common(1)[0][0]
+    return next(right for answer, right in answers if answer == chosen)
+
+
+def mean_rewards(rewards: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each reward over the messages that have it."""
+    values: dict[str, list[float]] = {}
+    for one in rewards:
+        for name, value in one.items():
+            values.setdefault(name, []).append(value)
+    return {name: float(np.mean(each)) for name, each in values.items()}
+
+
+def slices(scored: Scored, difficulty: str) -> dict[str, list[dict[str, Any]]]:
+    """Summaries `by_task`, and `by_difficulty` of each task (its rows also have the `difficulty` column)."""
+    return {
+        "by_task": [{**key, **summary(part)} for key, part in scored.groups("task")],
+        "by_difficulty": [{**key, **summary(part)} for key, part in scored.groups("task", difficulty)],
+    }

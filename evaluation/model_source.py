@@ -1,0 +1,177 @@
+"""What is scored: a checkpoint folder with the record of what made it, or a file of completions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datagen.common.errors import UserError
+from datagen.common.files import RECORD, sha256
+from datagen.hub.fetch import fetch, repository
+
+if TYPE_CHECKING:
+    from datagen.dataset.reader import BuiltDataset
+
+RECORD_TYPES = {
+    "dataset": str,
+    "dataset_fingerprint": str,
+    "reward_hash": dict,
+    "stage": str,
+    "shown": str,
+    "run": str,
+    "step": int,
+    "beside": list,
+    "tasks": list,
+    "base_model": str,
+    "run_hash": str,
+    "checkpoint": str,
+}
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
+ADAPTER = "adapter_config.json"  # of a LoRA checkpoint
+WEIGHTS, SETTINGS = ("*.safetensors",), ("*.json", "*.jinja", "*.txt")
+NOT_SETTINGS = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint folder or a `.jsonl` of completions, and what its record says (nothing, for completions).
+
+    `name` opens it again: its path, or USER/NAME@commit on the Hub. Where a server at `endpoint` has the model, it is
+    the model's name there, and `path` is a folder only where the weights are here too.
+    """
+
+    name: str
+    path: Path
+    record: Mapping[str, Any]
+    endpoint: str | None = None
+
+    @cached_property
+    def base(self) -> Path | None:
+        """The folder of the model that a LoRA adapter changes; None where the checkpoint is a whole model.
+
+        Raises:
+            UserError: where it isn't there.
+        """
+        config = self.path / ADAPTER
+        if self.endpoint is not None or not config.is_file():
+            return None
+        name = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+        folder = fetch(name, "model")[0] if repository(name) else Path(name)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{self.label} is a LoRA adapter of {name}, which is gone: put it back, or merge them")
+        return folder
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it answers questions; completions have answered already."""
+        return self.endpoint is not None or self.path.is_dir()
+
+    @property
+    def label(self) -> str:
+        """The last two parts of its path, which tell the checkpoints of several runs apart; its name on the Hub."""
+        return "/".join(Path(self.name.partition("@")[0]).parts[-2:])
+
+    @property
+    def is_remembered_by_address(self) -> bool:
+        """Whether all that is known of the weights is the server that has them, and the name they have there."""
+        return self.endpoint is not None and not self.path.is_dir()
+
+    @cached_property  # weights are read for it, and every way of asking wants it
+    def fingerprint(self) -> str:
+        """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
+        if self.is_remembered_by_address:
+            return hashlib.sha256(f"{self.endpoint} {self.name}".encode()).hexdigest()
+        files = sorted({path for pattern in (*WEIGHTS, *SETTINGS) for path in self.path.glob(pattern)})
+        files += sorted(self.base.glob("*.safetensors")) if self.base else []
+        lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_SETTINGS]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def served_subject(name: str, endpoint: str) -> Subject:
+    """The model of that name that a server has. A folder of that name, if there is one, says what it is.
+
+    Raises:
+        UserError: where the folder's record is damaged.
+    """
+    path = Path(os.path.abspath(name))
+    return Subject(name, path, _read_record(path / RECORD) if path.is_dir() else {}, endpoint)
+
+
+def open_subject(name: str) -> Subject:
+    """The checkpoint folder or the completions at the path `name`, checked without loading it.
+
+    USER/NAME and USER/NAME@revision name a checkpoint on the Hub, which is downloaded.
+
+    Raises:
+        UserError: where it is none of these, or its record is damaged.
+    """
+    if repository(name):
+        path, name = fetch(name, "model")
+        _check_checkpoint(path, name)
+        return Subject(name, path, _read_record(path / RECORD))
+    path = Path(os.path.abspath(name))
+    if not path.exists():
+        raise UserError(f"there is no {name}: name a checkpoint folder or a .jsonl file of completions")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"can't read {name}: change its permissions")
+    if path.is_dir():
+        _check_checkpoint(path, name)
+        return Subject(str(path), path, _read_record(path / RECORD))
+    if path.suffix != ".jsonl":
+        raise UserError(f"{name} is neither a checkpoint folder nor a .jsonl file of completions")
+    return Subject(str(path), path, {})
+
+
+def _check_checkpoint(folder: Path, name: str) -> None:
+    present = {
+        "config.json": (folder / "config.json").is_file() or (folder / ADAPTER).is_file(),
+        "weights (*.safetensors)": any(folder.glob("*.safetensors")),
+        "processor (processor_config.json)": any((folder / file).is_file() for file in PROCESSOR_FILES),
+    }
+    if missing := [what for what, there in present.items() if not there]:
+        raise UserError(f"{name} is not a checkpoint folder: it has no {' and no '.join(missing)}")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: delete it, and name the dataset with --data") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not a checkpoint's record: delete it, and name the dataset with --data")
+    known = {key: value for key, value in record.items() if value is not None}
+    for key, kind in RECORD_TYPES.items():
+        if key in known and not isinstance(known[key], kind):
+            raise UserError(f"{key!r} in {path} is not a {kind.__name__}: delete the file, and use --data")
+    return known
+
+
+def differences(subject: Subject, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:
+    """A sentence for each way in which the dataset or the rewards are not those the checkpoint was made with."""
+    from datagen.registry import find_task
+    from datagen.task import reward_hash
+
+    found = []
+    recorded = subject.record.get("dataset_fingerprint", dataset.fingerprint)
+    if recorded != dataset.fingerprint:
+        found.append(
+            f"{subject.label} was made with another dataset than {dataset.name} "
+            f"(fingerprint {recorded[:12]}, not {dataset.fingerprint[:12]})."
+        )
+    hashes = subject.record.get("reward_hash", {})
+    for name in tasks:
+        now = reward_hash(find_task(name))
+        if hashes.get(name, now) != now:
+            found.append(
+                f"The rewards of task {name!r} have changed since {subject.label} was made "
+                f"(code hash {hashes[name]}, now {now})."
+            )
+    return found

@@ -1,0 +1,207 @@
+"""One self-contained HTML page: the numbers, the curves, the training film, and what was written, with the images."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datagen import r1_format
+from datagen.common.files import write_text
+from datagen.hub.cards import percent
+from evaluation.config import Plan
+from evaluation.metrics.comparison import certainty, headline, p_text
+from evaluation.report.checkpoint_samples import Film
+from evaluation.report.curves import LENGTHS, make_curve
+from evaluation.report.results import Outcome
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TEMPLATE, SCRIPT = "report.html.jinja", "report.js"
+EXAMPLES = 20  # of each kind
+SHORT, LONG = 200, 1200  # characters of a model's answer and of its message that are shown
+SIDE, BYTES = 384, 30_000  # pixels and bytes of an image: all of them, as base64, stay below 4 MB
+STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "GRPO"}
+
+
+def write_report(path: Path, plan: Plan, outcome: Outcome, film: Film | None) -> None:
+    """Write the page, in one step."""
+    write_text(path, render(plan, outcome, film))
+
+
+def render(plan: Plan, outcome: Outcome, film: Film | None) -> str:
+    """The page as HTML. Every text in it is escaped, and none holds a control character.
+
+    Its only script is ours: the page names the script's hash, and a browser runs no other.
+    """
+    from importlib.resources import files
+
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        undefined=StrictUndefined,
+        autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # what a macro gives is Markup already
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, points=points, p=p_text)
+    template, script = (
+        files("evaluation.report").joinpath(name).read_text(encoding="utf-8") for name in (TEMPLATE, SCRIPT)
+    )
+    comparison = outcome.comparison
+    difficulty = plan.dataset.spec.difficulty
+    found = kinds(outcome)
+    return environment.from_string(
+        template
+    ).render(
+        dataset=plan.dataset.spec.name,
+        difficulty=difficulty,
+        script=Markup(script),  # noqa: S704 - it is a file of ours
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        plan=plan,
+        results=outcome.results,
+        comparison=comparison,
+        shown=comparison or outcome.results["after"],
+        headline=headline(comparison) if comparison else None,
+        certainty=certainty(comparison) if comparison else None,
+        stages=STAGES,
+        curve=make_curve(plan.metrics) if plan.metrics else None,
+        lengths=make_curve(plan.metrics, LENGTHS, 0.0) if plan.metrics else None,
+        film=shown_film(outcome, film) if film else None,
+        totals={kind: len(places) for kind, places in found.items()},
+        examples=[
+            {"kind": kind, **example(outcome, place, difficulty)}
+            for kind, places in found.items()
+            for place in places[:EXAMPLES]
+        ],
+        at_most=EXAMPLES,
+    )
+
+
+def points(share: float) -> str:
+    """A difference of two shares in points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def kinds(outcome: Outcome) -> dict[str, list[int]]:
+    """The places of all questions by what became of them: without a baseline, by whether they are answered right."""
+    after = outcome.scored["after"].correctness == 1
+    if "before" in outcome.scored:
+        before = outcome.scored["before"].correctness == 1
+        chosen = {
+            "from wrong to right": ~before & after,
+            "from right to wrong": before & ~after,
+            "wrong both times": ~before & ~after,
+            "right both times": before & after,
+        }
+    else:
+        chosen = {"wrong": ~after, "right": after}
+    return {title: [int(i) for i in mask.nonzero()[0]] for title, mask in chosen.items()}
+
+
+def example(outcome: Outcome, place: int, difficulty: str) -> dict[str, Any]:
+    """What the page shows of one question: of two sides, also which words are not those of the other."""
+    row = outcome.row(place)
+    sides = [
+        {"name": name, **said(scored.messages[place], scored.rewards[place])} for name, scored in outcome.scored.items()
+    ]
+    texts = [side["text"] for side in sides]
+    parts = differing(texts[0], texts[1]) if len(texts) == 2 else [[(False, text)] for text in texts]
+    for side, words in zip(sides, parts, strict=True):
+        side["parts"] = words
+    return {"level": row[difficulty], **asked(row), "sides": sides}
+
+
+def asked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as the page shows it."""
+    return {
+        "id": row["id"],
+        "task": row["task"],
+        "question": row["prompt"][-1]["content"].split("\n")[0],
+        "answer": row["answer"],
+        "image": data_url(row["image"]),
+    }
+
+
+def said(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
+    """A message as the page shows it: what follows the opening words, shortened, its answer, and its rewards."""
+    answer = r1_format.answer_of(message)
+    return {
+        "text": shortened(r1_format.completion_of(message), LONG),
+        "answer": None if answer is None else shortened(answer, SHORT),
+        "rewards": rewards,
+        "right": rewards["correctness"] == 1,
+    }
+
+
+def shown_film(outcome: Outcome, film: Film) -> dict[str, Any]:
+    """What the page shows of a film: its frames' names with how many answers are right, and each question's answers."""
+    return {
+        "frames": [(name, int((scored.correctness == 1).sum())) for name, scored in film.frames.items()],
+        "questions": [
+            {
+                **asked(outcome.rows[place]),
+                "answers": [said(scored.messages[i], scored.rewards[i]) for scored in film.frames.values()],
+            }
+            for i, place in enumerate(film.places)
+        ],
+    }
+
+
+def differing(before: str, after: str) -> list[list[tuple[bool, str]]]:
+    """The two texts in pieces, each with whether it is in this one alone; word by word, in the order they stand."""
+    words = [re.findall(r"\w+|\s+|[^\w\s]", text) for text in (before, after)]
+    pieces: list[list[tuple[bool, str]]] = [[], []]
+    for kind, *ends in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
+        for side, (low, high) in enumerate((ends[:2], ends[2:])):
+            if low < high:
+                pieces[side].append((kind != "equal", "".join(words[side][low:high])))
+    return pieces
+
+
+def shortened(text: str, length: int) -> str:
+    """The beginning of `text` as it can be seen, with a note of how many characters are left out."""
+    shown = visible(text[:length])[:length]
+    return shown if len(text) <= length else f"{shown} … [{len(text) - length} more characters]"
+
+
+def visible(text: str) -> str:
+    """`text` with each character that can't be seen, or that moves others, as its code point.
+
+    Control and format characters (also those that turn the direction of writing), halves of surrogate pairs and
+    unassigned code points; line feeds and tabs stay.
+    """
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or not unicodedata.category(character).startswith("C"):
+        return character
+    return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(character):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+
+
+def data_url(image: Image) -> str:
+    """The image inside a URL: as PNG, or where that is large, scaled down or as JPEG."""
+    image = image.convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    for kind, options in _encodings():
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        if buffer.tell() <= BYTES:
+            break
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _encodings() -> Iterable[tuple[str, dict[str, Any]]]:
+    yield "PNG", {"optimize": True}
+    for quality in (85, 60, 30, 10):
+        yield "JPEG", {"quality": quality}

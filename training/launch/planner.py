@@ -1,0 +1,303 @@
+"""What a run will start and need, before anything is started; `plan_rendering` puts it into words."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datagen.common.errors import UserError
+from training.distributed import LAUNCHED
+from training.launch.memory import SERVER_SHARE, USABLE, Disk, Memory, Shape, Work, disk, gib, predict
+from training.launch.presets import (
+    AUTO,
+    GPU,
+    GROUP_PORT,
+    PRESETS,
+    SERVER,
+    Batch,
+    Generation,
+    Preset,
+    choose,
+    find_preset,
+    fit,
+    generating,
+    settings_of,
+)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the processes of a run meet; TRL's, vLLM's and accelerate's defaults."""
+
+    server: int = 8000
+    group: int = 51216
+    rendezvous: int = 29500
+
+
+@dataclass(frozen=True)
+class Question:
+    """The size of a question: its image in pixels, its text and its solution in characters."""
+
+    width: int
+    height: int
+    prompt: int
+    solution: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks of the hardware: the model's shape, GRPO's settings, the largest question, and the command.
+
+    `fixed` says that the user gave the batch, `completions` that a run that is resumed did. `words` are the arguments
+    of r1vlm-train. `model` is what vLLM loads: a folder, or a name on the Hub.
+    """
+
+    model: str
+    shape: Shape
+    settings: dict[str, Any]
+    question: Question
+    words: list[str]
+    out: Path
+    fixed: bool = False
+    completions: int | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is: the memory of a GPU in bytes (None: no GPU), the names of the GPUs, host memory, cores."""
+
+    gpu: int | None
+    devices: tuple[str, ...] = ()
+    host: int | None = None
+    cores: int = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command of the plan, its environment, and the GPUs it has."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A preset applied to a command. `settings` are those of TRL's GRPOConfig that follow from the hardware."""
+
+    preset: Preset
+    asked: Asked
+    machine: Machine
+    work: Work
+    memory: Memory
+    disk: Disk
+    ports: Ports
+    settings: dict[str, Any]
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def batch(self) -> Batch:
+        """How a step's completions are spread."""
+        return self.work.batch
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory suffices."""
+        return self.memory.fits(self.machine.gpu, self.machine.host)
+
+
+def largest_question(dataset: str, tasks: list[str]) -> Question:
+    """The largest of some questions of a dataset, drawn with its default options."""
+    from PIL import Image
+
+    from datagen.dataset.config import make_recipe
+    from datagen.dataset.shards import sample
+
+    drawn = sample(make_recipe(dataset, size=1000, seed=0), 16)
+    rows = [row for task, rows in drawn.items() if task in tasks for row in rows]
+    sizes = [Image.open(io.BytesIO(row["image"]["bytes"])).size for row in rows]
+    return Question(
+        width=max(width for width, _ in sizes),
+        height=max(height for _, height in sizes),
+        prompt=max(sum(len(message["content"]) for message in row["prompt"]) for row in rows),
+        solution=max(len(row["solution"]) for row in rows),
+    )
+
+
+def make_plan(asked: Asked, preset: Preset, machine: Machine, ports: Ports | None = None) -> Plan:
+    """The plan of a command under a preset.
+
+    Raises:
+        UserError: where the batch can't be made to fit the number of processes, and for what FSDP2 can't do.
+    """
+    if preset.sharding == "fsdp2" and asked.settings.get("lora"):
+        raise UserError(  # vllm_generation.py merges adapters into weights that are split, and asks if that works
+            f"TRL 1.16 sends no LoRA adapters to vLLM from FSDP2 ({preset.name}): use --hardware 4gpu-zero3"
+        )
+    if preset.sharding == "fsdp2" and asked.settings.get("beta"):
+        raise UserError(  # transformers loads weights in one process alone, and TRL's prepare_fsdp sends them to none
+            f"TRL 1.16 gives all processes of FSDP2 but one a reference model of zeros ({preset.name}): "
+            "use --hardware 4gpu-zero3, or set beta=0"
+        )
+    batch = fit(asked.settings, preset, asked=asked.fixed)
+    if asked.completions is not None and batch.completions != asked.completions:
+        batch = fit(asked.settings, preset, completions=asked.completions)
+    work = _work(asked, batch)
+    memory = predict(asked.shape, work, preset, machine.gpu if preset.train_gpus else None)
+    settings = settings_of(preset, batch)
+    if memory.vllm and machine.gpu is not None:
+        settings["vllm_gpu_memory_utilization"] = min(memory.vllm, SERVER_SHARE)
+    room = disk(asked.shape, work, preset, asked.settings)
+    plan = Plan(preset, asked, machine, work, memory, room, ports or Ports(), settings)
+    return replace(plan, jobs=list(_jobs(plan)))
+
+
+def _work(asked: Asked, batch: Batch) -> Work:
+    settings, question = asked.settings, asked.question
+    images = settings.get("image_processor") or {}
+    tiled = images.get("do_image_splitting", True)
+    patches, image_tokens = asked.shape.image(question.width, question.height, tiled=tiled)
+    lora = settings.get("lora") or {}
+    targets = str(lora.get("target_modules", ""))
+    return Work(
+        batch=batch,
+        prompt_tokens=30 + math.ceil(question.prompt / 3) + image_tokens,  # the template, and 3 characters a token
+        completion_tokens=settings.get("max_completion_length") or 16 + math.ceil(question.solution / 2),
+        patches=patches,
+        bf16=bool(settings.get("bf16", True)),
+        checkpointing=bool(settings.get("gradient_checkpointing", True)),
+        reference=bool(settings.get("beta", 0.0)),
+        synced=bool(settings.get("beta", 0.0)) and bool(settings.get("sync_ref_model", False)),
+        freeze_vision=bool(settings.get("freeze_vision", False)),
+        lora_rank=int(lora.get("r", 8)) if lora else 0,
+        lora_vision="visual" in targets or targets == "all-linear",
+    )
+
+
+def decide(
+    asked: Asked,
+    hardware: str,
+    machine: Machine,
+    gpus: list[GPU],
+    *,
+    nodes: int | None = None,
+    generation: Generation | None = None,
+    vllm: bool = True,
+    deepspeed: bool = True,
+) -> tuple[Plan, str]:
+    """The plan for `--hardware`, and why it is this one.
+
+    `generation` is how completions are sampled where the user said so; `vllm` and `deepspeed` whether they are
+    installed.
+
+    Raises:
+        UserError: for an unknown preset, and for what it can't do.
+    """
+    if hardware != AUTO:
+        preset = generating(find_preset(hardware, nodes), generation)
+        return make_plan(asked, preset, machine), "asked for"
+    if gpus and not vllm and generation is None:
+        generation = "transformers"
+        asked = replace(asked, words=[*asked.words, "--vllm", "off"])  # what is launched must not decide otherwise
+    machines = nodes or int(os.environ.get("SLURM_NNODES", "1"))
+    presets, why = choose(gpus, machines, generation, deepspeed=deepspeed)
+    if nodes is not None and presets[0].nodes == 1:
+        raise UserError(f"--nodes is for multinode, and {why}: plan for other machines with --hardware multinode")
+    tried = possible(asked, presets, machine) or [make_plan(asked, presets[0], machine)]  # which says why it is not
+    best = next((plan for plan in tried if plan.fits), tried[0])
+    if gpus and not vllm:
+        why += "; without vLLM (pip install 'r1vlm[vllm]') the model itself generates"
+    over = [plan.preset.name for plan in tried[: tried.index(best)]]
+    return best, why + (f", and {', '.join(over)} would need more memory" if over else "")
+
+
+def refuse(plan: Plan) -> None:
+    """Raise a `UserError` where the memory does not suffice; it names what would do."""
+    if plan.fits:
+        return
+    gpu, host, memory = plan.machine.gpu or 0, plan.machine.host, plan.memory
+    model, name = plan.asked.shape.name, plan.preset.name
+    if host is not None and sum(memory.host.values()) > host:
+        need = f"{gib(sum(memory.host.values()))} of host memory, and there are {gib(host)}"
+        roomy = replace(plan.machine, host=host)
+    else:
+        need = f"{gib(memory.peak)} of each training GPU, and {gib(USABLE * gpu)} of {gib(gpu)} can be used"
+        if sum(memory.server.values()) > SERVER_SHARE * gpu:
+            need = f"{gib(sum(memory.server.values()))} of the GPU that generates, which has {gib(gpu)}"
+        roomy = replace(plan.machine, host=None)
+    larger = [preset for preset in PRESETS.values() if preset.train_gpus and preset.gpus >= plan.preset.gpus]
+    others = possible(plan.asked, larger, replace(roomy, devices=()))
+    do = [f"use --hardware {other.preset.name}" for other in others if other.fits][:1]
+    lora = replace(plan.asked, settings=plan.asked.settings | {"lora": {"r": 16}})
+    if not plan.work.lora_rank and any(other.fits for other in possible(lora, [plan.preset], plan.machine)):
+        do.append("train LoRA adapters (--set 'lora={r: 16}')")
+    raise UserError(f"{model} on {name} needs {need}: {', or '.join(do) or 'use a smaller model'}")
+
+
+def possible(asked: Asked, presets: list[Preset], machine: Machine) -> list[Plan]:
+    """The plans of those presets that can do what is asked, whether it fits or not."""
+    plans = []
+    for preset in presets:
+        with contextlib.suppress(UserError):
+            plans.append(make_plan(asked, preset, machine))
+    return plans
+
+
+def _jobs(plan: Plan) -> Iterator[Job]:
+    """The server, where there is one, and the trainer; none where r1vlm-train itself trains."""
+    preset, machine, ports = plan.preset, plan.machine, plan.ports
+    if not preset.launched:
+        return
+    many = preset.nodes > 1
+    names = tuple(str(i) for i in range(preset.gpus))
+    if not many and len(machine.devices) >= preset.gpus:  # those of other machines have other names
+        names = machine.devices
+    training = names[: preset.train_gpus]
+    generating = names[: preset.generation_gpus] if many else names[preset.train_gpus :][: preset.generation_gpus]
+    host = "$SERVER" if many else "127.0.0.1"
+    environment = {"CUDA_VISIBLE_DEVICES": ",".join(training), LAUNCHED: "1", "PYTHONFAULTHANDLER": "1"}
+    if preset.generation == "server":
+        environment |= {SERVER: f"http://{host}:{ports.server}", GROUP_PORT: str(ports.group)}
+        yield Job("server", _serve(plan, host), _server_environment(generating), generating)
+    if preset.offload_optimizer:  # accelerate gives each process one thread, and the optimizer is stepped on the CPU
+        environment["OMP_NUM_THREADS"] = str(max(1, machine.cores // preset.train_gpus))
+    rendezvous = ["--main_process_port", str(ports.rendezvous)] if preset.processes > 1 else []
+    machines = ["--num_machines", str(preset.train_nodes), "--machine_rank", "$RANK", "--main_process_ip", "$MAIN"]
+    command = ["accelerate", "launch", "--config_file", str(preset.accelerate_file)]
+    command += ["--num_processes", str(preset.processes), *(machines if many else []), *rendezvous]
+    command += ["--mixed_precision", "bf16" if plan.work.bf16 else "no"]
+    command += ["-m", "training.cli", *plan.asked.words, "--hardware", preset.name]
+    yield Job("trainer", command + (["--nodes", str(preset.nodes)] if many else []), environment, training)
+
+
+def _server_environment(gpus: tuple[str, ...]) -> dict[str, str]:
+    # the development endpoints are how TRL sends weights; the server listens on loopback, or inside the cluster
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "VLLM_SERVER_DEV_MODE": "1", "PYTHONFAULTHANDLER": "1"}
+
+
+def _serve(plan: Plan, host: str) -> list[str]:
+    """The server of vLLM with what TRL 1.16 asks of it (trl/generation/vllm_client.py, its errors name each flag).
+
+    Weights come over NCCL; log-probabilities are those after temperature and masks, of any number of tokens; images are
+    rendered apart from token ids, which vLLM 0.30 and later do behind --enable-scale-out.
+    """
+    model, _, revision = plan.asked.model.partition("@")
+    length = 1024 * math.ceil(2 * (plan.work.prompt_tokens + plan.work.completion_tokens) / 1024)
+    command = ["vllm", "serve", model, *(["--revision", revision] if revision else [])]
+    command += ["--host", host, "--port", str(plan.ports.server)]
+    command += ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]
+    command += ["--max-logprobs", "-1", "--enable-scale-out", "--dtype", "bfloat16" if plan.work.bf16 else "float32"]
+    command += ["--max-model-len", str(max(4096, length)), "--gpu-memory-utilization", str(SERVER_SHARE)]
+    command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+    if images := plan.asked.settings.get("image_processor"):
+        command += ["--mm-processor-kwargs", json.dumps(images)]
+    replicas = plan.preset.generation_gpus
+    return command + (["--data-parallel-size", str(replicas)] if replicas > 1 else [])

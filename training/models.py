@@ -1,0 +1,99 @@
+"""Loading a model to train, with the opening words in its chat template and vision tokens banned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from datagen.common.errors import UserError, nearest
+from datagen.hub.fetch import fetch, repository
+from datagen.r1_format import vision_token_ids, with_opening
+
+SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
+DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
+BUILT_IN = Path(__file__).parent / "builtin_models"
+
+
+def pinned(model: str) -> str:
+    """The name that stands for the same weights tomorrow and elsewhere.
+
+    That of a built-in model, the absolute path of a folder, or a repository's with its commit; it is downloaded.
+    """
+    if model in SMALL:
+        return model
+    return fetch(model, "model")[1] if repository(model) else str(Path(model).resolve())
+
+
+def locate(model: str) -> Path:
+    """The folder of a model: a built-in one, a checkpoint folder, or USER/NAME (or USER/NAME@revision) on the Hub.
+
+    Raises:
+        UserError: where there is none, or it holds no model.
+    """
+    if model in SMALL:
+        return BUILT_IN / SMALL[model]
+    folder = fetch(model, "model")[0] if repository(model) else Path(model)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, or one of "
+            f"{', '.join(SMALL)}"
+        )
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / 'config.json'} is damaged: name another checkpoint") from error
+    return folder
+
+
+def is_small(folder: Path) -> bool:
+    """Whether the model in a folder is built in, or as small."""
+    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    width = shape.get("text_config", shape).get("hidden_size", 0)
+    return bool(width and width <= 256)
+
+
+def load(model: str, settings: Mapping[str, Any] = MappingProxyType({}), *, dtype: str = "float32") -> tuple[Any, Any]:
+    """`(model, processor)`, with weights in `dtype`.
+
+    Of a run's settings it heeds `freeze_vision` (the vision tower's weights are not trained) and `image_processor`.
+
+    On a GPU the recipe's `bf16: true` computes in bfloat16. The weights themselves stay in float32: a step of 1e-6 on a
+    weight of 0.01 is lost when it is rounded to bfloat16.
+
+    The processor's chat template puts the opening words at the start of the assistant's turn. The model's generation
+    config never samples an image, video or vision token; both are saved with every checkpoint.
+
+    Raises:
+        UserError: where there is no such model, or its image processor has no such setting.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    where = locate(model)
+    try:
+        processor = AutoProcessor.from_pretrained(where, padding_side="left")
+        network = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
+    processor.chat_template = with_opening(processor.chat_template)
+    change_images(processor, settings.get("image_processor") or {})
+    if settings.get("freeze_vision"):
+        network.get_encoder(modality="image").requires_grad_(False)
+    network.generation_config.suppress_tokens = vision_token_ids(processor.tokenizer.get_vocab())
+    return network, processor
+
+
+def change_images(processor: Any, changes: Mapping[str, Any]) -> None:
+    """Change settings of a processor's image processor, the size of images for example.
+
+    Raises:
+        UserError: where it has no such setting.
+    """
+    images = processor.image_processor
+    known = images.to_dict()
+    for name in changes:
+        if name not in known:
+            raise UserError(f"the image processor has no setting {name!r}: {nearest(name, sorted(known))}")
+    processor.image_processor = type(images).from_dict(known | changes)

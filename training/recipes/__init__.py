@@ -1,0 +1,50 @@
+"""Recipes: the files of `training/recipes/`, each the settings of both stages for a model, a task or a way to train.
+
+A recipe may say which one it `extends`, setting by setting, and which `model` it is made for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from datagen.common.errors import UserError, nearest
+from training.models import is_small, locate
+
+FOLDER = files("training.recipes")
+DEFAULT = "default"
+SMALL = "small"
+
+
+@cache
+def recipes() -> dict[str, dict[str, Any]]:
+    """Every recipe as its file has it, by name."""
+    import yaml
+
+    paths = [path for path in FOLDER.iterdir() if path.name.endswith(".yaml")]
+    return {
+        path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted(paths, key=lambda path: path.name)
+    }
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """`model` (where there is one), `cold_start` and `grpo` of a recipe, with what it extends.
+
+    Raises:
+        UserError: where there is none of that name.
+    """
+    if name not in recipes():
+        raise UserError(f"there is no recipe {name!r}: {nearest(name, list(recipes()))}")
+    own = recipes()[name]
+    base = read_recipe(own["extends"]) if "extends" in own else {}
+    stages = {stage: base.get(stage, {}) | own.get(stage, {}) for stage in ("cold_start", "grpo")}
+    return {**base, **own, **stages}
+
+
+def recipe_for(model: str) -> str:
+    """The recipe that is made for a model; `small` for those that are built in or as small, else `default`."""
+    hub_name = model.partition("@")[0]
+    made_for = [name for name, own in recipes().items() if own.get("model") == hub_name]
+    return made_for[0] if made_for else SMALL if is_small(locate(model)) else DEFAULT

@@ -1,0 +1,1 @@
+"""TRL's trainers with our mixins: cold start, GRPO, rewards, checkpoints."""

@@ -1,0 +1,55 @@
+"""The cold start: supervised training on a few traces of reasoning, so that a model knows how to think aloud.
+
+DeepSeek-R1 does this before its reinforcement learning (Guo et al. 2025, https://arxiv.org/abs/2501.12948, 2.3.1). The
+traces are the `solution` column of the dataset's `train` split.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trl import SFTTrainer
+
+from datagen.dataset.reader import open_dataset
+from training.callbacks.metrics_logging import Progress
+from training.config import Run, refusals, trl_config
+from training.models import load, locate
+from training.trainers.checkpoints import WholeCheckpoints, make_record, read_record
+from training.trainers.grpo import go
+
+
+class WholeSFTTrainer(WholeCheckpoints, SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with checkpoints that are complete or not there."""
+
+
+def train(run: Run) -> Path:
+    """Train on the first `traces` solutions of the train split; returns the last checkpoint.
+
+    Raises:
+        UserError: for settings that TRL refuses.
+    """
+    out = Path(run.out)
+    config = trl_config(run)
+    rows = open_dataset(run.data).questions("train", run.tasks)
+    rows = rows.select(range(min(run.settings["traces"], len(rows))))
+    model, processor = load(run.model, run.settings)
+    traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
+    with refusals():
+        trainer = WholeSFTTrainer(
+            model=model,
+            processing_class=processor,
+            args=config,
+            train_dataset=traces,
+            callbacks=[Progress(out, "cold start")],
+        )
+    before = read_record(locate(run.model)).get("shown", "")
+    what = f"supervised training on {len(rows)} correct traces of {', '.join(run.tasks)}."
+    trainer.record = make_record(run, "cold-start") | {"traces": len(rows)}
+    trainer.shown = lambda step: f"{before} {step} steps of {what}".strip()
+    return go(trainer, out)
+
+
+def as_trace(row: dict[str, Any]) -> dict[str, Any]:
+    """A question and its solution, in TRL's prompt-completion form."""
+    return {"completion": [{"role": "assistant", "content": row["solution"]}]}

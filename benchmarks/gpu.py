@@ -4,7 +4,7 @@ Each part is written to the JSON file as soon as it is there, and one that fails
 on with the parts that are missing. Then the table is printed.
 
 - `full`: GRPO of Qwen2.5-VL-3B's architecture with random weights on words, transformers generating: time, tokens,
-  MFU, and memory beside what `training/launch/memory.py` predicted. It is paired with a script written straight from TRL's
+  MFU, and memory beside what `training/launch/memory.py` predicted. It is paired with a script straight from TRL's
   documentation, in fresh processes in the order script, ours, ours, script.
 - `lora`: adapters alone, without the script.
 - `vllm`: all weights, with vLLM in the same process. TRL alone trains on garbage there: nothing to pair it with.

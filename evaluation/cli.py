@@ -70,7 +70,7 @@ def main() -> NoReturn:
     def command() -> None:
         arguments = make_parser().parse_args()
         if all(name.endswith(".json") for name in arguments.checkpoint):
-            from evaluation.report.external_results import read_beside
+            from evaluation.metrics.external_results import read_beside
             from evaluation.report.tables import results_table
 
             print(results_table([read_beside(Path(name)) for name in arguments.checkpoint]))

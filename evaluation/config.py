@@ -14,8 +14,8 @@ from datagen.hub.cards import model_repository
 from datagen.hub.fetch import repository
 from datagen.hub.publish import Mark, Target, check_unused, files_of, target
 from evaluation.backends.base import Sampling, check_engine
+from evaluation.metrics.external_results import Row, beside_row, read_beside
 from evaluation.model_source import Subject, differences, open_subject, served_subject
-from evaluation.report.external_results import Row, beside_row, read_beside
 
 # What a card is made from: the record of a checkpoint that r1vlm-train has written has all of it.
 ON_CARD = {"checkpoint", "stage", "tasks", "step", "shown", "seed", "settings", "versions", "reward_hash"}

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from datagen.common.files import write_json
 from datagen.hub.cards import CARD, model_card
 from datagen.hub.publish import Published, publish
 from evaluation.completions import read_completions, write_completions
 from evaluation.config import Plan, Publication, Side
-from evaluation.generation import Asked, Model, questions_of
-from evaluation.metrics.ablations import control, findings
+from evaluation.generation import Answers, Asked, Model, questions_of
+from evaluation.metrics.ablations import findings
+from evaluation.metrics.external_results import mark_others
 from evaluation.metrics.scoring import Scored, score, summary
-from evaluation.prompt_variants import DIRECT, R1
+from evaluation.metrics.statistics import paired_difference
+from evaluation.prompt_variants import DIRECT, R1, ablation_variants
 from evaluation.report.checkpoint_samples import make_film
 from evaluation.report.exports import write_rows, write_samples
-from evaluation.report.external_results import mark_others
 from evaluation.report.html import write_report
-from evaluation.report.results import Answers, Outcome, Record, make_comparison, make_result
+from evaluation.report.results import Outcome, Record, make_comparison, make_result
 from evaluation.report.tables import comparison_table, result_table
 
 
@@ -64,7 +66,7 @@ def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]
         if side.subject is plan.baseline:
             more["direct"] = summary(model.ask(DIRECT, asked)[1])
         elif plan.controls:
-            more["controls"] = control(model, asked, scored)
+            more["controls"] = run_ablations(model, asked, scored)
     else:
         answers, scored = _from_file(plan, side.subject.path, asked)
     write_completions(side.completions, [question["id"] for question in scored.questions], answers.messages)
@@ -76,6 +78,25 @@ def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]
         result["beside"] = mark_others(plan.beside, result)
     write_json(side.result, result)
     return result, scored
+
+
+def run_ablations(model: Model, asked: Asked, scored: Scored) -> dict[str, Any]:
+    """For each control its summary, and `lost`, by how much the accuracy is lower than with the right image.
+
+    Greedy or not, a question is asked as often as it was with its image.
+    """
+    found = {}
+    for variant in ablation_variants(model.plan.dataset.spec, model.plan.dataset.manifest["recipe"]["options"]):
+        _, without = model.ask(variant, asked)
+        lost = paired_difference(without.correctness, scored.correctness, scored.images)
+        found[variant.name] = {
+            "title": variant.title,
+            **summary(without),
+            "lost": lost.mean,
+            "lost_ci95": list(lost.interval),
+            "p_value": lost.p_value,
+        }
+    return found
 
 
 def _from_file(plan: Plan, path: Path, asked: Asked) -> tuple[Answers, Scored]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from evaluation.metrics.scoring import ACCURACY, Question, Scored, score, score_
 from evaluation.metrics.statistics import wilson
 from evaluation.model_source import Subject
 from evaluation.prompt_variants import Variant
-from evaluation.report.results import Answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,6 +42,15 @@ def questions_of(plan: Plan) -> Asked:
     places = [i for i, task in enumerate(split["task"]) if task in plan.tasks][: plan.limit]
     rows = split.select(places)
     return Asked(rows, rows.remove_columns("image").to_list(), set(split["id"]))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A full assistant message for each question, and how they came about."""
+
+    messages: list[str]
+    engine: Mapping[str, str]
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ R1 = Variant("r1", "as it is asked", as_it_is)
 DIRECT = Variant("direct", "answering at once", directly, opening=False)
 
 
-def controls(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Variant]:
+def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Variant]:
     """The controls that a dataset has."""
     found = [
         Variant("blank", "an empty image", without_image),

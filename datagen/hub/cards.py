@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from datagen.common.formatting import interval, percent
 from datagen.common.options import as_text
 from datagen.schema import columns, features, written
 from datagen.sources.catalog import ORIGINS, Origin
@@ -216,17 +217,6 @@ def cell(text: str) -> str:
     """Text for a cell of a Markdown table: on one line, its tags shown as they are."""
     plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
     return "<br>".join(plain.splitlines())
-
-
-def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{100 * share:.1f}%"
-
-
-def interval(bounds: Sequence[float]) -> str:
-    """An interval of shares, in percent."""
-    low, high = bounds
-    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def render(template: str, **values: Any) -> str:

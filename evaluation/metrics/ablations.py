@@ -7,36 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from datagen import r1_format
-from datagen.hub.cards import percent
+from datagen.common.formatting import percent
 from datagen.registry import find_task
-from evaluation.generation import Asked, Model
 from evaluation.metrics.comparison import NEEDS_NONE
-from evaluation.metrics.scoring import Scored, summary
-from evaluation.metrics.statistics import paired_difference
-from evaluation.prompt_variants import controls
+from evaluation.metrics.scoring import Scored
 
 MOST = 0.8  # of the answers to a task: beyond that they hardly depend on the question
 LITTLE = 0.5  # of the accuracy: a model that loses less without the image hardly needs it
 NEEDS_LITTLE = "It needs the image for less than half of its right answers"
-
-
-def control(model: Model, asked: Asked, scored: Scored) -> dict[str, Any]:
-    """For each control its summary, and `lost`, by how much the accuracy is lower than with the right image.
-
-    Greedy or not, a question is asked as often as it was with its image.
-    """
-    found = {}
-    for variant in controls(model.plan.dataset.spec, model.plan.dataset.manifest["recipe"]["options"]):
-        _, without = model.ask(variant, asked)
-        lost = paired_difference(without.correctness, scored.correctness, scored.images)
-        found[variant.name] = {
-            "title": variant.title,
-            **summary(without),
-            "lost": lost.mean,
-            "lost_ci95": list(lost.interval),
-            "p_value": lost.p_value,
-        }
-    return found
 
 
 def findings(scored: Scored, controlled: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datagen.common.errors import UserError
-from datagen.hub.cards import percent
+from datagen.common.formatting import percent
 from evaluation.metrics.scoring import Scored, mean_rewards
 from evaluation.metrics.statistics import holm, mean_interval, paired_difference, questions_needed
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
 from datagen.common.files import write_text
-from datagen.hub.cards import percent
+from datagen.common.formatting import percent
 from evaluation.config import Plan
 from evaluation.metrics.comparison import certainty, headline, p_text
 from evaluation.report.checkpoint_samples import Film

@@ -11,25 +11,17 @@ from datagen.common.files import sha256
 from datagen.registry import find_task
 from datagen.task import reward_hash
 from evaluation.config import Plan, Side
+from evaluation.generation import Answers
 from evaluation.metrics.comparison import compare
+from evaluation.metrics.external_results import mark_others
 from evaluation.metrics.scoring import Scored, sampled, slices, summary
 from evaluation.model_source import differences
-from evaluation.report.external_results import mark_others
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Record = dict[str, Any]
 """Something that is written as JSON."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A full assistant message for each question, and how they came about."""
-
-    messages: list[str]
-    engine: Mapping[str, str]
-    seconds: float
 
 
 @dataclass(frozen=True)

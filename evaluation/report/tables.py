@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datagen.hub.cards import percent
-from evaluation.report.external_results import SAME, Row
+from datagen.common.formatting import percent
+from evaluation.metrics.external_results import SAME, Row
 
 
 def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:

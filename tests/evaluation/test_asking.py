@@ -19,7 +19,7 @@ from datagen.dataset.reader import open_dataset
 from datagen.registry import TASKS
 from evaluation.metrics.ablations import findings
 from evaluation.metrics.scoring import majority_right, score
-from evaluation.prompt_variants import DIRECT, controls
+from evaluation.prompt_variants import DIRECT, ablation_variants
 from tests.processes import kill_when, run
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "findings")
@@ -109,7 +109,7 @@ def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
         prompt = DIRECT.prompt(rows, place)
         assert not prompt.opening
         assert "think" not in prompt.messages[0]["content"]
-    found = {one.name: one for one in controls(built.spec, built.manifest["recipe"]["options"])}
+    found = {one.name: one for one in ablation_variants(built.spec, built.manifest["recipe"]["options"])}
     assert found.keys() == {"blank", "other", *({"exchanged"} if name in ("words", "messages") else ())}
     for place in range(5):
         image = rows[place]["image"]

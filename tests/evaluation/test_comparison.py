@@ -9,8 +9,8 @@ import pytest
 from datagen import r1_format
 from datagen.common.errors import UserError
 from evaluation.metrics.comparison import compare, contrast, verdict
+from evaluation.metrics.external_results import beside_row, mark_others
 from evaluation.metrics.scoring import Scored, score
-from evaluation.report.external_results import beside_row, mark_others
 
 WRONG = r1_format.solution("I see nothing.", "999")
 

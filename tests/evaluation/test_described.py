@@ -24,7 +24,7 @@ from datagen.dataset.config import make_recipe
 from datagen.dataset.executors import processes
 from datagen.dataset.reader import open_dataset
 from evaluation.backends.base import Prompt
-from evaluation.prompt_variants import R1, controls
+from evaluation.prompt_variants import R1, ablation_variants
 
 Say = Callable[[Prompt], str]
 
@@ -102,7 +102,7 @@ def honest(data: Path) -> Say:
     rows = built.questions("train")
     questions = rows.remove_columns("image").to_list()
     known = {}
-    for variant in (R1, *controls(built.spec, built.manifest["recipe"]["options"])):
+    for variant in (R1, *ablation_variants(built.spec, built.manifest["recipe"]["options"])):
         if variant.name in ("r1", "exchanged"):
             for place, question in enumerate(variant.judged(rows, questions)):
                 prompt = variant.prompt(rows, place)

@@ -26,12 +26,12 @@ import numpy as np
 import psutil
 from PIL import Image, ImageDraw, ImageFont
 
-from datagen.dataset.config import make_recipe
-from datagen.dataset.rng import stream
-from datagen.dataset.shards import material_of
+from datagen.dataset.config import make_config
+from datagen.dataset.rng import example_rng
+from datagen.dataset.shards import load_material
 from datagen.registry import DATASETS
 from datagen.rendering.cipher_table import FONTS
-from datagen.rendering.png import png
+from datagen.rendering.png import encode_png
 
 SIZE = int(os.environ.get("SIZE", "100000"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
@@ -88,10 +88,11 @@ def memory(pid: int) -> int:
 
 def floors(name: str) -> tuple[float, float]:
     """Images a second of encoding and writing alone, by Pillow's defaults and our way; drawn before that."""
-    spec, recipe = DATASETS[name], make_recipe(name, size=SIZE, seed=0)
-    material = material_of(recipe.source, "train")
+    spec, recipe = DATASETS[name], make_config(name, size=SIZE, seed=0)
+    material = load_material(recipe.source, "train")
     images = [
-        spec.draw(stream(spec.name, spec.version, 0, "train", i), material, recipe.options).image for i in range(SAMPLE)
+        spec.draw(example_rng(spec.name, spec.version, 0, "train", i), material, recipe.options).image
+        for i in range(SAMPLE)
     ]
 
     pixels = [image.convert("RGB") for image in images]
@@ -107,7 +108,7 @@ def floors(name: str) -> tuple[float, float]:
 
     with tempfile.TemporaryFile() as file:
         by_default = rate(lambda: write(file, pixels, plainly), SAMPLE)
-        return by_default, rate(lambda: write(file, images, png), SAMPLE)
+        return by_default, rate(lambda: write(file, images, encode_png), SAMPLE)
 
 
 def plain_image(rng: np.random.Generator, key: dict[str, str]) -> Image.Image:
@@ -130,7 +131,7 @@ def plain(folder: str) -> None:
     from datasets import Dataset
 
     rng, letters = np.random.default_rng(0), list(string.ascii_lowercase)
-    words = material_of("wordfreq", "train")
+    words = load_material("wordfreq", "train")
     raw: list[dict[str, Any]] = []
     for _ in range(SAMPLE):
         key = dict(zip(letters, rng.permutation(letters).tolist(), strict=True))

@@ -26,18 +26,18 @@ from typing import Any
 
 from datagen.export.lmms_eval import export_lmms_eval
 from datagen.r1_format import full_message
-from evaluation.backends.base import Engine, Prompt
-from evaluation.backends.transformers import BATCH, TransformersEngine, conversation
+from evaluation.backends.base import Backend, Prompt
+from evaluation.backends.transformers import BATCH, TransformersBackend, conversation
 from evaluation.cli import make_parser
-from evaluation.config import Plan, make_plan
-from evaluation.generation import Model, Prompts, load, questions_of
+from evaluation.config import EvalPlan, make_plan
+from evaluation.generation import AnswerGenerator, PromptList, load, select_questions
 from evaluation.prompt_variants import R1
 
 QUESTIONS = int(os.environ.get("QUESTIONS", "1000"))
 SAMPLE = 100  # questions of the plain loop
 
 
-def plan_of(checkpoint: str, data: str, *more: str) -> Plan:
+def plan_of(checkpoint: str, data: str, *more: str) -> EvalPlan:
     """The plan of a call of r1vlm-eval."""
     out = tempfile.mkdtemp()
     words = [checkpoint, "--data", data, "--limit", str(QUESTIONS), "--max-new-tokens", "128", "--out", out, *more]
@@ -46,7 +46,7 @@ def plan_of(checkpoint: str, data: str, *more: str) -> Plan:
     return make_plan(arguments)
 
 
-def plainly(engine: TransformersEngine, prompts: Prompts) -> float:
+def plainly(engine: TransformersBackend, prompts: PromptList) -> float:
     """Questions a second, one at a time."""
     import torch
 
@@ -68,7 +68,7 @@ def plainly(engine: TransformersEngine, prompts: Prompts) -> float:
 class Timed:
     """An engine, and how long it has been at work."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Backend) -> None:
         self.engine = engine
         self.seconds = 0.0
 
@@ -90,12 +90,12 @@ class Timed:
             yield answer
 
 
-def measure(plan: Plan) -> tuple[Engine, Prompts, float, float, list[str]]:
+def measure(plan: EvalPlan) -> tuple[Backend, PromptList, float, float, list[str]]:
     """(engine, prompts, seconds of the engine alone, seconds of all of asking, messages), after a batch to warm up."""
-    asked = questions_of(plan)
-    model = Model(plan, plan.subject)
+    asked = select_questions(plan)
+    model = AnswerGenerator(plan, plan.subject)
     engine = load(plan, plan.subject, len(asked.questions))
-    prompts = Prompts(R1, asked.rows, [(i, 0) for i in range(len(asked.questions))])
+    prompts = PromptList(R1, asked.rows, [(i, 0) for i in range(len(asked.questions))])
     list(engine.answer(replace(prompts, places=prompts.places[-64:])))
     model.loaded = timed = Timed(engine)
     with tempfile.TemporaryDirectory() as cache:
@@ -131,7 +131,7 @@ def serving(checkpoint: str, *options: str) -> Iterator[str]:
             server.terminate()
 
 
-def other(checkpoint: str, plan: Plan, device: str) -> tuple[float, list[str]]:
+def other(checkpoint: str, plan: EvalPlan, device: str) -> tuple[float, list[str]]:
     """lmms-eval on the exported tasks: (seconds of asking alone, messages in the order of ours), after a warm-up.
 
     It loads every model in bfloat16. Its tokens and its pixels are ours.
@@ -169,7 +169,7 @@ def other(checkpoint: str, plan: Plan, device: str) -> tuple[float, list[str]]:
         for samples in found["samples"].values()
         for sample in samples
     }
-    return seconds, [messages[name] for name in questions_of(plan).ids]
+    return seconds, [messages[name] for name in select_questions(plan).ids]
 
 
 def main() -> None:
@@ -179,7 +179,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|")
     plan = plan_of(checkpoint, data, "--engine", "transformers")
     engine, prompts, alone, ours, expected = measure(plan)
-    if not isinstance(engine, TransformersEngine):
+    if not isinstance(engine, TransformersBackend):
         raise TypeError("the plain loop needs transformers' model")
     plain = plainly(engine, prompts)
     count = len(expected)

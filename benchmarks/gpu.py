@@ -41,10 +41,10 @@ from benchmarks.steps import Step, Worker, WorkerError, make_run, ratios
 from datagen.common.errors import UserError
 from datagen.common.files import write_json
 from datagen.dataset.build import build
-from datagen.dataset.config import make_recipe
-from datagen.dataset.executors import processes
+from datagen.dataset.config import make_config
+from datagen.dataset.executors import process_executor
 from training.launch.memory import GIB, Shape, built_in, shape_of
-from training.launch.planner import Asked, Machine, Plan, decide, largest_question, refuse
+from training.launch.planner import LaunchPlan, Machine, PlanRequest, check_fits, choose_plan, largest_question
 from training.launch.presets import GPU, Generation, visible_gpus
 
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -185,16 +185,16 @@ class Bench:
                 process.kill()
                 raise WorkerError("the random model could not be made: see above")
         if not data.exists():
-            build(make_recipe("words", size=500, seed=0), data, processes(2))
+            build(make_config("words", size=500, seed=0), data, process_executor(2))
         return model, data
 
-    def planned(self, model: Path, lora: dict[str, Any], generation: Generation) -> Plan:
+    def planned(self, model: Path, lora: dict[str, Any], generation: Generation) -> LaunchPlan:
         """The plan of `r1vlm-train` for this GPU.
 
         Raises:
             UserError: where it does not fit.
         """
-        asked = Asked(
+        asked = PlanRequest(
             model=str(model),
             shape=shape_of(str(model)),
             settings=settings(self.size, bf16=self.gpu is not None) | lora,
@@ -205,8 +205,8 @@ class Bench:
         )
         where = "cpu" if self.gpu is None else "1gpu"
         machine = Machine(self.gpu.memory if self.gpu else None)
-        plan, _ = decide(asked, where, machine, [self.gpu] if self.gpu else [], generation=generation)
-        refuse(plan)
+        plan, _ = choose_plan(asked, where, machine, [self.gpu] if self.gpu else [], generation=generation)
+        check_fits(plan)
         return plan
 
 
@@ -214,7 +214,7 @@ def steps_of(
     bench: Bench, name: str, ways: list[str], lora: dict[str, Any], generation: Generation = "transformers"
 ) -> dict[str, Any]:
     """The steps of some ways, each in a fresh process, one after the other, and what follows from them."""
-    from training.launch.launch_config import hardware_of
+    from training.launch.launch_config import hardware_record
 
     model, data = bench.prepared()
     plan = bench.planned(model, lora, generation)
@@ -223,7 +223,7 @@ def steps_of(
     starts = []
     for i, way in enumerate(ways):
         settings = plan.asked.settings | plan.settings
-        run = make_run(model, data, bench.work / f"{name}-{i}", settings, hardware_of(plan))
+        run = make_run(model, data, bench.work / f"{name}-{i}", settings, hardware_record(plan))
         if way == "plain":
             run = replace(run, hardware={})
         with Worker(way, run, 1 + bench.size.steps, bench.left) as worker:
@@ -279,7 +279,7 @@ def operations(step: Step, shape: Shape) -> float:
     return 6 * weights + 6 * shape.layers * wide * sum(length**2 for length in lengths)
 
 
-def beside_predicted(plan: Plan, found: dict[str, int], generation: Generation) -> dict[str, Any] | None:
+def beside_predicted(plan: LaunchPlan, found: dict[str, int], generation: Generation) -> dict[str, Any] | None:
     """GiB of the GPU, predicted and found; None without a GPU.
 
     With transformers what tensors took, with what torch does not know of; with vLLM, whose sleeping weights torch

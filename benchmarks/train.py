@@ -16,9 +16,9 @@ from typing import Any
 
 from benchmarks.steps import Step, Worker, make_run, ratios
 from datagen.dataset.build import build
-from datagen.dataset.config import make_recipe
-from datagen.dataset.executors import processes
-from training.models import locate
+from datagen.dataset.config import make_config
+from datagen.dataset.executors import process_executor
+from training.models import model_folder
 
 STEPS = int(os.environ.get("STEPS", "24"))
 WARM_UP = 2  # steps before those that count
@@ -45,11 +45,11 @@ SETTINGS: dict[str, Any] = {
 
 def take_turns(folder: Path) -> tuple[dict[str, list[Step]], dict[str, float]]:
     """The steps of each way, and the seconds each took to start, imports included."""
-    build(make_recipe("digits", size=2000, seed=0), folder / "data", processes(2))
+    build(make_config("digits", size=2000, seed=0), folder / "data", process_executor(2))
     with ExitStack() as stack:
         workers = {}
         for i, (name, way) in enumerate(WAYS.items()):
-            run = make_run(locate("small"), folder / "data", folder / str(i), SETTINGS, {})
+            run = make_run(model_folder("small"), folder / "data", folder / str(i), SETTINGS, {})
             workers[name] = stack.enter_context(Worker(way, run, WARM_UP + STEPS))
         steps: dict[str, list[Step]] = {name: [] for name in WAYS}
         names = list(WAYS)

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datagen.common.errors import Parser, UserError, run, without_password, writable_folder
-from datagen.common.files import folder_here, folder_of, is_remote
-from datagen.common.options import whole
-from datagen.hub.fetch import fetch, repository
-from datagen.hub.publish import Mark, Published, Target, add_options, check_unused, target
+from datagen.common.errors import Parser, UserError, run_command, strip_password, writable_folder
+from datagen.common.files import is_remote, local_folder, parse_path
+from datagen.common.options import integer
+from datagen.hub.fetch import download, parse_repo_id
+from datagen.hub.publish import Published, PublishTarget, RepoIdentity, add_options, refuse_unused, resolve_target
 from datagen.hub.publish import publish as publish_files
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def make_parser(*, building: bool = True) -> Parser:
     one = commands.add_parser("build", help="draw a dataset", description="Draw a dataset into a folder.")
     one.set_defaults(main=build)
     one.add_argument("name", metavar="NAME", help="the dataset (see r1vlm-data tasks)")
-    one.add_argument("--size", type=whole(1), default=SIZE, help=f"images in all splits together [{SIZE}]")
-    one.add_argument("--seed", type=whole(0), default=0, help="another seed shares no image with this one [0]")
+    one.add_argument("--size", type=integer(1), default=SIZE, help=f"images in all splits together [{SIZE}]")
+    one.add_argument("--seed", type=integer(0), default=0, help="another seed shares no image with this one [0]")
     one.add_argument("--splits", type=shares, default=(80, 10, 10), help="percent train/validation/test [80/10/10]")
     one.add_argument("--source", help="what to draw from (see r1vlm-data tasks) [the first]")
-    one.add_argument("--workers", type=whole(1), help="processes [one a core that is ours]")
+    one.add_argument("--workers", type=integer(1), help="processes [one a core that is ours]")
     one.add_argument("--engine", choices=("processes", "ray"), default="processes", help="what draws [processes]")
     one.add_argument("--ray-address", default="auto", help="of a Ray cluster that is running [auto]")
     one.add_argument("--out", help="the folder to write, or an fsspec address such as s3://bucket/name [data/NAME]")
@@ -74,7 +74,7 @@ def make_parser(*, building: bool = True) -> Parser:
     one.set_defaults(main=preview)
     one.add_argument("dir", metavar="DIR", help=WHERE)
     one.add_argument("--split", default="train", help="train, validation or test [train]")
-    one.add_argument("--count", type=whole(1), default=12, help="questions to show [12]")
+    one.add_argument("--count", type=integer(1), default=12, help="questions to show [12]")
     one.add_argument("--out", type=Path, default=Path("preview.png"), help="the PNG to write [preview.png]")
 
     one = commands.add_parser(
@@ -101,7 +101,7 @@ def make_parser(*, building: bool = True) -> Parser:
     )
     one.set_defaults(main=audit)
     one.add_argument("name", metavar="NAME", help="a dataset or a task (see r1vlm-data tasks)")
-    one.add_argument("--seed", type=whole(0), default=0, help="of the questions that are attacked [0]")
+    one.add_argument("--seed", type=integer(0), default=0, help="of the questions that are attacked [0]")
 
     one = commands.add_parser("tasks", help="list what can be built", description="List the datasets and their tasks.")
     one.set_defaults(main=tasks)
@@ -145,7 +145,7 @@ def folder_read(text: str) -> Path:
     Raises:
         UserError: where a store refuses.
     """
-    path = folder_of(text)
+    path = parse_path(text)
     if is_remote(path):
         try:
             path.exists()
@@ -165,7 +165,7 @@ def place(text: str) -> Path:
     Raises:
         UserError: where it can't be written to.
     """
-    path = folder_of(text)
+    path = parse_path(text)
     if not is_remote(path):
         if os.path.ismount(path):
             raise UserError(f"{path} is a mount point, which can't be renamed: name a folder in it with --out")
@@ -189,15 +189,15 @@ def build(arguments: argparse.Namespace) -> None:
     if arguments.workers and arguments.engine == "ray":
         raise UserError("--workers is for this machine alone, a Ray cluster uses all that it has: leave it out")
     if not arguments.push:
-        check_unused(arguments, "--push")
+        refuse_unused(arguments, "--push")
     to = where_to_push(arguments, spec.name) if arguments.push else None
     out = place(arguments.out or f"data/{spec.name}")
 
     from datagen.dataset.build import build as write
-    from datagen.dataset.config import make_recipe
-    from datagen.dataset.executors import processes, ray_cluster
+    from datagen.dataset.config import make_config
+    from datagen.dataset.executors import process_executor, ray_executor
 
-    recipe = make_recipe(
+    recipe = make_config(
         spec.name,
         size=arguments.size,
         seed=arguments.seed,
@@ -206,11 +206,13 @@ def build(arguments: argparse.Namespace) -> None:
         options=options,
     )
     engine = (
-        ray_cluster(arguments.ray_address) if arguments.engine == "ray" else processes(arguments.workers or cores())
+        ray_executor(arguments.ray_address)
+        if arguments.engine == "ray"
+        else process_executor(arguments.workers or cores())
     )
     drawn = write(recipe, out, engine)
     counts = ", ".join(f"{count} {split}" for split, count in recipe.counts().items())
-    print(f"{without_password(str(out))}: {'drawn' if drawn else 'already there'}, {counts} images", flush=True)
+    print(f"{strip_password(str(out))}: {'drawn' if drawn else 'already there'}, {counts} images", flush=True)
     if to is not None:
         print(publish_folder(out, to))
 
@@ -220,14 +222,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def where_to_push(arguments: argparse.Namespace, name: str) -> Target:
+def where_to_push(arguments: argparse.Namespace, name: str) -> PublishTarget:
     """The repository that the options name, or the one named after the dataset."""
-    if is_remote(folder_of(getattr(arguments, "out", None) or "")):
+    if is_remote(parse_path(getattr(arguments, "out", None) or "")):
         raise UserError("only a folder on this machine can be published: leave out --push, or name one with --out")
-    return target(arguments, "dataset", f"r1vlm-{name}")
+    return resolve_target(arguments, "dataset", f"r1vlm-{name}")
 
 
-def publish_folder(folder: Path, to: Target) -> Published:
+def publish_folder(folder: Path, to: PublishTarget) -> Published:
     """Verify a dataset folder, and publish it.
 
     Raises:
@@ -239,14 +241,16 @@ def publish_folder(folder: Path, to: Target) -> Published:
 
     manifest = prove(folder).manifest
     names = [CARD, MANIFEST, *manifest["files"]]
-    return publish_files(to, {name: folder / name for name in names}, Mark(MANIFEST, "recipe", manifest["recipe"]))
+    return publish_files(
+        to, {name: folder / name for name in names}, RepoIdentity(MANIFEST, "recipe", manifest["recipe"])
+    )
 
 
 def push(arguments: argparse.Namespace) -> None:
     """`r1vlm-data push`."""
     from datagen.dataset.manifest import read_manifest
 
-    folder = folder_here(arguments.dir)
+    folder = local_folder(arguments.dir)
     to = where_to_push(arguments, str(read_manifest(folder)["recipe"].get("dataset")))
     print(publish_folder(folder, to))
 
@@ -257,7 +261,7 @@ def card(arguments: argparse.Namespace) -> None:
     from datagen.dataset.verify import recipe_of
     from datagen.hub.cards import CARD
 
-    if repository(arguments.dir):
+    if parse_repo_id(arguments.dir):
         raise UserError(f"{arguments.dir} is no folder here, and a card is written into one: build the dataset first")
     folder = folder_read(arguments.dir)
     manifest = read_manifest(folder)
@@ -266,7 +270,7 @@ def card(arguments: argparse.Namespace) -> None:
         write_card(folder, manifest)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / MANIFEST} is not what r1vlm writes now: build the dataset again") from error
-    print(without_password(str(folder / CARD)))
+    print(strip_password(str(folder / CARD)))
 
 
 def preview(arguments: argparse.Namespace) -> None:
@@ -295,9 +299,9 @@ def verify(arguments: argparse.Namespace) -> None:
     from datagen.dataset.verify import verify as prove
 
     folder, where = (
-        fetch(arguments.dir, "dataset")
-        if repository(arguments.dir)
-        else (folder_read(arguments.dir), without_password(arguments.dir))
+        download(arguments.dir, "dataset")
+        if parse_repo_id(arguments.dir)
+        else (folder_read(arguments.dir), strip_password(arguments.dir))
     )
     proof = prove(folder, every=arguments.all)
     splits = proof.manifest["splits"]
@@ -332,15 +336,15 @@ def export(arguments: argparse.Namespace) -> None:
 
 def audit(arguments: argparse.Namespace) -> None:
     """`r1vlm-data audit`."""
-    from datagen.dataset.config import make_recipe
-    from datagen.dataset.shards import sample
-    from datagen.registry import find_owner
+    from datagen.dataset.config import make_config
+    from datagen.dataset.shards import sample_questions
+    from datagen.registry import find_dataset_or_task
     from datagen.reward_audit import LONG, SECONDS
     from datagen.reward_audit import audit as attack
 
-    spec = find_owner(arguments.name)
-    recipe = make_recipe(spec.name, size=1000, seed=arguments.seed)
-    asked = sample(recipe, 60)
+    spec = find_dataset_or_task(arguments.name)
+    recipe = make_config(spec.name, size=1000, seed=arguments.seed)
+    asked = sample_questions(recipe, 60)
     failed = False
     for task in spec.tasks:
         if arguments.name not in (spec.name, task.name):
@@ -381,7 +385,7 @@ def main() -> NoReturn:
         arguments = make_parser(building="build" in sys.argv).parse_args()
         arguments.main(arguments)
 
-    run("r1vlm-data", command)
+    run_command("r1vlm-data", command)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a lon
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def messages(question: str, example_answer: str) -> list[dict[str, str]]:
+def make_prompt(question: str, example_answer: str) -> list[dict[str, str]]:
     """The prompt of a question, in TRL's conversational form: a system and a user message."""
     instruction = (
         "Show your reasoning in <think> </think> tags, then the answer alone in <answer> </answer> tags, "
@@ -71,7 +71,7 @@ def completion_of(message: str) -> str:
     return message.removeprefix(OPENING)
 
 
-def solution(reasoning: str, answer: str) -> str:
+def format_solution(reasoning: str, answer: str) -> str:
     """A full assistant message in the R1 format."""
     return f"{OPENING}{reasoning}</think>\n<answer>{answer}</answer>"
 
@@ -95,7 +95,7 @@ def parse(message: str) -> tuple[str, str] | None:
     return thinking, answer
 
 
-def answer_of(message: str) -> str | None:
+def extract_answer(message: str) -> str | None:
     """The text of the message's only answer block, or None where it has none or several."""
     if message.count("<answer>") != 1 or message.count("</answer>") != 1:
         return None
@@ -109,7 +109,7 @@ def read_integer(text: str | None) -> int | None:
     return int(text) if text is not None and INTEGER.fullmatch(text := text.strip()) else None
 
 
-def spell(text: str) -> str:
+def spell_out(text: str) -> str:
     """The characters with spaces between them; a space is written `_`."""
     return " ".join(text.replace(" ", "_"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datagen.common.errors import UserError, nearest
+from datagen.common.errors import UserError, suggest
 from datagen.task import DatasetSpec, Task
 from datagen.tasks import counting, digits, messages, words
 
@@ -15,7 +15,7 @@ TASKS: dict[str, Task] = {task.name: task for spec in DATASETS.values() for task
 def find_dataset(name: str) -> DatasetSpec:
     """The dataset of that name; a `UserError` naming the nearest one where there is none."""
     if name not in DATASETS:
-        raise UserError(f"there is no dataset {name!r}: {nearest(name, list(DATASETS))}")
+        raise UserError(f"there is no dataset {name!r}: {suggest(name, list(DATASETS))}")
     return DATASETS[name]
 
 
@@ -24,7 +24,7 @@ def reward_names(tasks: list[str]) -> list[str]:
     return list(dict.fromkeys(name for task in tasks for name in TASKS[task].rewards))
 
 
-def find_owner(name: str) -> DatasetSpec:
+def find_dataset_or_task(name: str) -> DatasetSpec:
     """The dataset of that name, or the one that asks the task of that name.
 
     Raises:
@@ -33,11 +33,11 @@ def find_owner(name: str) -> DatasetSpec:
     for spec in DATASETS.values():
         if name in (spec.name, *(task.name for task in spec.tasks)):
             return spec
-    raise UserError(f"there is no dataset or task {name!r}: {nearest(name, [*DATASETS, *TASKS])}")
+    raise UserError(f"there is no dataset or task {name!r}: {suggest(name, [*DATASETS, *TASKS])}")
 
 
 def find_task(name: str) -> Task:
     """The task of that name; a `UserError` naming the nearest one where there is none."""
     if name not in TASKS:
-        raise UserError(f"there is no task {name!r}: {nearest(name, list(TASKS))}")
+        raise UserError(f"there is no task {name!r}: {suggest(name, list(TASKS))}")
     return TASKS[name]

@@ -21,9 +21,9 @@ ROUNDING = 1e-9
 Question = Mapping[str, Any]
 
 
-def shrug(_: Question) -> str:
+def no_answer(_: Question) -> str:
     """The honest message of one who does not know."""
-    return r1.solution("I do not know. <chars> ? </chars>", "I do not know.")
+    return r1.format_solution("I do not know. <chars> ? </chars>", "I do not know.")
 
 
 def solution(question: Question) -> str:
@@ -33,17 +33,17 @@ def solution(question: Question) -> str:
 
 def reasoning(question: Question) -> str:
     """The honest message of one who has worked it out, and gives no answer."""
-    return r1.solution(_thinking(question), "I do not know.")
+    return r1.format_solution(_thinking(question), "I do not know.")
 
 
 def first_place(question: Question) -> str:
     """The honest message of one who points at a single thing, rightly."""
-    return r1.solution(_thinking(question).partition("}")[0] + "}", "I do not know.")
+    return r1.format_solution(_thinking(question).partition("}")[0] + "}", "I do not know.")
 
 
 def one_letter(_: Question) -> str:
     """The honest message of one who has read a single letter."""
-    return r1.solution("<chars> a </chars>", "I do not know.")
+    return r1.format_solution("<chars> a </chars>", "I do not know.")
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Attack:
 
     name: str
     text: Callable[[Question], str]
-    honest: Callable[[Question], str] = shrug
+    honest: Callable[[Question], str] = no_answer
     formed: bool = False
 
 
 @dataclass(frozen=True)
-class Finding:
+class AttackResult:
     """The most an attack earned under each reward, the reward that it broke (or None), and the slowest judgement.
 
     `undue` is whether the attack replaces a shrug, so that anything it earns is undue.
@@ -73,16 +73,16 @@ class Finding:
     undue: bool
 
 
-def _same(name: str, text: str) -> Attack:
+def _fixed(name: str, text: str) -> Attack:
     return Attack(name, lambda _: text)
 
 
-def _formed(name: str, text: Callable[[Question], str], honest: Callable[[Question], str] = shrug) -> Attack:
+def _well_formed(name: str, text: Callable[[Question], str], honest: Callable[[Question], str] = no_answer) -> Attack:
     return Attack(name, text, honest, formed=True)
 
 
 def _answer(name: str, answer: str) -> Attack:
-    return _formed(f"answer {name}", lambda _: r1.solution("Easy.", answer))
+    return _well_formed(f"answer {name}", lambda _: r1.format_solution("Easy.", answer))
 
 
 def _thinking(question: Question) -> str:
@@ -105,7 +105,7 @@ def _example_answer(question: Question) -> str:
 
 
 def _reasoned(question: Question, answer: str) -> str:
-    return r1.solution(_thinking(question), answer if answer != question["answer"] else "")
+    return r1.format_solution(_thinking(question), answer if answer != question["answer"] else "")
 
 
 def _many(left: str, right: str = "") -> str:
@@ -119,14 +119,14 @@ def _in_other_tags(question: Question, left: str, right: str) -> str:
 def _coded(question: Question) -> str:
     """The coded text of a message, in the places of the decoded one; empty where the task has no cipher."""
     coded = str(question.get("coded_message", ""))
-    return r1.solution(f"<chars> {' '.join(coded)} </chars>", coded.replace("_", " ")) if coded else ""
+    return r1.format_solution(f"<chars> {' '.join(coded)} </chars>", coded.replace("_", " ")) if coded else ""
 
 
 def _spelled(question: Question) -> str:
     """The right characters, copied into the answer as they are: work shown, no answer given."""
     message = str(question.get("message", ""))
     spelled = " ".join(message.replace(" ", "_"))
-    return r1.solution(f"<chars> {spelled} </chars>", spelled) if message else ""
+    return r1.format_solution(f"<chars> {spelled} </chars>", spelled) if message else ""
 
 
 def _grid(step: int) -> str:
@@ -143,12 +143,12 @@ def _grid(step: int) -> str:
 NUMBERS = " ".join(map(str, range(100)))
 LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz")
 ATTACKS = (
-    _same("empty", ""),
-    _same("white space", " \n\t" * 10),
-    _same("opening words alone", r1.OPENING),
-    _same("empty blocks", "<think></think><answer></answer>"),
+    _fixed("empty", ""),
+    _fixed("white space", " \n\t" * 10),
+    _fixed("opening words alone", r1.OPENING),
+    _fixed("empty blocks", "<think></think><answer></answer>"),
     Attack("answer alone", _block, honest=solution),
-    _formed("answer without its thinking", lambda q: r1.solution("", q["answer"]), honest=solution),
+    _well_formed("answer without its thinking", lambda q: r1.format_solution("", q["answer"]), honest=solution),
     Attack("solution cut off", lambda q: q["solution"][: len(q["solution"]) // 2]),
     Attack("answer never closed", lambda q: q["solution"].removesuffix("</answer>")),
     Attack("thinking never closed", lambda q: q["solution"].replace("</think>", ""), honest=solution),
@@ -167,15 +167,19 @@ ATTACKS = (
     Attack("tags in square brackets", lambda q: _in_other_tags(q, "[", "]")),
     Attack("question echoed", _prompt),
     Attack("question echoed after the opening words", lambda q: r1.OPENING + _prompt(q)),
-    _formed("question echoed as an answer", lambda q: r1.solution("Easy.", _prompt(q).partition("<")[0])),
-    _formed("example answer copied", lambda q: r1.solution("Easy.", _example_answer(q))),
-    _formed("coded text copied", _coded),
-    _formed("characters copied into the answer", _spelled, honest=reasoning),
+    _well_formed("question echoed as an answer", lambda q: r1.format_solution("Easy.", _prompt(q).partition("<")[0])),
+    _well_formed("example answer copied", lambda q: r1.format_solution("Easy.", _example_answer(q))),
+    _well_formed("coded text copied", _coded),
+    _well_formed("characters copied into the answer", _spelled, honest=reasoning),
     _answer("every number", NUMBERS),
     _answer("every number, with commas", NUMBERS.replace(" ", ", ")),
     _answer("every letter", LETTERS),
-    _formed("right reasoning, answer spelled", lambda q: _reasoned(q, "-".join(str(q["answer"]))), honest=reasoning),
-    _formed("right reasoning, answer twice", lambda q: _reasoned(q, f"{q['answer']} {q['answer']}"), honest=reasoning),
+    _well_formed(
+        "right reasoning, answer spelled", lambda q: _reasoned(q, "-".join(str(q["answer"]))), honest=reasoning
+    ),
+    _well_formed(
+        "right reasoning, answer twice", lambda q: _reasoned(q, f"{q['answer']} {q['answer']}"), honest=reasoning
+    ),
     _answer("negative", "-1"),
     _answer("huge", "9" * 5000),
     _answer("1e3", "1e3"),
@@ -186,31 +190,35 @@ ATTACKS = (
     _answer("code", "__import__('os').system('true')"),
     _answer("control characters", "\x00\x1b[31m\ud83d"),
     _answer("Arabic digit", "٣"),
-    _formed("Unicode digits", lambda q: _fooled(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
-    _formed("full-width digits", lambda q: _fooled(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
-    _formed("invisible signs", lambda q: r1.solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
-    _formed("hundreds of points and boxes", lambda _: r1.solution(_grid(12), "I do not know."), honest=first_place),
-    _formed(
-        "boxes that are none",
-        lambda _: r1.solution('{"point_2d": [NaN, 1e999], "label": "1"} {"bbox_2d": "all"}', "x"),
+    _well_formed("Unicode digits", lambda q: _fooled(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
+    _well_formed("full-width digits", lambda q: _fooled(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
+    _well_formed("invisible signs", lambda q: r1.format_solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
+    _well_formed(
+        "hundreds of points and boxes", lambda _: r1.format_solution(_grid(12), "I do not know."), honest=first_place
     ),
-    _formed("long thinking", lambda q: r1.solution(_many("so "), "I do not know.")),
+    _well_formed(
+        "boxes that are none",
+        lambda _: r1.format_solution('{"point_2d": [NaN, 1e999], "label": "1"} {"bbox_2d": "all"}', "x"),
+    ),
+    _well_formed("long thinking", lambda q: r1.format_solution(_many("so "), "I do not know.")),
     _answer("long", _many("9")),
     _answer("long list", _many("9, ")),
     _answer("long blank", _many(" ")),
     _answer("deep brackets", _many("[")),
-    _same("tag soup", _many("<think><")),
-    _same("tags opened", _many("<think>")),
-    _same("tags opened and closed", _many("<think></think>")),
-    _same("answers opened", _many("<answer>")),
-    _same("angle brackets", _many("<")),
-    _formed("braces in the thinking", lambda _: r1.solution(_many("{"), "x")),
-    _formed("braces and blanks", lambda _: r1.solution(_many("{ "), "x")),
-    _formed("many objects", lambda _: r1.solution(_many("{x}"), "x")),
-    _formed("many broken points", lambda _: r1.solution(_many('{"point_2d"}'), "x")),
-    _formed("many points", lambda _: r1.solution(_many('{"point_2d": [1, 1], "label": "1"}'), "x")),
-    _formed("characters opened", lambda _: r1.solution(_many("<chars>"), "x")),
-    _formed("many characters", lambda _: r1.solution(f"<chars>{_many('a ')}</chars>", "x"), honest=one_letter),
+    _fixed("tag soup", _many("<think><")),
+    _fixed("tags opened", _many("<think>")),
+    _fixed("tags opened and closed", _many("<think></think>")),
+    _fixed("answers opened", _many("<answer>")),
+    _fixed("angle brackets", _many("<")),
+    _well_formed("braces in the thinking", lambda _: r1.format_solution(_many("{"), "x")),
+    _well_formed("braces and blanks", lambda _: r1.format_solution(_many("{ "), "x")),
+    _well_formed("many objects", lambda _: r1.format_solution(_many("{x}"), "x")),
+    _well_formed("many broken points", lambda _: r1.format_solution(_many('{"point_2d"}'), "x")),
+    _well_formed("many points", lambda _: r1.format_solution(_many('{"point_2d": [1, 1], "label": "1"}'), "x")),
+    _well_formed("characters opened", lambda _: r1.format_solution(_many("<chars>"), "x")),
+    _well_formed(
+        "many characters", lambda _: r1.format_solution(f"<chars>{_many('a ')}</chars>", "x"), honest=one_letter
+    ),
     Attack("solution repeated", lambda q: _many(str(q["solution"]))),
 )
 
@@ -218,10 +226,10 @@ ATTACKS = (
 def _fooled(question: Question, digits: str, letters: str) -> str:
     """The answer in look-alikes of its digits and letters."""
     fake = str(question["answer"]).translate(str.maketrans("0123456789" + "aeocpx", digits + letters))
-    return r1.solution("Easy.", fake if fake != question["answer"] else "")
+    return r1.format_solution("Easy.", fake if fake != question["answer"] else "")
 
 
-def audit(task: Task, questions: Sequence[Question], *, repeats: int = 3) -> list[Finding]:
+def audit(task: Task, questions: Sequence[Question], *, repeats: int = 3) -> list[AttackResult]:
     """Every attack on every reward of the task, each for all `questions` (rows of `r1`, solutions included).
 
     Returns one finding an attack. Seconds are the processor's, the best of `repeats`: a busy machine is no finding.
@@ -232,7 +240,7 @@ def audit(task: Task, questions: Sequence[Question], *, repeats: int = 3) -> lis
     return [_try(attack, task, questions, repeats) for attack in ATTACKS]
 
 
-def _try(attack: Attack, task: Task, questions: Sequence[Question], repeats: int) -> Finding:
+def _try(attack: Attack, task: Task, questions: Sequence[Question], repeats: int) -> AttackResult:
     most = dict.fromkeys(task.rewards, 0.0)
     slowest, broke = 0.0, None
     for question in questions:
@@ -251,10 +259,10 @@ def _try(attack: Attack, task: Task, questions: Sequence[Question], repeats: int
             due = 0.0 if name == "format" and not attack.formed else reward(honest, question)
             if not 0.0 <= score <= due + ROUNDING:
                 broke = broke or name
-    return Finding(attack.name, most, broke, slowest, attack.honest is shrug)
+    return AttackResult(attack.name, most, broke, slowest, attack.honest is no_answer)
 
 
-def summary(findings: list[Finding]) -> dict[str, Any]:
+def summary(findings: list[AttackResult]) -> dict[str, Any]:
     """For the card: how many attacks, which broke a reward, and the most that an undue one earned of each reward."""
     undue = [finding.most for finding in findings if finding.undue]
     return {

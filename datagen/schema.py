@@ -28,7 +28,7 @@ R1 = {
 }
 
 
-def columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
+def dataset_columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
     """The columns of each config by their names, in order."""
     return {
         "r1": {**R1, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
@@ -36,9 +36,9 @@ def columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
     }
 
 
-def schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
+def arrow_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
     """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images."""
-    return {config: _schema(named) for config, named in columns(spec).items()}
+    return {config: _schema(named) for config, named in dataset_columns(spec).items()}
 
 
 def _schema(named: Mapping[str, Column]) -> pa.Schema:
@@ -61,7 +61,7 @@ def _arrow(kind: Any) -> tuple[pa.DataType, dict[str, Any]]:
     return pa.type_for_alias(kind), {"dtype": kind, "_type": "Value"}
 
 
-def features(named: Mapping[str, Column]) -> list[dict[str, Any]]:
+def card_features(named: Mapping[str, Column]) -> list[dict[str, Any]]:
     """The columns as `dataset_info` in a card's YAML has them."""
     return [{"name": name, **_feature(column.kind)} for name, column in named.items()]
 
@@ -75,12 +75,12 @@ def _feature(kind: Any) -> dict[str, Any]:
     return {"dtype": {"image": {"mode": "RGB"}} if kind == "image" else kind}
 
 
-def written(kind: Any) -> str:
+def type_name(kind: Any) -> str:
     """A kind of column as a reader has it: `list of int64`."""
     if isinstance(kind, list):
-        return f"list of {written(kind[0])}"
+        return f"list of {type_name(kind[0])}"
     return (
-        "{" + ", ".join(f"{name}: {written(one)}" for name, one in kind.items()) + "}"
+        "{" + ", ".join(f"{name}: {type_name(one)}" for name, one in kind.items()) + "}"
         if isinstance(kind, dict)
         else str(kind)
     )

@@ -13,15 +13,15 @@ from PIL import Image
 
 from datagen.common.options import Option
 
-Truth = Mapping[str, Any]
+GroundTruth = Mapping[str, Any]
 """The ground truth of an example: the columns of its row that the drawing fixed."""
 
-Reward = Callable[[str, Truth], float]
+Reward = Callable[[str, GroundTruth], float]
 """(full assistant message, example) -> a number in [0, 1]. Pure and total: any text whatever gets a number."""
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawnExample:
     """What is drawn for one example: the image, and the ground truth as typed columns."""
 
     image: Image.Image
@@ -41,18 +41,18 @@ class Task:
     """A question about a drawing, and how its answer is judged.
 
     `ask` gives the question about an example, `example_answer` an answer that is never right and shows the form;
-    `solve` gives a trace of reasoning: put into the R1 format with `answer`, it earns full marks. `asked` says which
-    drawings of the dataset the question is about; all of them, unless it says otherwise.
+    `solve` gives a trace of reasoning: put into the R1 format with `answer`, it earns full marks. `applies_to` says
+    which examples of the dataset the question is about; all of them, unless it says otherwise.
     """
 
     name: str
     summary: str
-    ask: Callable[[Truth], str]
+    ask: Callable[[GroundTruth], str]
     example_answer: str
-    answer: Callable[[Truth], str]
-    solve: Callable[[Truth], str]
+    answer: Callable[[GroundTruth], str]
+    solve: Callable[[GroundTruth], str]
     rewards: Mapping[str, Reward]
-    asked: Callable[[Truth], bool] = lambda _: True
+    applies_to: Callable[[GroundTruth], bool] = lambda _: True
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class DatasetSpec:
     `draw` is a pure function of (random stream, source material of the split, options). `sources` are the names of
     the materials it can be drawn from, the default first. `raw_columns` are the columns that a drawing adds to `raw`,
     `r1_columns` the names of those that come along in `r1`; `difficulty` is the column a slice goes by. What the
-    `disjoint` columns hold may occur in one split only; the build proves it. `exchange` draws an example with something
-    exchanged in its image that changes the right answer, for evaluations to see whether a model looks there: a function
-    of (random stream, row of `r1`, options) to the new image and the truth that changes.
+    `disjoint` columns hold may occur in one split only; the build proves it. `counterfactual` draws an example again with
+    a change in its image that changes the right answer, so that an evaluation can see whether a model looks there: a
+    function of (random stream, row of `r1`, options) to the new image and the columns that change.
     """
 
     name: str
     version: str
     summary: str
-    draw: Callable[[np.random.Generator, Any, Mapping[str, Any]], Drawing]
+    draw: Callable[[np.random.Generator, Any, Mapping[str, Any]], DrawnExample]
     sources: tuple[str, ...]
     options: tuple[Option, ...]
     raw_columns: Mapping[str, Column]
@@ -78,7 +78,7 @@ class DatasetSpec:
     difficulty: str
     disjoint: tuple[str, ...]
     tasks: tuple[Task, ...]
-    exchange: Callable[[np.random.Generator, Truth, Mapping[str, Any]], Drawing] | None = None
+    counterfactual: Callable[[np.random.Generator, GroundTruth, Mapping[str, Any]], DrawnExample] | None = None
 
 
 def reward_hash(task: Task) -> str:

@@ -9,7 +9,7 @@ from datagen.common.errors import UserError
 from datagen.common.files import write_json
 from evaluation.config import make_plan
 from evaluation.evaluator import evaluate_side
-from evaluation.generation import questions_of
+from evaluation.generation import select_questions
 from evaluation.report.checkpoint_samples import step_of
 from evaluation.report.results import Record
 from evaluation.report.tables import curve_table
@@ -17,7 +17,7 @@ from evaluation.report.tables import curve_table
 CHOSEN_ON = "validation"
 
 
-def best_checkpoint(arguments: Namespace) -> str:
+def select_checkpoint(arguments: Namespace) -> str:
     """The checkpoint of the run folder with the highest accuracy on `validation`, the earliest of equals.
 
     Prints the accuracy of each, and writes them to `curve.json`.
@@ -54,5 +54,5 @@ def _score(arguments: Namespace, checkpoint: Path) -> Record:
     plan = make_plan(
         Namespace(**{**vars(arguments), **alone, "checkpoint": str(checkpoint), "temperature": None, "out": out})
     )
-    record, _ = evaluate_side(plan, plan.sides["after"], questions_of(plan))
+    record, _ = evaluate_side(plan, plan.sides["after"], select_questions(plan))
     return record

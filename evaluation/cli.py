@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from datagen.common.errors import Parser, UserError, run
-from datagen.common.options import whole
+from datagen.common.errors import Parser, UserError, run_command
+from datagen.common.options import integer
 from datagen.hub.publish import add_options
-from evaluation.backends.base import ENGINES
+from evaluation.backends.base import BACKENDS
 
 
 def temperature(text: str) -> float:
@@ -40,23 +40,23 @@ def make_parser() -> Parser:
     add("--report", action="store_true", help="write report.html, a page to look at")
     add("--log-samples", action="store_true", help="write each answer as lm-evaluation-harness logs it")
     add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="show these results too")
-    add("--limit", metavar="N", type=whole(1), help="ask the first N questions alone")
+    add("--limit", metavar="N", type=integer(1), help="ask the first N questions alone")
     add("--curve", action="store_true", help="CHECKPOINT is a run folder: take its best checkpoint on validation")
     add("--controls", action="store_true", help="ask without the right image too: what is left of the accuracy?")
     add(
         "--samples",
         metavar="K",
-        type=whole(1),
+        type=integer(1),
         default=1,
         help="answers to each question; several are random [1]",
     )
     add("--temperature", metavar="T", type=temperature, help="of the draw [0, or 1 with several samples]")
-    add("--engine", choices=ENGINES, default="auto", help="what answers [vllm where it pays off, else transformers]")
+    add("--engine", choices=BACKENDS, default="auto", help="what answers [vllm where it pays off, else transformers]")
     add(
         "--endpoint", metavar="URL", help="a server that speaks OpenAI's protocol and has CHECKPOINT, as http://HOST/v1"
     )
-    add("--batch-size", metavar="N", type=whole(1), help="questions at a time [128, of a server 32]")
-    add("--max-new-tokens", metavar="N", type=whole(1), default=512, help="end an answer there [512]")
+    add("--batch-size", metavar="N", type=integer(1), help="questions at a time [128, of a server 32]")
+    add("--max-new-tokens", metavar="N", type=integer(1), default=512, help="end an answer there [512]")
     add("--metrics", metavar="FILE", type=Path, help="draw this metrics.jsonl [that of the checkpoint's run]")
     hub = parser.add_argument_group("publishing on the Hugging Face Hub")
     hub.add_argument("--push-card", action="store_true", help="publish the model's card with what came out")
@@ -70,19 +70,19 @@ def main() -> NoReturn:
     def command() -> None:
         arguments = make_parser().parse_args()
         if all(name.endswith(".json") for name in arguments.checkpoint):
-            from evaluation.metrics.external_results import read_beside
+            from evaluation.metrics.external_results import read_external_result
             from evaluation.report.tables import results_table
 
-            print(results_table([read_beside(Path(name)) for name in arguments.checkpoint]))
+            print(results_table([read_external_result(Path(name)) for name in arguments.checkpoint]))
             return
         if len(arguments.checkpoint) > 1:
             raise UserError("only result files (.json) are compared by name alone: name one checkpoint, and --baseline")
         (arguments.checkpoint,) = arguments.checkpoint
 
         if arguments.curve:
-            from evaluation.checkpoint_selection import best_checkpoint
+            from evaluation.checkpoint_selection import select_checkpoint
 
-            arguments.checkpoint = best_checkpoint(arguments)
+            arguments.checkpoint = select_checkpoint(arguments)
 
         from evaluation.config import make_plan
 
@@ -92,7 +92,7 @@ def main() -> NoReturn:
 
         evaluate(plan)
 
-    run("r1vlm-eval", command)
+    run_command("r1vlm-eval", command)
 
 
 if __name__ == "__main__":

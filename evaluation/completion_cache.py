@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from datagen.common.errors import UserError
-from evaluation.completions import Place
+from evaluation.completions import SampleKey
 
 
-class Store:
+class CompletionCache:
     """The answers to some questions: `found` are those that are there, `engine` says what gave them, in `seconds`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.found: dict[Place, str] = {}
+        self.found: dict[SampleKey, str] = {}
         self.engine: dict[str, str] = {}
         self.seconds = 0.0
         self._read()
@@ -63,7 +63,7 @@ class Store:
         self.found, self.engine, self.seconds = {}, dict(engine), 0.0
         self._write({"engine": self.engine})
 
-    def add(self, place: Place, completion: str) -> None:
+    def add(self, place: SampleKey, completion: str) -> None:
         """Keep an answer."""
         self._write({"id": place[0], "sample": place[1], "completion": completion})
         self.found[place] = completion
@@ -75,14 +75,14 @@ class Store:
 
 
 @contextmanager
-def open_store(about: Mapping[str, Any]) -> Iterator[Store]:
+def open_cache(about: Mapping[str, Any]) -> Iterator[CompletionCache]:
     """The answers of which `about` tells everything that determines them.
 
     Raises:
         UserError: where another process is adding to them, or the folder can't be written.
     """
     text = json.dumps(about, sort_keys=True)
-    path = folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
+    path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
@@ -97,9 +97,9 @@ def open_store(about: Mapping[str, Any]) -> Iterator[Store]:
             raise UserError(
                 "another r1vlm-eval is asking the same questions: wait for it, its answers are kept"
             ) from None
-        yield Store(file)
+        yield CompletionCache(file)
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Where answers are kept."""
     return Path(os.environ.get("R1VLM_CACHE") or Path.home() / ".cache" / "r1vlm") / "completions"

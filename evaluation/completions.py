@@ -11,7 +11,7 @@ from typing import Any
 from datagen.common.errors import UserError
 from datagen.common.files import write_text
 
-Place = tuple[str, int]
+SampleKey = tuple[str, int]
 """The id of a question, and the number of the sample."""
 
 
@@ -22,12 +22,12 @@ def write_completions(path: Path, ids: Sequence[str], messages: Sequence[str]) -
     """
     lines = [
         json.dumps({"id": name, **({"sample": sample} if sample else {}), "completion": text}) + "\n"
-        for (name, sample), text in zip(places_of(ids), messages, strict=True)
+        for (name, sample), text in zip(sample_keys(ids), messages, strict=True)
     ]
     write_text(path, "".join(lines))
 
 
-def places_of(ids: Sequence[str]) -> list[Place]:
+def sample_keys(ids: Sequence[str]) -> list[SampleKey]:
     """Each id with how often it has come before."""
     seen: Counter[str] = Counter()
     places = []
@@ -44,8 +44,8 @@ def read_completions(path: Path, ids: Sequence[str], known: Collection[str], whe
         UserError: for a line that is no completion, an id that is not `known` (the questions of `where`) or
             comes twice with the same sample, or a wanted message that is missing.
     """
-    wanted = places_of(ids)
-    found: dict[Place, str] = {}
+    wanted = sample_keys(ids)
+    found: dict[SampleKey, str] = {}
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
@@ -71,7 +71,7 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not UTF-8 text: name a .jsonl file of completions") from error
 
 
-def _parse(line: str, where: str) -> tuple[Place, str]:
+def _parse(line: str, where: str) -> tuple[SampleKey, str]:
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:  # a ValueError also for an integer of too many digits

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen.common.errors import UserError, need, writable_folder
+from datagen.common.errors import UserError, require_extra, writable_folder
 from datagen.common.files import CURVE, METRICS, RECORD
 from datagen.dataset.reader import BuiltDataset, check_split, open_dataset, tasks_of
 from datagen.hub.cards import model_repository
-from datagen.hub.fetch import repository
-from datagen.hub.publish import Mark, Target, check_unused, files_of, target
-from evaluation.backends.base import Sampling, check_engine
-from evaluation.metrics.external_results import Row, beside_row, read_beside
-from evaluation.model_source import Subject, differences, open_subject, served_subject
+from datagen.hub.fetch import parse_repo_id
+from datagen.hub.publish import PublishTarget, RepoIdentity, published_files, refuse_unused, resolve_target
+from evaluation.backends.base import Sampling, check_backend
+from evaluation.metrics.external_results import Row, external_result, read_external_result
+from evaluation.model_source import ModelSource, open_model, record_mismatches, served_model
 
 # What a card is made from: the record of a checkpoint that r1vlm-train has written has all of it.
 ON_CARD = {"checkpoint", "stage", "tasks", "step", "shown", "seed", "settings", "versions", "reward_hash"}
@@ -25,7 +25,7 @@ ON_CARD = {"checkpoint", "stage", "tasks", "step", "shown", "seed", "settings", 
 class Side:
     """One subject and the files its evaluation leaves."""
 
-    subject: Subject
+    subject: ModelSource
     result: Path
     completions: Path
 
@@ -38,17 +38,17 @@ class Side:
 class Publication:
     """Where the model's card is published, what tells that the checkpoint is there, and whether its reward curve is."""
 
-    to: Target
-    mark: Mark
+    to: PublishTarget
+    mark: RepoIdentity
     curve: bool
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvalPlan:
     """Everything that is to be done. `warnings` are sentences about records that do not fit the dataset."""
 
-    subject: Subject
-    baseline: Subject | None
+    subject: ModelSource
+    baseline: ModelSource | None
     dataset: BuiltDataset
     task: str
     tasks: list[str]
@@ -77,28 +77,28 @@ class Plan:
         }
 
 
-def make_plan(arguments: Namespace) -> Plan:
+def make_plan(arguments: Namespace) -> EvalPlan:
     """The checked plan of a parsed command line.
 
     Raises:
         UserError: for every mistake that can be found without loading a model.
     """
     if arguments.endpoint is not None:
-        subject = served_subject(arguments.checkpoint, arguments.endpoint)
+        subject = served_model(arguments.checkpoint, arguments.endpoint)
     else:
-        subject = open_subject(arguments.checkpoint)
-    baseline = open_subject(arguments.baseline) if arguments.baseline else None
+        subject = open_model(arguments.checkpoint)
+    baseline = open_model(arguments.baseline) if arguments.baseline else None
     subjects = [one for one in (subject, baseline) if one]
     dataset = open_dataset(arguments.data) if arguments.data else _recorded_dataset(subjects)
     task = arguments.task or dataset.spec.name
     tasks = tasks_of(dataset, task)
     local = any(one.is_model and one.endpoint is None for one in subjects)
-    need("eval", "scipy", *(("torch", "torchvision", "transformers") if local else ()))
-    check_engine(arguments.engine, subject.endpoint)
+    require_extra("eval", "scipy", *(("torch", "torchvision", "transformers") if local else ()))
+    check_backend(arguments.engine, subject.endpoint)
     if not arguments.push_card:
-        check_unused(arguments, "--push-card")
+        refuse_unused(arguments, "--push-card")
     if any(one.base for one in subjects):
-        need("train", "peft")
+        require_extra("train", "peft")
         if arguments.engine == "vllm":
             raise UserError("LoRA adapters are answered by transformers: leave out --engine vllm, or merge the adapter")
     if arguments.controls and not subject.is_model:
@@ -106,7 +106,7 @@ def make_plan(arguments: Namespace) -> Plan:
     if arguments.samples > 1 and arguments.temperature == 0:
         raise UserError("several samples at temperature 0 are all the same: raise --temperature")
     temperature = arguments.temperature if arguments.temperature is not None else float(arguments.samples > 1)
-    plan = Plan(
+    plan = EvalPlan(
         subject=subject,
         baseline=baseline,
         dataset=dataset,
@@ -123,7 +123,7 @@ def make_plan(arguments: Namespace) -> Plan:
         report=arguments.report,
         beside=_beside(subject, arguments.beside),
         metrics=_metrics(subject, arguments.metrics),
-        warnings=[text for one in subjects for text in differences(one, dataset, tasks)],
+        warnings=[text for one in subjects for text in record_mismatches(one, dataset, tasks)],
         push=_where_to_push(subject, tasks, arguments) if arguments.push_card else None,
     )
     _check_overwriting(plan)
@@ -131,7 +131,7 @@ def make_plan(arguments: Namespace) -> Plan:
     return plan
 
 
-def _where_to_push(subject: Subject, tasks: Sequence[str], arguments: Namespace) -> Publication:
+def _where_to_push(subject: ModelSource, tasks: Sequence[str], arguments: Namespace) -> Publication:
     """The repository that was named, that of the checkpoint, or the one that r1vlm-train would publish it in.
 
     Raises:
@@ -142,11 +142,11 @@ def _where_to_push(subject: Subject, tasks: Sequence[str], arguments: Namespace)
         raise UserError(f"{subject.label} is no checkpoint that r1vlm-train has written: leave out --push-card")
     if arguments.limit is not None or arguments.split != "test" or not {*record["tasks"]} <= {*tasks}:
         raise UserError("a card speaks of all test questions: leave out --limit, --task and --split with --push-card")
-    if arguments.repo is None and (named := repository(subject.name)):
+    if arguments.repo is None and (named := parse_repo_id(subject.name)):
         arguments.repo, _ = named
-    to = target(arguments, "model", model_repository(record["tasks"], record.get("base_model", "model")))
-    mark = Mark(RECORD, "checkpoint", record["checkpoint"])
-    return Publication(to, mark, CURVE in files_of(to, mark))
+    to = resolve_target(arguments, "model", model_repository(record["tasks"], record.get("base_model", "model")))
+    mark = RepoIdentity(RECORD, "checkpoint", record["checkpoint"])
+    return Publication(to, mark, CURVE in published_files(to, mark))
 
 
 def _make_folder(out: Path) -> None:
@@ -157,30 +157,30 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"can't write to {out} ({error.strerror}): name another folder with --out") from error
 
 
-def _check_overwriting(plan: Plan) -> None:
+def _check_overwriting(plan: EvalPlan) -> None:
     written = {side.completions for side in plan.sides.values()}
     for side in plan.sides.values():
         if side.subject.path in written:
             raise UserError(f"{side.subject.path} would be overwritten: name another folder with --out")
 
 
-def _recorded_dataset(subjects: Sequence[Subject]) -> BuiltDataset:
+def _recorded_dataset(subjects: Sequence[ModelSource]) -> BuiltDataset:
     """The dataset that the checkpoint's record names; the baseline's, where the checkpoint has none."""
     for subject in subjects:
         if name := subject.record.get("dataset"):
-            if not repository(name) and not Path(name).is_dir():
+            if not parse_repo_id(name) and not Path(name).is_dir():
                 raise UserError(f"the dataset of {subject.path}, {name}, is gone: name one with --data")
             return open_dataset(name)
     raise UserError(f"{subjects[0].name} does not say which dataset it belongs to: name its folder with --data")
 
 
-def _beside(subject: Subject, files: Sequence[Path]) -> list[Row]:
+def _beside(subject: ModelSource, files: Sequence[Path]) -> list[Row]:
     where = str(subject.path / RECORD)
-    recorded = [beside_row(row, "another run", where) for row in subject.record.get("beside", [])]
-    return recorded + [read_beside(path) for path in files]
+    recorded = [external_result(row, "another run", where) for row in subject.record.get("beside", [])]
+    return recorded + [read_external_result(path) for path in files]
 
 
-def _metrics(subject: Subject, given: Path | None) -> Path | None:
+def _metrics(subject: ModelSource, given: Path | None) -> Path | None:
     """The metrics that were named, or those of the checkpoint's run where they are still there."""
     if given is not None:
         if not given.is_file():

@@ -10,25 +10,25 @@ from datagen.common.files import write_json
 from datagen.hub.cards import CARD, model_card
 from datagen.hub.publish import Published, publish
 from evaluation.completions import read_completions, write_completions
-from evaluation.config import Plan, Publication, Side
-from evaluation.generation import Answers, Asked, Model, questions_of
+from evaluation.config import EvalPlan, Publication, Side
+from evaluation.generation import AnswerGenerator, Answers, Questions, select_questions
 from evaluation.metrics.ablations import findings
-from evaluation.metrics.external_results import mark_others
+from evaluation.metrics.external_results import mark_other_questions
 from evaluation.metrics.scoring import Scored, score, summary
 from evaluation.metrics.statistics import paired_difference
 from evaluation.prompt_variants import DIRECT, R1, ablation_variants
-from evaluation.report.checkpoint_samples import make_film
+from evaluation.report.checkpoint_samples import sample_checkpoints
 from evaluation.report.exports import write_rows, write_samples
 from evaluation.report.html import write_report
-from evaluation.report.results import Outcome, Record, make_comparison, make_result
+from evaluation.report.results import EvalResult, Record, make_comparison, make_result
 from evaluation.report.tables import comparison_table, result_table
 
 
-def evaluate(plan: Plan) -> None:
+def evaluate(plan: EvalPlan) -> None:
     """Do what the plan asks for, and print the table, the verdict and where the files are."""
     for warning in plan.warnings:
         print(f"warning: {warning}", flush=True)
-    asked = questions_of(plan)
+    asked = select_questions(plan)
     results: dict[str, Record] = {}
     scored: dict[str, Scored] = {}
     for name, side in plan.sides.items():
@@ -38,15 +38,15 @@ def evaluate(plan: Plan) -> None:
     if plan.baseline is not None:
         comparison = make_comparison(plan, results, scored)
         write_json(plan.out / "comparison.json", comparison)
-    outcome = Outcome(asked.rows, plan.sampling.samples, results, scored, comparison)
+    outcome = EvalResult(asked.rows, plan.sampling.samples, results, scored, comparison)
     if plan.report:
-        write_report(plan.out / "report.html", plan, outcome, make_film(plan, asked))
+        write_report(plan.out / "report.html", plan, outcome, sample_checkpoints(plan, asked))
     _say(plan, outcome)
     if plan.push is not None:
         print(publish_card(plan, outcome, plan.push))
 
 
-def publish_card(plan: Plan, outcome: Outcome, push: Publication) -> Published:
+def publish_card(plan: EvalPlan, outcome: EvalResult, push: Publication) -> Published:
     """Publish the model's card with what came out, beside the very checkpoint that was evaluated.
 
     Raises:
@@ -57,11 +57,11 @@ def publish_card(plan: Plan, outcome: Outcome, push: Publication) -> Published:
     return publish(push.to, {CARD: card.encode()}, push.mark, whole=False)
 
 
-def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]:
+def evaluate_side(plan: EvalPlan, side: Side, asked: Questions) -> tuple[Record, Scored]:
     """The record of one side, and its scores; the record and the completions are written."""
     more: Record = {"controls": {}}
     if side.subject.is_model:
-        model = Model(plan, side.subject)
+        model = AnswerGenerator(plan, side.subject)
         answers, scored = model.ask(R1, asked)
         if side.subject is plan.baseline:
             more["direct"] = summary(model.ask(DIRECT, asked)[1])
@@ -75,12 +75,12 @@ def evaluate_side(plan: Plan, side: Side, asked: Asked) -> tuple[Record, Scored]
     more["findings"] = findings(scored, more["controls"])
     result = make_result(plan, side, answers, scored) | more
     if plan.baseline is None:
-        result["beside"] = mark_others(plan.beside, result)
+        result["beside"] = mark_other_questions(plan.beside, result)
     write_json(side.result, result)
     return result, scored
 
 
-def run_ablations(model: Model, asked: Asked, scored: Scored) -> dict[str, Any]:
+def run_ablations(model: AnswerGenerator, asked: Questions, scored: Scored) -> dict[str, Any]:
     """For each control its summary, and `lost`, by how much the accuracy is lower than with the right image.
 
     Greedy or not, a question is asked as often as it was with its image.
@@ -99,7 +99,7 @@ def run_ablations(model: Model, asked: Asked, scored: Scored) -> dict[str, Any]:
     return found
 
 
-def _from_file(plan: Plan, path: Path, asked: Asked) -> tuple[Answers, Scored]:
+def _from_file(plan: EvalPlan, path: Path, asked: Questions) -> tuple[Answers, Scored]:
     start = time.perf_counter()
     where = f"the {plan.split} split of {plan.dataset.name}"
     questions = [question for question in asked.questions for _ in range(plan.sampling.samples)]
@@ -107,7 +107,7 @@ def _from_file(plan: Plan, path: Path, asked: Asked) -> tuple[Answers, Scored]:
     return Answers(messages, {"name": "completions file"}, time.perf_counter() - start), score(questions, messages)
 
 
-def _say(plan: Plan, outcome: Outcome) -> None:
+def _say(plan: EvalPlan, outcome: EvalResult) -> None:
     """Print what came out and where it is."""
     shown = outcome.comparison or outcome.results["after"]
     if outcome.comparison:

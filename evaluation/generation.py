@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from evaluation.backends.base import Engine, Prompt, choose, versions
-from evaluation.completion_cache import Store, open_store
-from evaluation.completions import Place
-from evaluation.config import Plan
+from evaluation.backends.base import Backend, Prompt, backend_versions, choose_backend
+from evaluation.completion_cache import CompletionCache, open_cache
+from evaluation.completions import SampleKey
+from evaluation.config import EvalPlan
 from evaluation.metrics.scoring import ACCURACY, Question, Scored, score, score_one
 from evaluation.metrics.statistics import wilson
-from evaluation.model_source import Subject
+from evaluation.model_source import ModelSource
 from evaluation.prompt_variants import Variant
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Questions:
     """The questions of a plan: `rows` with the image, `questions` without; `known` are all ids of the split."""
 
     rows: Dataset
@@ -36,12 +36,12 @@ class Asked:
         return [question["id"] for question in self.questions]
 
 
-def questions_of(plan: Plan) -> Asked:
+def select_questions(plan: EvalPlan) -> Questions:
     """The questions of a plan, in the order of the dataset."""
     split = plan.dataset.questions(plan.split)
     places = [i for i, task in enumerate(split["task"]) if task in plan.tasks][: plan.limit]
     rows = split.select(places)
-    return Asked(rows, rows.remove_columns("image").to_list(), set(split["id"]))
+    return Questions(rows, rows.remove_columns("image").to_list(), set(split["id"]))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Prompts(Sequence[Prompt]):
+class PromptList(Sequence[Prompt]):
     """The prompts of some rows, made when they are asked for: images take memory."""
 
     variant: Variant
@@ -71,20 +71,20 @@ class Prompts(Sequence[Prompt]):
         return self.variant.prompt(self.rows, *self.places[at])
 
 
-class Model:
+class AnswerGenerator:
     """A model that answers; it is loaded when the first question is asked that it has not answered before."""
 
-    def __init__(self, plan: Plan, subject: Subject) -> None:
+    def __init__(self, plan: EvalPlan, subject: ModelSource) -> None:
         self.plan = plan
         self.subject = subject
-        self.loaded: Engine | None = None
+        self.loaded: Backend | None = None
 
-    def ask(self, variant: Variant, asked: Asked) -> tuple[Answers, Scored]:
+    def ask(self, variant: Variant, asked: Questions) -> tuple[Answers, Scored]:
         """The answers to all questions, asked in one way, each as often as the plan says; and their scores."""
         judged = variant.judged(asked.rows, asked.questions)
         ids, samples = asked.ids, range(self.plan.sampling.samples)
         places = [(i, k) for i in range(len(ids)) for k in samples]
-        with open_store(self._about(variant, len(places))) as store:
+        with open_cache(self._about(variant, len(places))) as store:
             todo = [(i, k) for i, k in places if (ids[i], k) not in store.found]
             if todo:
                 engine = self._engine(len(places))
@@ -92,7 +92,7 @@ class Model:
                     todo = places.copy()
                     store.begin(engine.describe())
                 todo.sort(key=lambda at: judged[at[0]]["task"])  # answers of one length: no batch waits for a long one
-                prompts = Prompts(variant, asked.rows, todo)
+                prompts = PromptList(variant, asked.rows, todo)
                 self._generate(engine, prompts, store, [(ids[i], k) for i, k in todo], judged)
             elif store.found:
                 print(f"{self.subject.label}: {variant.title}, all {len(places)} answers are there already", flush=True)
@@ -111,16 +111,21 @@ class Model:
             "variant": variant.name,
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
-            "engine": versions(choose(self.plan.engine, self.subject, count)),
+            "engine": backend_versions(choose_backend(self.plan.engine, self.subject, count)),
         }
 
-    def _engine(self, count: int) -> Engine:
+    def _engine(self, count: int) -> Backend:
         if self.loaded is None:
             self.loaded = load(self.plan, self.subject, count)
         return self.loaded
 
     def _generate(
-        self, engine: Engine, prompts: Prompts, store: Store, places: Sequence[Place], judged: Sequence[Question]
+        self,
+        engine: Backend,
+        prompts: PromptList,
+        store: CompletionCache,
+        places: Sequence[SampleKey],
+        judged: Sequence[Question],
     ) -> None:
         """Ask, and keep each answer, under a progress bar that shows the accuracy so far."""
         variant, right, started = prompts.variant, 0.0, time.perf_counter()
@@ -139,9 +144,9 @@ class Model:
             store.took(time.perf_counter() - started)
 
 
-def load(plan: Plan, subject: Subject, count: int) -> Engine:
+def load(plan: EvalPlan, subject: ModelSource, count: int) -> Backend:
     """The engine that the plan asks for, ready to answer."""
-    name = choose(plan.engine, subject, count)
+    name = choose_backend(plan.engine, subject, count)
     if name == "openai":
         from evaluation.backends.openai import AT_ONCE, connect
 

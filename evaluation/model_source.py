@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import RECORD, sha256
-from datagen.hub.fetch import fetch, repository
+from datagen.hub.fetch import download, parse_repo_id
 
 if TYPE_CHECKING:
     from datagen.dataset.reader import BuiltDataset
@@ -39,7 +39,7 @@ NOT_SETTINGS = (RECORD, "trainer_state.json")  # they say how the weights came a
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSource:
     """A checkpoint folder or a `.jsonl` of completions, and what its record says (nothing, for completions).
 
     `name` opens it again: its path, or USER/NAME@commit on the Hub. Where a server at `endpoint` has the model, it is
@@ -62,7 +62,7 @@ class Subject:
         if self.endpoint is not None or not config.is_file():
             return None
         name = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
-        folder = fetch(name, "model")[0] if repository(name) else Path(name)
+        folder = download(name, "model")[0] if parse_repo_id(name) else Path(name)
         if not (folder / "config.json").is_file():
             raise UserError(f"{self.label} is a LoRA adapter of {name}, which is gone: put it back, or merge them")
         return folder
@@ -93,17 +93,17 @@ class Subject:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def served_subject(name: str, endpoint: str) -> Subject:
+def served_model(name: str, endpoint: str) -> ModelSource:
     """The model of that name that a server has. A folder of that name, if there is one, says what it is.
 
     Raises:
         UserError: where the folder's record is damaged.
     """
     path = Path(os.path.abspath(name))
-    return Subject(name, path, _read_record(path / RECORD) if path.is_dir() else {}, endpoint)
+    return ModelSource(name, path, _read_record(path / RECORD) if path.is_dir() else {}, endpoint)
 
 
-def open_subject(name: str) -> Subject:
+def open_model(name: str) -> ModelSource:
     """The checkpoint folder or the completions at the path `name`, checked without loading it.
 
     USER/NAME and USER/NAME@revision name a checkpoint on the Hub, which is downloaded.
@@ -111,10 +111,10 @@ def open_subject(name: str) -> Subject:
     Raises:
         UserError: where it is none of these, or its record is damaged.
     """
-    if repository(name):
-        path, name = fetch(name, "model")
+    if parse_repo_id(name):
+        path, name = download(name, "model")
         _check_checkpoint(path, name)
-        return Subject(name, path, _read_record(path / RECORD))
+        return ModelSource(name, path, _read_record(path / RECORD))
     path = Path(os.path.abspath(name))
     if not path.exists():
         raise UserError(f"there is no {name}: name a checkpoint folder or a .jsonl file of completions")
@@ -122,10 +122,10 @@ def open_subject(name: str) -> Subject:
         raise UserError(f"can't read {name}: change its permissions")
     if path.is_dir():
         _check_checkpoint(path, name)
-        return Subject(str(path), path, _read_record(path / RECORD))
+        return ModelSource(str(path), path, _read_record(path / RECORD))
     if path.suffix != ".jsonl":
         raise UserError(f"{name} is neither a checkpoint folder nor a .jsonl file of completions")
-    return Subject(str(path), path, {})
+    return ModelSource(str(path), path, {})
 
 
 def _check_checkpoint(folder: Path, name: str) -> None:
@@ -154,7 +154,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     return known
 
 
-def differences(subject: Subject, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:
+def record_mismatches(subject: ModelSource, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:
     """A sentence for each way in which the dataset or the rewards are not those the checkpoint was made with."""
     from datagen.registry import find_task
     from datagen.task import reward_hash

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
-from datagen.dataset.rng import stream
+from datagen.dataset.rng import example_rng
 from datagen.registry import find_task
 from datagen.task import DatasetSpec
 from evaluation.backends.base import Prompt
@@ -58,19 +58,19 @@ class Variant:
         """
         if self.opening:
             return r1_format.full_message(completion)
-        answer = r1_format.answer_of(completion)
-        return r1_format.solution(
+        answer = r1_format.extract_answer(completion)
+        return r1_format.format_solution(
             find_task(question["task"]).solve(question), completion.strip() if answer is None else answer
         )
 
 
-def as_it_is(rows: Dataset, place: int) -> Row:
+def unchanged(rows: Dataset, place: int) -> Row:
     """The row, unchanged."""
     row: Row = rows[place]
     return row
 
 
-def directly(rows: Dataset, place: int) -> Row:
+def answer_only(rows: Dataset, place: int) -> Row:
     """The same question, to be answered at once."""
     row: Row = rows[place]
     question, _, _ = row["prompt"][-1]["content"].rpartition("\n")
@@ -79,7 +79,7 @@ def directly(rows: Dataset, place: int) -> Row:
     return {**row, "prompt": [{"role": "user", "content": ask}]}
 
 
-def without_image(rows: Dataset, place: int) -> Row:
+def blank_image(rows: Dataset, place: int) -> Row:
     """The same question about an empty page."""
     from PIL import Image
 
@@ -87,7 +87,7 @@ def without_image(rows: Dataset, place: int) -> Row:
     return {**row, "image": Image.new("RGB", row["image"].size, PAPER)}
 
 
-def with_another_image(rows: Dataset, place: int) -> Row:
+def swapped_image(rows: Dataset, place: int) -> Row:
     """The same question about the next image of the dataset."""
     row: Row = rows[place]
     images: Sequence[str] = rows["image_id"]
@@ -96,31 +96,31 @@ def with_another_image(rows: Dataset, place: int) -> Row:
     return {**row, "image": rows[(place + step) % len(images)]["image"]}
 
 
-def exchanged(spec: DatasetSpec, options: Mapping[str, Any]) -> Callable[[Dataset, int], Row]:
+def counterfactual(spec: DatasetSpec, options: Mapping[str, Any]) -> Callable[[Dataset, int], Row]:
     """The same question, with the change in the image that the dataset knows, and the answer that is right then."""
 
     def change(rows: Dataset, place: int) -> Row:
         row: Row = rows[place]
-        if spec.exchange is None:
+        if spec.counterfactual is None:
             raise RuntimeError(f"{spec.name} knows no such change")
-        drawing = spec.exchange(stream(spec.name, spec.version, 0, f"exchange {row['id']}", 0), row, options)
+        drawing = spec.counterfactual(example_rng(spec.name, spec.version, 0, f"exchange {row['id']}", 0), row, options)
         return {**row, **drawing.truth, "image": drawing.image}
 
     return change
 
 
-R1 = Variant("r1", "as it is asked", as_it_is)
-DIRECT = Variant("direct", "answering at once", directly, opening=False)
+R1 = Variant("r1", "as it is asked", unchanged)
+DIRECT = Variant("direct", "answering at once", answer_only, opening=False)
 
 
 def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Variant]:
     """The controls that a dataset has."""
     found = [
-        Variant("blank", "an empty image", without_image),
-        Variant("other", "another example's image", with_another_image),
+        Variant("blank", "an empty image", blank_image),
+        Variant("other", "another example's image", swapped_image),
     ]
-    if spec.exchange is not None:
+    if spec.counterfactual is not None:
         found.append(
-            Variant("exchanged", "two letters exchanged in the image", exchanged(spec, options), other_truth=True)
+            Variant("exchanged", "two letters exchanged in the image", counterfactual(spec, options), other_truth=True)
         )
     return found

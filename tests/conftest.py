@@ -24,11 +24,11 @@ os.environ["R1VLM_CACHE"] = f"{CACHE.name}/r1vlm"
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits dataset: 160 train, 20 validation and 20 test images, two questions each."""
     from datagen.dataset.build import build
-    from datagen.dataset.config import make_recipe
-    from datagen.dataset.executors import processes
+    from datagen.dataset.config import make_config
+    from datagen.dataset.executors import process_executor
 
     out = tmp_path_factory.mktemp("data") / "digits"
-    build(make_recipe("digits", size=200, seed=3), out, processes(2))
+    build(make_config("digits", size=200, seed=3), out, process_executor(2))
     return out
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from datagen import r1_format
-from datagen.dataset.config import make_recipe
-from datagen.dataset.shards import questions_of, raw_row
+from datagen.dataset.config import make_config
+from datagen.dataset.shards import make_questions, raw_row
 from datagen.registry import DATASETS, TASKS
 from datagen.reward_audit import audit
 from datagen.sources.split import SPLITS
@@ -24,7 +24,7 @@ def spec(request: pytest.FixtureRequest) -> DatasetSpec:
 
 
 def rows(spec: DatasetSpec, split: str = "test", count: int = 30, seed: int = 5) -> list[dict[str, Any]]:
-    recipe = make_recipe(spec.name, size=1000, seed=seed)
+    recipe = make_config(spec.name, size=1000, seed=seed)
     return [raw_row(spec, recipe, split, index) for index in range(count)]
 
 
@@ -44,30 +44,32 @@ def test_columns_are_those_declared(spec: DatasetSpec) -> None:
     assert spec.difficulty in spec.r1_columns
     for row in rows(spec):
         assert set(row) == {"id", "image", *spec.raw_columns}
-        questions = questions_of(spec, [row])
+        questions = make_questions(spec, [row])
         assert (
-            [question["task"] for question in questions] == [task.name for task in spec.tasks if task.asked(row)] != []
+            [question["task"] for question in questions]
+            == [task.name for task in spec.tasks if task.applies_to(row)]
+            != []
         )
         for question in questions:
             task = TASKS[question["task"]]
             assert set(spec.r1_columns) <= set(question)
             assert [message["role"] for message in question["prompt"]] == ["system", "user"]
             assert task.ask(row) in question["prompt"][1]["content"]
-    assert {question["task"] for question in questions_of(spec, rows(spec))} == {task.name for task in spec.tasks}
+    assert {question["task"] for question in make_questions(spec, rows(spec))} == {task.name for task in spec.tasks}
 
 
 def test_every_solution_earns_full_marks(spec: DatasetSpec) -> None:
-    for question in questions_of(spec, rows(spec)):
+    for question in make_questions(spec, rows(spec)):
         rewards = TASKS[question["task"]].rewards
         assert {"format", "correctness"} <= set(rewards)
         assert {name: reward(question["solution"], question) for name, reward in rewards.items()} == dict.fromkeys(
             rewards, 1.0
         )
-        assert question["answer"] == r1_format.answer_of(question["solution"])
+        assert question["answer"] == r1_format.extract_answer(question["solution"])
 
 
 def test_no_attack_earns_more_than_the_honest_message_it_replaces(spec: DatasetSpec) -> None:
-    asked = questions_of(spec, rows(spec, count=12))
+    asked = make_questions(spec, rows(spec, count=12))
     for task in spec.tasks:
         findings = audit(task, [question for question in asked if question["task"] == task.name])
         assert len(findings) >= 60
@@ -87,12 +89,12 @@ def test_what_must_be_disjoint_follows_from_the_split(spec: DatasetSpec) -> None
 
 
 def test_listing_every_answer_earns_nothing(spec: DatasetSpec) -> None:
-    asked = questions_of(spec, rows(spec))
+    asked = make_questions(spec, rows(spec))
     for task in spec.tasks:
         own = [question for question in asked if question["task"] == task.name]
         answers = sorted({question["answer"] for question in own})
         assert len(answers) > 1
-        everything = r1_format.solution("all", " ".join(answers))
+        everything = r1_format.format_solution("all", " ".join(answers))
         many = r1_format.OPENING + "</think>" + "".join(f"<answer>{answer}</answer>" for answer in answers)
         for question in own:
             for text in (everything, many):

@@ -11,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datagen.common.errors import Parser, UserError, need, run, writable_folder
-from datagen.common.options import whole
-from datagen.hub.publish import add_options, check_unused, target
-from training.config import RUN_FILE, Run, Stage, read_run
-from training.distributed import FOLLOWED, LAUNCHED, is_main, is_trainer, leave
-from training.launch.presets import keep_gpus, visible_gpus
+from datagen.common.errors import Parser, UserError, require_extra, run_command, writable_folder
+from datagen.common.options import integer
+from datagen.hub.publish import add_options, refuse_unused, resolve_target
+from training.config import RUN_FILE, RunConfig, Stage, read_run
+from training.distributed import FOLLOWED, LAUNCHED, is_main, is_trainer, leave_process_group
+from training.launch.presets import restrict_gpus, visible_gpus
 from training.models import DEFAULT_MODEL, SMALL
-from training.recipes import read_recipe, recipe_for
+from training.recipes import load_recipe, recipe_for_model
 
 if TYPE_CHECKING:
     from datagen.task import DatasetSpec
-    from training.launch.planner import Plan
+    from training.launch.planner import LaunchPlan
 
 LOGS = "logs"
 FINAL = "final"
@@ -66,7 +66,7 @@ def make_parser() -> Parser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder [runs/TASK]")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--cold-start", action="store_true", help="train on traces only, then stop")
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="[0]")
+    parser.add_argument("--seed", type=integer(0), default=0, metavar="N", help="[0]")
     parser.add_argument("--no-report", action="store_false", dest="report", help="do not score before and after")
     hardware = parser.add_argument_group("hardware (--dry-run shows the plan)")
     hardware.add_argument(
@@ -75,7 +75,7 @@ def make_parser() -> Parser:
         metavar="PRESET",
         help="cpu, 1gpu, 2gpu, 4gpu, 8gpu, multinode, ... [what is there]",
     )
-    hardware.add_argument("--nodes", type=whole(2), metavar="N", help="machines of multinode; one generates [4]")
+    hardware.add_argument("--nodes", type=integer(2), metavar="N", help="machines of multinode; one generates [4]")
     hardware.add_argument(
         "--vllm", choices=("off", "colocate", "server"), metavar="HOW", help="off, colocate or server [the preset's]"
     )
@@ -95,14 +95,16 @@ def make_parser() -> Parser:
     hardware.add_argument("--doctor", action="store_true", help="check what is installed here, and stop")
     group = parser.add_argument_group("training, by default as the recipe has it (training/recipes)")
     group.add_argument("--recipe", metavar="NAME", help="default, lora, first-digits, qwen3-vl-4b, ... [the model's]")
-    group.add_argument("--steps", type=whole(1), dest="max_steps", metavar="N", help="optimisation steps")
+    group.add_argument("--steps", type=integer(1), dest="max_steps", metavar="N", help="optimisation steps")
     group.add_argument("--learning-rate", type=positive, metavar="RATE", help="peak learning rate")
-    group.add_argument("--num-generations", type=whole(2), metavar="N", help="completions a question (GRPO's group)")
+    group.add_argument("--num-generations", type=integer(2), metavar="N", help="completions a question (GRPO's group)")
     group.add_argument(
         "--curriculum", choices=("none", "difficulty"), metavar="ORDER", help="none, or difficulty: easy ones first"
     )
-    group.add_argument("--traces", type=whole(1), metavar="N", help="solutions the cold start may see")
-    group.add_argument("--eval-steps", type=whole(1), metavar="N", help="score validation so often, keep the best too")
+    group.add_argument("--traces", type=integer(1), metavar="N", help="solutions the cold start may see")
+    group.add_argument(
+        "--eval-steps", type=integer(1), metavar="N", help="score validation so often, keep the best too"
+    )
     group.add_argument("--report-to", metavar="NAME", help="tensorboard, trackio or wandb [none]")
     group.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of TRL's GRPOConfig (or SFTConfig)")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any one of those settings")
@@ -114,7 +116,7 @@ def make_parser() -> Parser:
 
 def command(arguments: argparse.Namespace) -> None:
     """`r1vlm-train`."""
-    from datagen.registry import find_owner
+    from datagen.registry import find_dataset_or_task
 
     if arguments.doctor:
         from training.launch.doctor import examine
@@ -123,7 +125,7 @@ def command(arguments: argparse.Namespace) -> None:
         return
     if arguments.name is None:
         raise UserError("name a TASK to train on, digits for example (see r1vlm-train --help)")
-    owner = find_owner(arguments.name)
+    owner = find_dataset_or_task(arguments.name)
     if arguments.dry_run:
         dry_run(arguments, owner)
     else:
@@ -142,20 +144,24 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
     if is_main() and LAUNCHED not in os.environ:
         check_folder(out, arguments.resume)
     check_options(arguments)
-    need("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
+    require_extra("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     quiet()
     from datagen.hub.cards import model_repository
-    from training.config import trl_config
-    from training.models import locate, pinned
-    from training.trainers.checkpoints import base_of, publish_checkpoint
+    from training.config import make_trl_config
+    from training.models import model_folder, pin_model
+    from training.trainers.checkpoints import base_model_name, publish_checkpoint
 
-    model = pinned(arguments.model or recipe_model(arguments.recipe) or default_model(arguments.hardware, owner))
-    recipe = arguments.recipe or recipe_for(model)
+    model = pin_model(arguments.model or recipe_model(arguments.recipe) or default_model(arguments.hardware, owner))
+    recipe = arguments.recipe or recipe_for_model(model)
     if not arguments.push_to_hub:
-        check_unused(arguments, "--push-to-hub")
-    to = target(arguments, "model", model_repository(tasks, base_of(model))) if arguments.push_to_hub else None
+        refuse_unused(arguments, "--push-to-hub")
+    to = (
+        resolve_target(arguments, "model", model_repository(tasks, base_model_name(model)))
+        if arguments.push_to_hub
+        else None
+    )
     stage: Stage = "cold_start" if arguments.cold_start else "grpo"
-    asked = Run(
+    asked = RunConfig(
         stage=stage,
         model=model,
         data=built.name,
@@ -175,12 +181,12 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
         launches = plan.preset.launched and not by_us
     before = dict(os.environ)
     if not is_trainer():
-        keep_gpus(0 if arguments.hardware == "cpu" or (plan is not None and not plan.preset.gpus) else 1)
+        restrict_gpus(0 if arguments.hardware == "cpu" or (plan is not None and not plan.preset.gpus) else 1)
     if plan is not None and plan.preset.gpus and not launches:
         check_torch()
     if stage == "grpo" and model in SMALL:  # it has never seen the R1 format
         if not launches and not last.exists():  # TRL's rule on batches needs all processes that train
-            trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
+            make_trl_config(asked)  # settings of GRPO that TRL refuses end here, before the cold start is trained
         asked = replace(asked, model=str(execute(cold_start_of(arguments, asked, recipe), watchdog)))
     if plan is not None and launches:
         launch_plan(plan, why, asked, watchdog)
@@ -190,12 +196,12 @@ def train(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
         print(f"{last}: trained; score it with  r1vlm-eval {last}", flush=True)
         if to is not None:
             print(publish_checkpoint(last, to), flush=True)
-    leave()
+    leave_process_group()
     if stage == "grpo" and arguments.report and not is_trainer():
-        report(last, locate(asked.model), out, before)
+        report(last, model_folder(asked.model), out, before)
 
 
-def cold_start_of(arguments: argparse.Namespace, asked: Run, recipe: str) -> Run:
+def cold_start_of(arguments: argparse.Namespace, asked: RunConfig, recipe: str) -> RunConfig:
     """The cold start before a run of GRPO."""
     own = settings(arguments, recipe, "cold_start", own=False)
     return replace(asked, stage="cold_start", out=str(Path(asked.out) / COLD_START), hardware={}, settings=own)
@@ -236,34 +242,34 @@ def check_torch() -> None:
         )
 
 
-def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: Run, recipe: str) -> tuple[Plan, str]:
+def plan_of(arguments: argparse.Namespace, owner: DatasetSpec, asked: RunConfig, recipe: str) -> tuple[LaunchPlan, str]:
     """The plan of a run, and why it is this one."""
-    from training.config import settings_for
-    from training.launch.launch_config import plan_for, words_of
+    from training.config import resolve_settings
+    from training.launch.launch_config import plan_for, strip_launch_options
 
-    own = settings_for(recipe, "grpo", None, {}, [])
-    return plan_for(arguments, owner, asked, own, words_of(sys.argv[1:]))
+    own = resolve_settings(recipe, "grpo", None, {}, [])
+    return plan_for(arguments, owner, asked, own, strip_launch_options(sys.argv[1:]))
 
 
-def place(plan: Plan, why: str, asked: Run) -> Run:
+def place(plan: LaunchPlan, why: str, asked: RunConfig) -> RunConfig:
     """The run with what follows from its hardware.
 
     Raises:
         UserError: where the hardware can't do it, or can't go on with what is in the run folder.
     """
-    from training.launch.launch_config import check_move, enough, hardware_of
+    from training.launch.launch_config import check_move, check_resources, hardware_record
 
-    placed = replace(asked, hardware=hardware_of(plan))
+    placed = replace(asked, hardware=hardware_record(plan))
     if is_trainer():
         return placed
     if plan.preset.nodes == 1:
-        enough(plan, visible_gpus())
+        check_resources(plan, visible_gpus())
     check_move(Path(asked.out), placed.hardware)
     print(f"hardware: {plan.preset.name} ({why}): {plan.preset.summary}", flush=True)
     return placed
 
 
-def launch_plan(plan: Plan, why: str, asked: Run, watchdog: float) -> None:
+def launch_plan(plan: LaunchPlan, why: str, asked: RunConfig, watchdog: float) -> None:
     """Start the processes of a run, and exit where they fail; for several machines, say how to start them, and exit."""
     from training.launch.launch_config import print_plan, with_model
     from training.launch.launcher import launch
@@ -282,9 +288,9 @@ def dry_run(arguments: argparse.Namespace, owner: DatasetSpec) -> None:
 
     model = recipe_model(arguments.recipe) if arguments.model is None else None
     model = model or planned_model(arguments, small_model(owner))
-    recipe = arguments.recipe or recipe_for(model)
+    recipe = arguments.recipe or recipe_for_model(model)
     tasks = [task.name for task in owner.tasks if task.name in (arguments.task or arguments.name)]
-    asked = Run(
+    asked = RunConfig(
         stage="grpo",
         model=model,
         data="",
@@ -310,29 +316,29 @@ def check_folder(out: Path, resume: bool) -> None:
 
 def settings(arguments: argparse.Namespace, recipe: str, stage: Stage, *, own: bool = True) -> dict[str, Any]:
     """The settings of a stage. What was said on the command line is for the stage that was asked for (`own`)."""
-    from training.config import settings_for
+    from training.config import resolve_settings
 
     traces = {"traces": arguments.traces} if stage == "cold_start" else {}
     if not own:
-        return settings_for(recipe, stage, None, traces, [])
+        return resolve_settings(recipe, stage, None, traces, [])
     of_grpo = ("num_generations", "curriculum", "eval_steps") if stage == "grpo" else ()
     names = ("max_steps", "learning_rate", "report_to", *of_grpo)
     options = {name: getattr(arguments, name) for name in names}
-    return settings_for(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
+    return resolve_settings(recipe, stage, arguments.config, {**options, **traces}, arguments.set)
 
 
-def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
+def execute(asked: RunConfig, watchdog: float, *, preflight: bool = True) -> Path:
     """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint.
 
     The process ends where no step comes within `watchdog` seconds.
     """
-    from training.config import trl_config
+    from training.config import make_trl_config
     from training.launch.launcher import watched
 
     out = Path(asked.out)
     final = out / FINAL
     if not final.exists():
-        trl_config(asked)  # settings that TRL refuses end here, before anything is written
+        make_trl_config(asked)  # settings that TRL refuses end here, before anything is written
     if is_main():
         claim(out, asked)
     if final.exists():
@@ -357,7 +363,7 @@ def execute(asked: Run, watchdog: float, *, preflight: bool = True) -> Path:
     return final
 
 
-def claim(out: Path, asked: Run) -> None:
+def claim(out: Path, asked: RunConfig) -> None:
     """Note the run's configuration in its folder, or check that it is the one noted there.
 
     Raises:
@@ -391,7 +397,7 @@ def default_model(hardware: str, dataset: DatasetSpec) -> str:
 
 def recipe_model(name: str | None) -> str | None:
     """The model that a recipe is made for; None where it is made for none, or none is named."""
-    return read_recipe(name).get("model") if name is not None else None
+    return load_recipe(name).get("model") if name is not None else None
 
 
 def small_model(dataset: DatasetSpec) -> str:
@@ -413,7 +419,7 @@ def quiet() -> None:
 
 def main() -> NoReturn:
     """Entry point of `r1vlm-train`."""
-    run("r1vlm-train", lambda: command(make_parser().parse_args()))
+    run_command("r1vlm-train", lambda: command(make_parser().parse_args()))
 
 
 if __name__ == "__main__":

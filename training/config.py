@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from datagen.common.errors import UserError, nearest
-from training.recipes import read_recipe
+from datagen.common.errors import UserError, suggest
+from training.recipes import load_recipe
 
 Stage = Literal["cold_start", "grpo"]
 RUN_FILE = "run.json"  # in a run folder: the configuration, and where the run is
-OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
+EXTRA_SETTINGS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
     "cold_start": {
         "traces": int,
         "freeze_vision": bool,
@@ -33,7 +33,7 @@ OURS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL 
 }
 
 
-OWN = {  # settings that would break what a run folder promises
+RESERVED_SETTINGS = {  # settings that would break what a run folder promises
     "output_dir": "use --out",
     "seed": "use --seed",
     "data_seed": "use --seed",
@@ -49,7 +49,7 @@ OWN = {  # settings that would break what a run folder promises
 
 
 @dataclass(frozen=True)
-class Run:
+class RunConfig:
     """Everything that determines a run; `settings` are the fields of TRL's configuration class of the stage.
 
     `hardware` is what does not: where the run is, and the settings that follow from that. A run may go on elsewhere.
@@ -71,7 +71,7 @@ class Run:
         return asdict(self)
 
 
-def settings_for(
+def resolve_settings(
     recipe: str, stage: Stage, file: Path | None, options: dict[str, Any], sets: list[str]
 ) -> dict[str, Any]:
     """The merged and checked settings of a stage: recipe (of `recipes/`) < YAML file < options < `--set`.
@@ -79,11 +79,11 @@ def settings_for(
     Raises:
         UserError: for an unknown name (naming the nearest) or a value of the wrong type.
     """
-    merged = dict(read_recipe(recipe)[stage])
+    merged = dict(load_recipe(recipe)[stage])
     if file is not None:
-        merged |= checked(stage, _read_yaml(file))
+        merged |= validate_settings(stage, _read_yaml(file))
     merged |= {name: value for name, value in options.items() if value is not None}
-    return merged | checked(stage, dict(_assignment(text) for text in sets))
+    return merged | validate_settings(stage, dict(_assignment(text) for text in sets))
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -112,14 +112,14 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text!r} has a value that is not valid YAML") from error
 
 
-def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
+def validate_settings(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
     """`values`, where each is a field of the stage's TRL configuration and of its type."""
     if not values:
         return values
     from huggingface_hub import get_token
     from pydantic import TypeAdapter, ValidationError
 
-    types = typing.get_type_hints(config_class(stage)) | OURS[stage]
+    types = typing.get_type_hints(config_class(stage)) | EXTRA_SETTINGS[stage]
     result = {}
     token = get_token()
     for name, value in values.items():
@@ -127,21 +127,21 @@ def checked(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"{name} holds your token, which would end in the run's files: leave it out, it is used anyway"
             )
-        if name in OWN:
-            raise UserError(f"{name} is set by this command itself: {OWN[name]}")
+        if name in RESERVED_SETTINGS:
+            raise UserError(f"{name} is set by this command itself: {RESERVED_SETTINGS[name]}")
         if name not in types:
-            raise UserError(f"there is no setting {name!r}: {nearest(str(name), sorted(types))}")
+            raise UserError(f"there is no setting {name!r}: {suggest(str(name), sorted(types))}")
         try:
             result[name] = TypeAdapter(types[name]).validate_python(value)
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
-        if why := _impossible(name, result[name]):
+        if why := _why_impossible(name, result[name]):
             raise UserError(f"{name}={value!r} is not possible: {why}")
     return result
 
 
-def _impossible(name: str, value: Any) -> str | None:
+def _why_impossible(name: str, value: Any) -> str | None:
     """Why a value of the right type is none that a run can have."""
     if isinstance(value, float) and not math.isfinite(value):
         return "input should be a finite number"
@@ -181,7 +181,7 @@ def config_class(stage: Stage) -> Any:
     return SFTConfig
 
 
-def trl_config(run: Run) -> Any:
+def make_trl_config(run: RunConfig) -> Any:
     """TRL's configuration object of a run.
 
     Raises:
@@ -198,15 +198,15 @@ def trl_config(run: Run) -> Any:
         "disable_tqdm": True,
         "remove_unused_columns": False,
     }
-    settings = {name: value for name, value in run.settings.items() if name not in OURS[run.stage]}
+    settings = {name: value for name, value in run.settings.items() if name not in EXTRA_SETTINGS[run.stage]}
     if run.stage == "grpo":
-        settings["reward_weights"] = weights(run)
+        settings["reward_weights"] = reward_weights(run)
     settings |= run.hardware.get("settings", {})
-    with refusals():
+    with trl_errors_explained():
         return config_class(run.stage)(**{**fixed, **settings})
 
 
-def weights(run: Run) -> list[float]:
+def reward_weights(run: RunConfig) -> list[float]:
     """The weight of each of the tasks' rewards, in the order in which the trainer is given them.
 
     Raises:
@@ -217,12 +217,12 @@ def weights(run: Run) -> list[float]:
     names, given = reward_names(run.tasks), run.settings.get("reward_weights", {})
     for name in given:
         if name not in names:
-            raise UserError(f"{', '.join(run.tasks)} has no reward {name!r} to weigh: {nearest(name, names)}")
+            raise UserError(f"{', '.join(run.tasks)} has no reward {name!r} to weigh: {suggest(name, names)}")
     return [given.get(name, 1.0) for name in names]
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def trl_errors_explained() -> Iterator[None]:
     """Turn what TRL and transformers say of impossible settings into a `UserError`. Nothing else may run inside."""
     try:
         yield

@@ -25,7 +25,7 @@ def is_trainer() -> bool:
     return os.environ.get(LAUNCHED) == "1" or world_size() > 1
 
 
-def leave() -> None:
+def leave_process_group() -> None:
     """Leave the group, where several processes train together; all but the first end here.
 
     The threads of gloo must be joined while Python still runs, and a group that the trainer refers to is not ended by

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from datagen.common.errors import UserError, nearest
-from datagen.hub.fetch import fetch, repository
+from datagen.common.errors import UserError, suggest
+from datagen.hub.fetch import download, parse_repo_id
 from datagen.r1_format import vision_token_ids, with_opening
 
 SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
@@ -17,17 +17,17 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 BUILT_IN = Path(__file__).parent / "builtin_models"
 
 
-def pinned(model: str) -> str:
+def pin_model(model: str) -> str:
     """The name that stands for the same weights tomorrow and elsewhere.
 
     That of a built-in model, the absolute path of a folder, or a repository's with its commit; it is downloaded.
     """
     if model in SMALL:
         return model
-    return fetch(model, "model")[1] if repository(model) else str(Path(model).resolve())
+    return download(model, "model")[1] if parse_repo_id(model) else str(Path(model).resolve())
 
 
-def locate(model: str) -> Path:
+def model_folder(model: str) -> Path:
     """The folder of a model: a built-in one, a checkpoint folder, or USER/NAME (or USER/NAME@revision) on the Hub.
 
     Raises:
@@ -35,7 +35,7 @@ def locate(model: str) -> Path:
     """
     if model in SMALL:
         return BUILT_IN / SMALL[model]
-    folder = fetch(model, "model")[0] if repository(model) else Path(model)
+    folder = download(model, "model")[0] if parse_repo_id(model) else Path(model)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, or one of "
@@ -55,7 +55,9 @@ def is_small(folder: Path) -> bool:
     return bool(width and width <= 256)
 
 
-def load(model: str, settings: Mapping[str, Any] = MappingProxyType({}), *, dtype: str = "float32") -> tuple[Any, Any]:
+def load_model(
+    model: str, settings: Mapping[str, Any] = MappingProxyType({}), *, dtype: str = "float32"
+) -> tuple[Any, Any]:
     """`(model, processor)`, with weights in `dtype`.
 
     Of a run's settings it heeds `freeze_vision` (the vision tower's weights are not trained) and `image_processor`.
@@ -71,21 +73,21 @@ def load(model: str, settings: Mapping[str, Any] = MappingProxyType({}), *, dtyp
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    where = locate(model)
+    where = model_folder(model)
     try:
         processor = AutoProcessor.from_pretrained(where, padding_side="left")
         network = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
     processor.chat_template = with_opening(processor.chat_template)
-    change_images(processor, settings.get("image_processor") or {})
+    configure_image_processor(processor, settings.get("image_processor") or {})
     if settings.get("freeze_vision"):
         network.get_encoder(modality="image").requires_grad_(False)
     network.generation_config.suppress_tokens = vision_token_ids(processor.tokenizer.get_vocab())
     return network, processor
 
 
-def change_images(processor: Any, changes: Mapping[str, Any]) -> None:
+def configure_image_processor(processor: Any, changes: Mapping[str, Any]) -> None:
     """Change settings of a processor's image processor, the size of images for example.
 
     Raises:
@@ -95,5 +97,5 @@ def change_images(processor: Any, changes: Mapping[str, Any]) -> None:
     known = images.to_dict()
     for name in changes:
         if name not in known:
-            raise UserError(f"the image processor has no setting {name!r}: {nearest(name, sorted(known))}")
+            raise UserError(f"the image processor has no setting {name!r}: {suggest(name, sorted(known))}")
     processor.image_processor = type(images).from_dict(known | changes)

@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def run(program: str, main: Callable[[], None]) -> NoReturn:
+def run_command(program: str, main: Callable[[], None]) -> NoReturn:
     """Run a command's main function; exit 0, or 2 with one sentence for a `UserError`, 130 for Ctrl-C.
 
     Any other exception is a mistake of ours and keeps its traceback.
@@ -46,7 +46,7 @@ def run(program: str, main: Callable[[], None]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{program}: {without_password(str(error))}", file=sys.stderr)
+        print(f"{program}: {strip_password(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error
@@ -64,18 +64,18 @@ def run(program: str, main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-def without_password(text: str) -> str:
+def strip_password(text: str) -> str:
     """A text without the users and passwords of the addresses in it."""
     return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
-def nearest(name: str, known: list[str]) -> str:
+def suggest(name: str, known: list[str]) -> str:
     """`did you mean …?` for the known name nearest to `name`, or the list of what is known."""
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
-def need(extra: str, *modules: str) -> None:
+def require_extra(extra: str, *modules: str) -> None:
     """Raise a `UserError` naming the extra to install where one of its modules is missing."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:

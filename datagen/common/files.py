@@ -24,7 +24,7 @@ def is_remote(path: Path) -> bool:
     return getattr(path, "protocol", "") not in ("", "file", "local")
 
 
-def folder_of(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """The folder, or the place in an object store, that `text` names.
 
     Raises:
@@ -41,19 +41,19 @@ def folder_of(text: str) -> Path:
     return path if is_remote(path) else Path(path.path)
 
 
-def folder_here(text: str) -> Path:
+def local_folder(text: str) -> Path:
     """The folder of this machine that `text` names.
 
     Raises:
         UserError: where it names a place in an object store.
     """
-    path = folder_of(text)
+    path = parse_path(text)
     if is_remote(path):
         raise UserError(f"{text} is no folder on this machine: copy it into one, and name that")
     return path
 
 
-def look_again(path: Path) -> None:
+def invalidate_listing(path: Path) -> None:
     """Forget what was seen in an object store: others have written to it since."""
     if is_remote(path):
         store: Any = path
@@ -61,7 +61,7 @@ def look_again(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes `path`'s place in one step.
 
     For a path in an object store it is a local one, and is uploaded.
@@ -84,13 +84,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, in one step."""
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content`, in one step."""
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -24,7 +24,7 @@ def as_text(value: Any) -> str:
     return "..".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def span(least: int, most: int) -> Callable[[str], tuple[int, int]]:
+def integer_range(least: int, most: int) -> Callable[[str], tuple[int, int]]:
     """An argparse type: `(low, high)` of `LOW..HIGH`, or of one number, from `least` to `most`."""
 
     def parse(text: str) -> tuple[int, int]:
@@ -39,7 +39,7 @@ def span(least: int, most: int) -> Callable[[str], tuple[int, int]]:
     return parse
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
     """An argparse type: an integer from `least` to `most` (or without an upper end)."""
 
     def parse(text: str) -> int:
@@ -56,7 +56,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def one_of(*names: str) -> Callable[[str], str]:
+def choice(*names: str) -> Callable[[str], str]:
     """An argparse type: one of the names."""
 
     def parse(text: str) -> str:
@@ -67,10 +67,10 @@ def one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
-def one_size(*sizes: int) -> Callable[[str], int]:
+def integer_choice(*sizes: int) -> Callable[[str], int]:
     """An argparse type: one of the numbers."""
 
     def parse(text: str) -> int:
-        return int(one_of(*map(str, sizes))(text))
+        return int(choice(*map(str, sizes))(text))
 
     return parse

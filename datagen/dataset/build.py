@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from datagen.common.errors import UserError
-from datagen.common.files import is_remote, look_again, write_json
-from datagen.common.versions import versions
-from datagen.dataset.config import Recipe, Shard, plan
-from datagen.dataset.executors import Engine
+from datagen.common.files import invalidate_listing, is_remote, write_json
+from datagen.common.versions import dataset_versions
+from datagen.dataset.config import DatasetConfig, Shard, list_shards
+from datagen.dataset.executors import Executor
 from datagen.dataset.manifest import MANIFEST, check_files, read_json, write_manifest
 from datagen.dataset.shards import draw_shard, raw_row
 from datagen.registry import DATASETS
-from datagen.schema import schemas
+from datagen.schema import arrow_schemas
 from datagen.sources.catalog import load_source
 from datagen.sources.split import SPLITS
 
@@ -34,7 +34,7 @@ RECIPE = "recipe.json"
 TRIED = 8  # images of each split that are drawn before a build begins
 
 
-def build(recipe: Recipe, out: Path, engine: Engine) -> bool:
+def build(recipe: DatasetConfig, out: Path, engine: Executor) -> bool:
     """Write the dataset folder `out`; returns False where it was there already, made by the same recipe.
 
     Raises:
@@ -64,7 +64,7 @@ def build(recipe: Recipe, out: Path, engine: Engine) -> bool:
     return True
 
 
-def _is_built(out: Path, recipe: Recipe) -> bool:
+def _is_built(out: Path, recipe: DatasetConfig) -> bool:
     if not out.exists() or not any(out.iterdir()):
         return False
     manifest = read_json(out / MANIFEST)
@@ -88,9 +88,9 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _claim(work: Path, recipe: Recipe) -> None:
+def _claim(work: Path, recipe: DatasetConfig) -> None:
     """Note whose shards these are, or find that they belong to another recipe, or were drawn by other libraries."""
-    note, ours = work / RECIPE, {"recipe": recipe.as_json(), "versions": versions()}
+    note, ours = work / RECIPE, {"recipe": recipe.as_json(), "versions": dataset_versions()}
     if not note.exists():
         write_json(note, ours)
     elif read_json(note) != ours:
@@ -99,8 +99,8 @@ def _claim(work: Path, recipe: Recipe) -> None:
         )
 
 
-def _draw_missing(work: Path, recipe: Recipe, engine: Engine) -> None:
-    schema = schemas(DATASETS[recipe.dataset])
+def _draw_missing(work: Path, recipe: DatasetConfig, engine: Executor) -> None:
+    schema = arrow_schemas(DATASETS[recipe.dataset])
     missing = _missing(work, recipe)
     done = recipe.size - sum(s.stop - s.start for s in missing)
     what = f"drawing {recipe.dataset}"
@@ -112,11 +112,13 @@ def _draw_missing(work: Path, recipe: Recipe, engine: Engine) -> None:
         raise UserError(f"{len(lost)} shards were drawn and are not in {work}: is it a folder that all nodes share?")
 
 
-def _missing(work: Path, recipe: Recipe) -> list[Shard]:
+def _missing(work: Path, recipe: DatasetConfig) -> list[Shard]:
     """The shards that are not there whole: an upload may have been cut off, a file emptied by a power cut."""
     configs = ("raw", "r1")
-    look_again(work)
-    return [shard for shard in plan(recipe) if not all(_is_whole(work / shard.path(config)) for config in configs)]
+    invalidate_listing(work)
+    return [
+        shard for shard in list_shards(recipe) if not all(_is_whole(work / shard.path(config)) for config in configs)
+    ]
 
 
 def _is_whole(path: Path) -> bool:

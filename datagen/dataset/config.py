@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datagen.common.errors import UserError, nearest
+from datagen.common.errors import UserError, suggest
 from datagen.registry import find_dataset
 
-SHARD = 1000  # images in a shard: a few megabytes, and less than a second of one worker's time
+SHARD_SIZE = 1000  # images in a shard: a few megabytes, and less than a second of one worker's time
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DatasetConfig:
     """Everything that determines the bytes of a dataset (beside the versions of the libraries that write them)."""
 
     dataset: str
@@ -51,7 +51,7 @@ class Shard:
         return f"{config}/{self.split}-{self.number:05d}-of-{self.of:05d}.parquet"
 
 
-def make_recipe(
+def make_config(
     name: str,
     *,
     size: int,
@@ -59,7 +59,7 @@ def make_recipe(
     shares: tuple[int, int, int] = (80, 10, 10),
     source: str | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Recipe:
+) -> DatasetConfig:
     """A checked recipe; the dataset's first source and the defaults of its options, unless they are given.
 
     Raises:
@@ -69,10 +69,10 @@ def make_recipe(
     spec = find_dataset(name)
     known = {option.name: option.default for option in spec.options}
     for option in options.keys() - known.keys():
-        raise UserError(f"{name} has no option {option!r}: {nearest(option, list(known))}")
+        raise UserError(f"{name} has no option {option!r}: {suggest(option, list(known))}")
     if source is not None and source not in spec.sources:
         raise UserError(f"{name} is not drawn from {source}: take --source {' or '.join(spec.sources)}")
-    recipe = Recipe(spec.name, spec.version, seed, size, shares, source or spec.sources[0], {**known, **options})
+    recipe = DatasetConfig(spec.name, spec.version, seed, size, shares, source or spec.sources[0], {**known, **options})
     if sum(shares) != 100 or min(shares) < 1:
         raise UserError(
             f"--splits {'/'.join(map(str, shares))} must be three whole percentages of at least 1 that add up to 100"
@@ -82,10 +82,10 @@ def make_recipe(
     return recipe
 
 
-def plan(recipe: Recipe) -> list[Shard]:
+def list_shards(recipe: DatasetConfig) -> list[Shard]:
     """The shards of a recipe, in order."""
     shards = []
     for split, count in recipe.counts().items():
-        starts = range(0, count, SHARD)
-        shards += [Shard(split, i, len(starts), at, min(at + SHARD, count)) for i, at in enumerate(starts)]
+        starts = range(0, count, SHARD_SIZE)
+        shards += [Shard(split, i, len(starts), at, min(at + SHARD_SIZE, count)) for i, at in enumerate(starts)]
     return shards

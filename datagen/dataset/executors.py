@@ -16,14 +16,14 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any
 
-from datagen.common.errors import UserError, need
-from datagen.common.versions import other_versions, versions
+from datagen.common.errors import UserError, require_extra
+from datagen.common.versions import dataset_versions, version_mismatches
 
-Engine = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Calls a function with each of some items, as `map` does; gives what it returns, in any order, as each is done."""
 
 
-def processes(workers: int) -> Engine:
+def process_executor(workers: int) -> Executor:
     """Worker processes on this machine, forked by one that imports for all of them, and begins with it now."""
     forkserver.set_forkserver_preload(["datagen.dataset.shards"])
     before = dict(os.environ)
@@ -66,13 +66,13 @@ def _begin(environment: Mapping[str, str]) -> None:
     threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
-def ray_cluster(address: str) -> Engine:
+def ray_executor(address: str) -> Executor:
     """A Ray cluster that is running at `address`; every node needs r1vlm, and the folder must be one that all share.
 
     Raises:
         UserError: where nothing answers there, before anything is written.
     """
-    need("ray", "ray")
+    require_extra("ray", "ray")
     _connect(address)
     return partial(_on_ray, address)
 
@@ -95,7 +95,7 @@ def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) 
     if not ray.is_initialized():  # it is, the first time
         _connect(address)
     # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
-    call, ours = ray.remote(_call).options(max_retries=-1), versions()
+    call, ours = ray.remote(_call).options(max_retries=-1), dataset_versions()
     pending = [call.remote(function, ours, item) for item in items]
     try:
         while pending:
@@ -109,7 +109,7 @@ def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) 
 
 def _call(function: Callable[[Any], Any], drivers: Mapping[str, str], item: Any) -> Any:
     """Call a function on a node of Ray, which takes no partial function."""
-    if others := other_versions(drivers):
+    if others := version_mismatches(drivers):
         raise UserError(
             f"the node {socket.gethostname()} would draw other bytes ({', '.join(others)}): install the same versions "
             "on all nodes"

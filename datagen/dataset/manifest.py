@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from datagen.common.errors import UserError
 from datagen.common.files import sha256, write_bytes, write_json, write_text
-from datagen.common.versions import versions
-from datagen.dataset.config import Recipe
-from datagen.dataset.executors import Engine
-from datagen.dataset.shards import sample
+from datagen.common.versions import dataset_versions
+from datagen.dataset.config import DatasetConfig
+from datagen.dataset.executors import Executor
+from datagen.dataset.shards import sample_questions
 from datagen.hub.cards import CARD, dataset_card
 from datagen.registry import DATASETS
 from datagen.reward_audit import audit, summary
@@ -34,7 +34,7 @@ EXAMPLES = "examples"
 CONFIGS = ("r1", "raw")
 
 
-def prove(folder: Path, spec: DatasetSpec, engine: Engine = map) -> dict[str, Any]:
+def prove(folder: Path, spec: DatasetSpec, engine: Executor = map) -> dict[str, Any]:
     """Read the written files back and see whether the splits are disjoint.
 
     Returns, for each split, the number of images, of distinct images, and of distinct values of each column that
@@ -82,7 +82,7 @@ def _digests(values: pa.Array) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(hashlib.sha256(part).digest()[:16] for part in parts), dtype="S16")
 
 
-def hash_files(folder: Path, engine: Engine = map) -> dict[str, str]:
+def hash_files(folder: Path, engine: Executor = map) -> dict[str, str]:
     """The SHA-256 of every Parquet file of both configs, and of the card's pictures, by their paths in the folder."""
     places = ((config, "*.parquet") for config in CONFIGS)
     paths = [path for place, pattern in (*places, (EXAMPLES, "*.png")) for path in (folder / place).glob(pattern)]
@@ -93,7 +93,7 @@ def _hash_in(folder: Path, path: Path) -> tuple[str, str]:
     return str(path.relative_to(folder)), sha256(path)
 
 
-def example_files(recipe: Recipe) -> dict[str, bytes]:
+def example_files(recipe: DatasetConfig) -> dict[str, bytes]:
     """The pictures that the card shows, by their paths in the folder."""
     return {example_path(row): row["image"]["bytes"] for row in shown_questions(recipe)}
 
@@ -103,9 +103,9 @@ def example_path(question: Mapping[str, Any]) -> str:
     return f"{EXAMPLES}/{question['image_id']}.png"
 
 
-def shown_questions(recipe: Recipe) -> list[dict[str, Any]]:
+def shown_questions(recipe: DatasetConfig) -> list[dict[str, Any]]:
     """What the card shows: three questions or more, of each task the first of the train split."""
-    asked = [questions for questions in sample(recipe, 12).values() if questions]
+    asked = [questions for questions in sample_questions(recipe, 12).values() if questions]
     return [question for questions in asked for question in questions[: -(-3 // len(asked))]]
 
 
@@ -124,7 +124,9 @@ def tables_of(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
     return tables
 
 
-def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str], engine: Engine = map) -> dict[str, Any]:
+def make_manifest(
+    folder: Path, recipe: DatasetConfig, files: Mapping[str, str], engine: Executor = map
+) -> dict[str, Any]:
     """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards.
 
     `files` are their hashes.
@@ -135,7 +137,7 @@ def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str], engine
         "recipe": recipe.as_json(),
         "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "source_sha256": load_source(recipe.source).fingerprint,
-        "versions": versions(),
+        "versions": dataset_versions(),
         "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
         "splits": prove(folder, spec, engine),
         "tables": tables_of(folder),
@@ -144,14 +146,14 @@ def make_manifest(folder: Path, recipe: Recipe, files: Mapping[str, str], engine
     }
 
 
-def audit_of(recipe: Recipe, images: int = 12) -> dict[str, Any]:
+def audit_of(recipe: DatasetConfig, images: int = 12) -> dict[str, Any]:
     """The reward attacks on each task's questions about the first images of the train split, in short."""
-    asked = sample(recipe, images)
+    asked = sample_questions(recipe, images)
     tasks = [task for task in DATASETS[recipe.dataset].tasks if asked[task.name]]
     return {task.name: summary(audit(task, asked[task.name])) for task in tasks}
 
 
-def write_manifest(folder: Path, recipe: Recipe, engine: Engine = map) -> None:
+def write_manifest(folder: Path, recipe: DatasetConfig, engine: Executor = map) -> None:
     """Write the manifest, and the card that is filled from it.
 
     Raises:
@@ -174,7 +176,7 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def card_of(manifest: Mapping[str, Any]) -> str:
     """The dataset card, filled from a manifest."""
-    recipe = Recipe(**manifest["recipe"])
+    recipe = DatasetConfig(**manifest["recipe"])
     spec = DATASETS[recipe.dataset]
     questions = shown_questions(recipe)
     return dataset_card(spec, manifest, [(example_path(question), question) for question in questions])

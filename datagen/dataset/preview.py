@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from datagen import r1_format
-from datagen.common.files import replacing
+from datagen.common.files import atomic_path
 from datagen.dataset.reader import BuiltDataset
 
 PICTURE = 168  # pixels, of the longer side of an example's image
@@ -58,7 +58,7 @@ def _example(row: Mapping[str, Any]) -> Image.Image:
 
 def save(sheet: Image.Image, path: Path) -> None:
     """Write the picture as PNG, in one step."""
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG")
 
 

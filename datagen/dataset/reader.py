@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
-from datagen.common.files import folder_here
+from datagen.common.files import local_folder
 from datagen.dataset.manifest import MANIFEST, check_files, read_manifest
 from datagen.hub.cards import CARD
-from datagen.hub.fetch import fetch, repository
+from datagen.hub.fetch import download, parse_repo_id
 from datagen.registry import DATASETS, find_task
 from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec
@@ -57,10 +57,10 @@ def open_dataset(where: str | Path) -> BuiltDataset:
     Raises:
         UserError: where there is no such folder or repository, or it holds no complete dataset.
     """
-    if repository(str(where)):
-        folder, name = fetch(str(where), "dataset", (CARD, MANIFEST, "r1/*"))
+    if parse_repo_id(str(where)):
+        folder, name = download(str(where), "dataset", (CARD, MANIFEST, "r1/*"))
     else:
-        folder = folder_here(str(where))
+        folder = local_folder(str(where))
         name = str(folder.resolve())
     manifest = read_manifest(folder)
     try:

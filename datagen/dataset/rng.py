@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
 
-def stream(dataset: str, version: str, seed: int, split: str, index: int) -> np.random.Generator:
+def example_rng(dataset: str, version: str, seed: int, split: str, index: int) -> np.random.Generator:
     """The random stream of one example.
 
     The key of the counter-based generator (Philox, Salmon et al. 2011) is half a SHA-256 of its whole address, so

@@ -16,13 +16,13 @@ from tqdm import tqdm
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
 from datagen.common.options import as_text
-from datagen.common.versions import other_versions
-from datagen.dataset.config import Recipe, Shard, make_recipe, plan
+from datagen.common.versions import version_mismatches
+from datagen.dataset.config import DatasetConfig, Shard, list_shards, make_config
 from datagen.dataset.manifest import MANIFEST, card_of, example_files, make_manifest, read_manifest
-from datagen.dataset.shards import question_id, questions_of, raw_row, row_id
+from datagen.dataset.shards import make_questions, question_id, raw_row, row_id
 from datagen.hub.cards import CARD
 from datagen.registry import TASKS, find_dataset
-from datagen.schema import schemas
+from datagen.schema import arrow_schemas
 from datagen.task import DatasetSpec
 
 SAMPLE = 200  # images drawn again, unless all are
@@ -54,7 +54,7 @@ def verify(folder: Path, *, every: bool = False) -> Proof:
         return _verify(folder, manifest, every)
     except UserError as error:
         noted = manifest.get("versions")
-        others = other_versions(noted if isinstance(noted, dict) else {})
+        others = version_mismatches(noted if isinstance(noted, dict) else {})
         if not others:
             raise
         raise UserError(f"{error} (other versions may draw otherwise: {', '.join(others)})") from error
@@ -63,7 +63,7 @@ def verify(folder: Path, *, every: bool = False) -> Proof:
 def _verify(folder: Path, manifest: dict[str, Any], every: bool) -> Proof:
     recipe, spec = recipe_of(folder, manifest)
     check_hashes(folder, manifest)
-    wanted = choose(plan(recipe), None if every else SAMPLE)
+    wanted = sample_indices(list_shards(recipe), None if every else SAMPLE)
     solutions, redrawn = 0, sum(map(len, wanted.values()))
     with tqdm(total=redrawn, desc=f"drawing {spec.name} again", unit="image", disable=None) as progress:
         for shard, indices in wanted.items():
@@ -73,7 +73,7 @@ def _verify(folder: Path, manifest: dict[str, Any], every: bool) -> Proof:
     return Proof(len(manifest["files"]), recipe.size, redrawn, solutions, manifest)
 
 
-def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[Recipe, DatasetSpec]:
+def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[DatasetConfig, DatasetSpec]:
     """The recipe in a manifest and its dataset.
 
     Raises:
@@ -91,14 +91,16 @@ def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[Recipe, DatasetSp
         options = {option.name: option.parse(as_text(claimed["options"][option.name])) for option in spec.options}
         numbers = {name: int(claimed[name]) for name in ("size", "seed")}
         first, second, third = claimed["shares"]
-        recipe = make_recipe(
+        recipe = make_config(
             spec.name, **numbers, shares=(first, second, third), source=claimed["source"], options=options
         )
     except (TypeError, KeyError, ValueError, AttributeError, argparse.ArgumentTypeError) as error:
         raise damaged from error
     if recipe.as_json() != claimed:
         raise damaged
-    expected = {shard.path(config) for shard in plan(recipe) for config in schemas(spec)} | {*example_files(recipe)}
+    expected = {shard.path(config) for shard in list_shards(recipe) for config in arrow_schemas(spec)} | {
+        *example_files(recipe)
+    }
     if expected != manifest["files"].keys():
         odd = sorted(expected ^ manifest["files"].keys())[0]
         raise UserError(f"{folder / MANIFEST} was edited: its files are not those of its recipe ({odd})")
@@ -121,7 +123,7 @@ def check_hashes(folder: Path, manifest: dict[str, Any]) -> None:
             raise UserError(f"{folder / name} is not what was built (another SHA-256): build the dataset again")
 
 
-def choose(shards: list[Shard], count: int | None) -> dict[Shard, list[int]]:
+def sample_indices(shards: list[Shard], count: int | None) -> dict[Shard, list[int]]:
     """The images of each shard to draw again: all, or a random `count` of all shards together."""
     every = [(shard, index) for shard in shards for index in range(shard.start, shard.stop)]
     chosen = every if count is None else random.sample(every, min(count, len(every)))
@@ -131,19 +133,19 @@ def choose(shards: list[Shard], count: int | None) -> dict[Shard, list[int]]:
     return wanted
 
 
-def compare_shard(folder: Path, recipe: Recipe, spec: DatasetSpec, shard: Shard, indices: list[int]) -> int:
+def compare_shard(folder: Path, recipe: DatasetConfig, spec: DatasetSpec, shard: Shard, indices: list[int]) -> int:
     """Check a shard's rows, and draw the images `indices` again; returns how many solutions were judged."""
-    kept = {config: _read(folder / shard.path(config), schema) for config, schema in schemas(spec).items()}
+    kept = {config: _read(folder / shard.path(config), schema) for config, schema in arrow_schemas(spec).items()}
     expected = [row_id(spec, recipe, shard.split, index) for index in range(shard.start, shard.stop)]
     _same_ids(folder / shard.path("raw"), expected, kept["raw"])
-    asked = [question_id(row, task) for row in kept["raw"] for task in spec.tasks if task.asked(row)]
+    asked = [question_id(row, task) for row in kept["raw"] for task in spec.tasks if task.applies_to(row)]
     _same_ids(folder / shard.path("r1"), asked, kept["r1"])
     questions = {row["id"]: row for row in kept["r1"]}
     judged = 0
     for index in indices:
         again = raw_row(spec, recipe, shard.split, index)
         _same_row(folder / shard.path("raw"), again, kept["raw"][index - shard.start])
-        for question in questions_of(spec, [again]):
+        for question in make_questions(spec, [again]):
             _same_row(folder / shard.path("r1"), question, questions[question["id"]])
             rewards = TASKS[question["task"]].rewards
             short = [name for name, reward in rewards.items() if reward(question["solution"], question) != 1.0]
@@ -176,7 +178,7 @@ def _same_row(path: Path, drawn: dict[str, Any], kept: dict[str, Any]) -> None:
             raise UserError(f"{path}: {column} of {drawn['id']} is not what its recipe draws")
 
 
-def check_manifest(folder: Path, manifest: dict[str, Any], recipe: Recipe) -> None:
+def check_manifest(folder: Path, manifest: dict[str, Any], recipe: DatasetConfig) -> None:
     """Make manifest and card again from the recipe and the files, and raise a `UserError` naming the first difference.
 
     The hashes have been checked before. The versions of the libraries are what they were: no claim that can be checked.

@@ -10,7 +10,7 @@ from pathlib import Path
 from datagen.common.files import write_text
 from datagen.dataset.reader import BuiltDataset
 from datagen.export import lmms_eval_utils
-from datagen.hub.fetch import repository
+from datagen.hub.fetch import parse_repo_id
 from datagen.registry import reward_names
 from datagen.task import DatasetSpec, Task
 
@@ -71,7 +71,7 @@ def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
 
 def task_yaml(name: str, built: BuiltDataset, task: Task) -> str:
     """The file of a task. Only the test split is read, from the folder or from the commit on the Hub."""
-    path, revision = repository(built.name) or (built.name, None)
+    path, revision = parse_repo_id(built.name) or (built.name, None)
     return TASK.format(
         name=name,
         path=json.dumps(path, ensure_ascii=False),

@@ -12,8 +12,8 @@ from typing import Any
 
 from datagen.common.formatting import interval, percent
 from datagen.common.options import as_text
-from datagen.schema import columns, features, written
-from datagen.sources.catalog import ORIGINS, Origin
+from datagen.schema import card_features, dataset_columns, type_name
+from datagen.sources.catalog import SOURCES, SourceInfo
 from datagen.task import Column, DatasetSpec, Task
 
 CARD = "README.md"
@@ -31,7 +31,7 @@ class DatasetCard:
     spec: DatasetSpec
     manifest: Mapping[str, Any]
     command: str
-    origin: Origin
+    origin: SourceInfo
     columns: dict[str, dict[str, Column]]
     examples: list[tuple[str, Mapping[str, Any]]]
     rewards: list[tuple[list[Task], dict[str, str]]]
@@ -44,8 +44,8 @@ def dataset_card(spec: DatasetSpec, manifest: Mapping[str, Any], examples: list[
         spec=spec,
         manifest=manifest,
         command=command_of(manifest["recipe"]),
-        origin=ORIGINS[manifest["recipe"]["source"]],
-        columns=columns(spec),
+        origin=SOURCES[manifest["recipe"]["source"]],
+        columns=dataset_columns(spec),
         examples=examples,
         rewards=[(list(tasks), defined) for defined, tasks in groupby(spec.tasks, rewards_of)],
     )
@@ -60,7 +60,7 @@ def dataset_metadata(spec: DatasetSpec, manifest: Mapping[str, Any]) -> dict[str
     """
     tables = manifest["tables"]
     return {
-        "license": ORIGINS[manifest["recipe"]["source"]].license,
+        "license": SOURCES[manifest["recipe"]["source"]].license,
         "language": ["en"],
         "pretty_name": f"r1vlm {spec.name}",
         "size_categories": [size_category(sum(split["rows"] for split in tables["r1"].values()))],
@@ -79,7 +79,7 @@ def dataset_metadata(spec: DatasetSpec, manifest: Mapping[str, Any]) -> dict[str
         "dataset_info": [
             {
                 "config_name": config,
-                "features": features(columns(spec)[config]),
+                "features": card_features(dataset_columns(spec)[config]),
                 "splits": [
                     {"name": split, "num_bytes": size["bytes"], "num_examples": size["rows"]}
                     for split, size in splits.items()
@@ -227,5 +227,5 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(  # noqa: S701
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"written": written, "cell": cell, "percent": percent, "interval": interval}
+    environment.filters |= {"written": type_name, "cell": cell, "percent": percent, "interval": interval}
     return environment.from_string(files("cards").joinpath(template).read_text(encoding="utf-8")).render(**values)

@@ -19,7 +19,7 @@ PASSING = (408, 412, 429, 500, 502, 503, 504)  # a later try may end otherwise; 
 WAITS = (1.0, 4.0)  # seconds before each further try; for uploads the client itself tries for half a minute
 
 
-def patiently(action: Callable[[], T]) -> T:
+def with_retries(action: Callable[[], T]) -> T:
     """What `action` returns; tried again, with a line on stderr, where the Hub was busy or the connection broke."""
     for wait in WAITS:
         try:
@@ -71,7 +71,7 @@ class _WithoutAddresses(logging.Filter):
 
 
 @contextmanager
-def speaking(repo: str, kind: str, revision: str | None = None) -> Iterator[None]:
+def hub_errors_explained(repo: str, kind: str, revision: str | None = None) -> Iterator[None]:
     """Turn what may go wrong between us and the Hub into a `UserError`; other exceptions pass."""
     from huggingface_hub.utils import logging as hub_logging
 
@@ -92,7 +92,7 @@ def speaking(repo: str, kind: str, revision: str | None = None) -> Iterator[None
             handler.removeFilter(without)
 
 
-def hub() -> str:
+def endpoint() -> str:
     """The Hub's address, without a password."""
     from huggingface_hub.constants import ENDPOINT
 
@@ -113,13 +113,13 @@ def _sentence(error: BaseException, repo: str, kind: str, revision: str | None) 
     if answer := among(errors.HfHubHTTPError):
         return _refusal(answer, repo, kind, revision)
     again = f"run the same command again{RESUMED if kind == 'model' else ''}"
-    unreachable = f"can't reach {hub()}: check the network, then {again}"
+    unreachable = f"can't reach {endpoint()}: check the network, then {again}"
     known: list[tuple[type[BaseException], str]] = [
         (errors.LocalTokenNotFoundError, "you are not logged in: run  hf auth login  or set HF_TOKEN"),
         (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set: unset it to publish"),
-        (httpx.UnsupportedProtocol, f"{hub()} is no address: HF_ENDPOINT begins with https:// (or http://)"),
+        (httpx.UnsupportedProtocol, f"{endpoint()} is no address: HF_ENDPOINT begins with https:// (or http://)"),
         (httpx.TransportError, unreachable),
-        (json.JSONDecodeError, f"{hub()} does not answer as a Hub does: check HF_ENDPOINT and the network"),
+        (json.JSONDecodeError, f"{endpoint()} does not answer as a Hub does: check HF_ENDPOINT and the network"),
         (
             errors.LocalEntryNotFoundError,
             f"there is no folder {repo} here, and no {kind} of that name has been downloaded: check the name, or "
@@ -138,7 +138,7 @@ def _sentence(error: BaseException, repo: str, kind: str, revision: str | None) 
 
 def _xet_refusal(said: str, repo: str) -> str | None:
     if "(404" in said:
-        return f"{hub()} has no Xet storage: set HF_HUB_DISABLE_XET=1, then run the same command again"
+        return f"{endpoint()} has no Xet storage: set HF_HUB_DISABLE_XET=1, then run the same command again"
     if "(401" in said or "(403" in said:
         return f"your token may not do this with {repo}: take one that may (hf auth login), or another repository"
     return None
@@ -150,9 +150,8 @@ def _refusal(error: Any, repo: str, kind: str, revision: str | None) -> str:
 
     status, said = error.response.status_code, " ".join((error.server_message or "").split())[:300]
     if status in PASSING:
-        return (
-            f"{hub()} is busy (answer {status}): run the same command again later{RESUMED if kind == 'model' else ''}"
-        )
+        again = f"run the same command again later{RESUMED if kind == 'model' else ''}"
+        return f"{endpoint()} is busy (answer {status}): {again}"
     known: list[tuple[bool, str]] = [
         (
             isinstance(error, errors.GatedRepoError),
@@ -164,14 +163,14 @@ def _refusal(error: Any, repo: str, kind: str, revision: str | None) -> str:
         ),
         (
             isinstance(error, errors.RepositoryNotFoundError) or status == 404,
-            f"there is no folder {repo} here, and no {kind} of that name on {hub()} that you may read: check the name, "
-            "or log in with  hf auth login",
+            f"there is no folder {repo} here, and no {kind} of that name on {endpoint()} that you may read: check the "
+            "name, or log in with  hf auth login",
         ),
-        (status == 401, f"{hub()} does not accept your token: log in again with  hf auth login  or set HF_TOKEN"),
+        (status == 401, f"{endpoint()} does not accept your token: log in again with  hf auth login  or set HF_TOKEN"),
         (
             status == 403,
             f"your token may not do this with {repo}: take one that may (hf auth login), or another repository",
         ),
     ]
-    refused = f"{hub()} refuses {repo} (answer {status}{': ' + said if said else ''})"
+    refused = f"{endpoint()} refuses {repo} (answer {status}{': ' + said if said else ''})"
     return next((sentence for applies, sentence in known if applies), refused)

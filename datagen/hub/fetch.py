@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from datagen.hub.errors import causes_of, hub, patiently, speaking
+from datagen.hub.errors import causes_of, endpoint, hub_errors_explained, with_retries
 
 Kind = Literal["dataset", "model"]
 
@@ -17,7 +17,7 @@ NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # no pickles, no code
 
 
-def repository(text: str) -> tuple[str, str | None] | None:
+def parse_repo_id(text: str) -> tuple[str, str | None] | None:
     """`(USER/NAME, revision)` where `text` names a repository, else None.
 
     It does not where there is such a path here, or at least its first folder: then a file was mistyped.
@@ -29,7 +29,7 @@ def repository(text: str) -> tuple[str, str | None] | None:
 
 
 @cache  # a run names its model several times, and is to see one commit of it
-def fetch(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Path, str]:
+def download(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Path, str]:
     """Download what a repository holds into the cache, once: `(folder, USER/NAME@commit)`.
 
     `text` is USER/NAME or USER/NAME@REVISION. Of a dataset come the files that fit `patterns`; of a model its weights
@@ -41,7 +41,7 @@ def fetch(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Pa
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    named = repository(text)
+    named = parse_repo_id(text)
     if named is None:
         raise RuntimeError(f"{text} names no repository")
     repo, revision = named
@@ -64,15 +64,15 @@ def fetch(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple[Pa
         folder = download(revision)
         return folder if folder.name == commit else download(commit)
 
-    with speaking(repo, kind, revision):
+    with hub_errors_explained(repo, kind, revision):
         try:
-            folder = download(revision, here=True) if HF_HUB_OFFLINE else patiently(look)
+            folder = download(revision, here=True) if HF_HUB_OFFLINE else with_retries(look)
         except Exception as error:
             folder_before = _cached(error, download, revision)
             if folder_before is None:
                 raise
             folder = folder_before
-            print(f"can't reach {hub()}: taking {repo} as it was downloaded before", file=sys.stderr, flush=True)
+            print(f"can't reach {endpoint()}: taking {repo} as it was downloaded before", file=sys.stderr, flush=True)
     return folder, f"{repo}@{folder.name}"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
-from datagen.hub.errors import hub, patiently, speaking
+from datagen.hub.errors import endpoint, hub_errors_explained, with_retries
 from datagen.hub.fetch import NAME, Kind
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PULLS = 20  # pull requests, the latest, among which the same content is looked 
 
 
 @dataclass(frozen=True)
-class Target:
+class PublishTarget:
     """Where something is published, and how."""
 
     kind: Kind
@@ -64,14 +64,14 @@ def add_options(group: argparse._ArgumentGroup, *, whole: bool = True) -> None:
         group.add_argument("--force", action="store_true", help="replace what the repository holds, whatever that is")
 
 
-def check_unused(arguments: argparse.Namespace, flag: str) -> None:
+def refuse_unused(arguments: argparse.Namespace, flag: str) -> None:
     """Raise a `UserError` where the options say where to publish, and nothing is published."""
     for name in ("repo", "revision", "create_pr", "private", "force"):
         if getattr(arguments, name):
             raise UserError(f"--{name.replace('_', '-')} says how to publish: add {flag}, or leave it out")
 
 
-def target(arguments: argparse.Namespace, kind: Kind, name: str) -> Target:
+def resolve_target(arguments: argparse.Namespace, kind: Kind, name: str) -> PublishTarget:
     """Where the options say to publish; `name` is the repository's, unless they name one.
 
     Asked before the work begins, so that nobody trains for a day and then finds no token.
@@ -86,18 +86,18 @@ def target(arguments: argparse.Namespace, kind: Kind, name: str) -> Target:
         raise UserError("a pull request goes to the main branch: leave out --revision or --create-pr")
     if arguments.repo is not None and (NAME.fullmatch(arguments.repo) is None or "@" in arguments.repo):
         raise UserError(f"--repo {arguments.repo} is no repository: write USER/NAME")
-    with speaking(arguments.repo or name, kind):
-        me = patiently(HfApi().whoami)
+    with hub_errors_explained(arguments.repo or name, kind):
+        me = with_retries(HfApi().whoami)
         role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
         if role == "read":
             raise UserError("your token may only read: log in with one that may write (hf auth login, or HF_TOKEN)")
         repo = arguments.repo or f"{me['name']}/{name}"
         validate_repo_id(repo)
-    return Target(kind, repo, arguments.private, arguments.revision, arguments.create_pr, arguments.force)
+    return PublishTarget(kind, repo, arguments.private, arguments.revision, arguments.create_pr, arguments.force)
 
 
 @dataclass(frozen=True)
-class Mark:
+class RepoIdentity:
     """What tells that a repository holds this very thing: the `value` of a key in a JSON file there."""
 
     file: str
@@ -106,9 +106,9 @@ class Mark:
 
 
 def publish(
-    to: Target,
+    to: PublishTarget,
     files: Mapping[str, Path | bytes],
-    mark: Mark,
+    mark: RepoIdentity,
     *,
     whole: bool = True,
     no_change: str | None = None,
@@ -128,12 +128,12 @@ def publish(
     """
     from huggingface_hub import HfApi
 
-    with speaking(to.repo, to.kind, to.revision):
-        return patiently(lambda: _publish(_Remote(HfApi(), to), files, mark, whole, no_change))
+    with hub_errors_explained(to.repo, to.kind, to.revision):
+        return with_retries(lambda: _publish(_Remote(HfApi(), to), files, mark, whole, no_change))
 
 
 def _publish(
-    at: _Remote, files: Mapping[str, Path | bytes], mark: Mark, whole: bool, no_change: str | None
+    at: _Remote, files: Mapping[str, Path | bytes], mark: RepoIdentity, whole: bool, no_change: str | None
 ) -> Published:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.constants import REGEX_COMMIT_OID
@@ -171,7 +171,7 @@ class _Remote:
     """A repository as it is on the Hub."""
 
     api: HfApi
-    to: Target
+    to: PublishTarget
 
     @property
     def repo(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class _Remote:
     @property
     def url(self) -> str:
         """Its page."""
-        return f"{hub()}/{'datasets/' if self.to.kind == 'dataset' else ''}{self.to.repo}"
+        return f"{endpoint()}/{'datasets/' if self.to.kind == 'dataset' else ''}{self.to.repo}"
 
     def head(self, *, make: bool) -> tuple[str | None, bool]:
         """The commit to go on from, and whether its branch has nothing that main hasn't.
@@ -257,7 +257,7 @@ class _Remote:
         return None
 
 
-def files_of(at: Target, mark: Mark) -> set[str]:
+def published_files(at: PublishTarget, mark: RepoIdentity) -> set[str]:
     """The names of the files in a repository that holds what the mark says.
 
     Raises:
@@ -273,8 +273,8 @@ def files_of(at: Target, mark: Mark) -> set[str]:
             raise UserError(f"{at.repo} holds something else: publish the checkpoint there first")
         return set(there)
 
-    with speaking(at.repo, at.kind, at.revision):
-        return patiently(look)
+    with hub_errors_explained(at.repo, at.kind, at.revision):
+        return with_retries(look)
 
 
 def _value(text: bytes, key: str) -> Any:

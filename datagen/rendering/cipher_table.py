@@ -12,37 +12,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from datagen.common.options import Option, one_of, whole
-from datagen.rendering.compositing import paint
+from datagen.common.options import Option, choice, integer
+from datagen.rendering.compositing import colorize
 from datagen.sources.vocabulary import ALPHABETS
 
 SHADES = 32  # from paper to ink: enough for smooth letters, and faster to compress than 256
 LETTERS = ALPHABETS[26]
 FONTS = {"sans": "DejaVuSans.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}
 OPTIONS = (
-    Option("font", "sans", one_of(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them"),
-    Option("cell", 28, whole(14, 112), "pixels of a letter's cell: 28 is one merged patch of Qwen2.5-VL"),
-    Option("noise", 0, whole(0, 64), "the decoder's ink and paper vary by up to this much of 255"),
+    Option("font", "sans", choice(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them"),
+    Option("cell", 28, integer(14, 112), "pixels of a letter's cell: 28 is one merged patch of Qwen2.5-VL"),
+    Option("noise", 0, integer(0, 64), "the decoder's ink and paper vary by up to this much of 255"),
 )
 
 
-def draw_decoder(rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]) -> Image.Image:
+def draw_cipher_table(rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]) -> Image.Image:
     """A table in random order of what each coded letter stands for: in each entry an arrow between the two letters."""
     font = options["font"] if options["font"] != "any" else str(rng.choice(list(FONTS)))
-    flat = table(entries(coded, plain)[rng.permutation(len(coded))], font, options["cell"])
+    flat = render_entries(entry_indices(coded, plain)[rng.permutation(len(coded))], font, options["cell"])
     if not options["noise"]:
-        return paint(rng, flat, SHADES)
+        return colorize(rng, flat, SHADES)
     change = rng.integers(-options["noise"], options["noise"], size=flat.shape, endpoint=True)
-    return paint(rng, np.clip(flat * (255 / (SHADES - 1)) + change, 0, 255).astype(np.uint8))
+    return colorize(rng, np.clip(flat * (255 / (SHADES - 1)) + change, 0, 255).astype(np.uint8))
 
 
-def entries(coded: str, plain: str) -> NDArray[np.int64]:
+def entry_indices(coded: str, plain: str) -> NDArray[np.int64]:
     """The number of the entry for each coded letter and what it stands for, as `table` takes them."""
     rows, columns = (np.frombuffer(text.encode(), dtype=np.uint8) - np.int64(ord("a")) for text in (coded, plain))
     return rows * len(LETTERS) + columns
 
 
-def table(numbers: NDArray[np.int64], font: str, cell: int) -> NDArray[np.uint8]:
+def render_entries(numbers: NDArray[np.int64], font: str, cell: int) -> NDArray[np.uint8]:
     """Ink (0 to 31) of the entries row by row, each in two cells; two side by side, three where there are over 13."""
     columns = 2 if len(numbers) <= 13 else 3
     full = np.concatenate((numbers, np.full(-len(numbers) % columns, -1)))

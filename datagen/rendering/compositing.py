@@ -18,7 +18,7 @@ LOW, HIGH = np.repeat([DARK.start, LIGHT.start], 3), np.repeat([DARK.stop, LIGHT
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first outside
 
 
-def scatter(rng: np.random.Generator, sides: Sequence[int], canvas: int = CANVAS) -> list[Box]:
+def random_boxes(rng: np.random.Generator, sides: Sequence[int], canvas: int = CANVAS) -> list[Box]:
     """Square boxes of the given sides at random places that do not overlap, in the order of `sides`."""
     while True:
         boxes: list[Box] = []
@@ -38,7 +38,7 @@ def _free_place(rng: np.random.Generator, side: int, canvas: int, taken: list[Bo
     return None
 
 
-def place(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int = CANVAS) -> NDArray[np.uint8]:
+def composite(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int = CANVAS) -> NDArray[np.uint8]:
     """The ink of square glyphs in their boxes: (canvas, canvas), 0 for paper to 255 for ink. Sizes are fitted."""
     ink = np.zeros((canvas, canvas), dtype=np.uint8)
     for glyph, (x1, y1, x2, y2) in zip(glyphs, boxes, strict=True):
@@ -47,7 +47,7 @@ def place(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int
     return ink
 
 
-def paint(rng: np.random.Generator, ink: NDArray[np.uint8], shades: int = 256) -> Image.Image:
+def colorize(rng: np.random.Generator, ink: NDArray[np.uint8], shades: int = 256) -> Image.Image:
     """An image of the ink (height, width; 0 to `shades` - 1), in one random dark colour on one random light paper.
 
     It has a palette of the shades between the two: a third of RGB's bytes to encode, and half of them to store. The

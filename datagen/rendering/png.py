@@ -12,7 +12,7 @@ from zlib_ng import zlib_ng
 LEVEL = 2  # of zlib-ng, from 1 to 9
 
 
-def png(image: Image.Image) -> bytes:
+def encode_png(image: Image.Image) -> bytes:
     """The image as PNG.
 
     One with a palette is compressed by zlib-ng in one go: a seventh smaller than by Pillow, which compresses row by

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datagen.common.errors import UserError, need
-from datagen.sources.split import hash_of, split_of
+from datagen.common.errors import UserError, require_extra
+from datagen.sources.split import assign_split, content_hash
 
 SIDE = 28  # pixels, of a glyph
 
 
 @dataclass(frozen=True)
-class Glyphs:
+class DigitImages:
     """Handwritten digits: `pixels` (n, 28, 28) uint8 with ink 255 on 0, `labels` (n,), `ids` from their pixels."""
 
     pixels: NDArray[np.uint8]
@@ -43,14 +43,14 @@ class Glyphs:
         """For each digit from 0 to 9, where its glyphs are."""
         return tuple(np.flatnonzero(self.labels == digit) for digit in range(10))
 
-    def of_split(self, split: str) -> Glyphs:
+    def of_split(self, split: str) -> DigitImages:
         """The glyphs of one split."""
-        keep = [i for i, name in enumerate(self.ids) if split_of(name) == split]
-        return Glyphs(self.pixels[keep], self.labels[keep], tuple(self.ids[i] for i in keep))
+        keep = [i for i, name in enumerate(self.ids) if assign_split(name) == split]
+        return DigitImages(self.pixels[keep], self.labels[keep], tuple(self.ids[i] for i in keep))
 
 
 @cache
-def load_glyphs(source: str) -> Glyphs:
+def load_digits(source: str) -> DigitImages:
     """All glyphs of a source, `mnist-5k` (inside a package, 5,000) or `mnist` (downloaded once, 70,000).
 
     Raises:
@@ -59,9 +59,9 @@ def load_glyphs(source: str) -> Glyphs:
     pixels, labels = _mnist_5k() if source == "mnist-5k" else _mnist()
     first: dict[str, int] = {}  # a glyph that occurs twice counts once
     for i, image in enumerate(pixels):
-        first.setdefault(hash_of(image.tobytes()), i)
+        first.setdefault(content_hash(image.tobytes()), i)
     keep = list(first.values())
-    return Glyphs(pixels[keep], labels[keep], tuple(first))
+    return DigitImages(pixels[keep], labels[keep], tuple(first))
 
 
 def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -73,7 +73,7 @@ def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    need("train", "torchvision")
+    require_extra("train", "torchvision")
     from torchvision.datasets import MNIST
 
     folder = Path.home() / ".cache" / "r1vlm" / "mnist"

@@ -12,7 +12,7 @@ from typing import Protocol
 SPLITS = ("train", "validation", "test")
 
 
-class Source(Protocol):
+class SourceMaterial(Protocol):
     """Material to draw from. What `draw` is given is `of_split(split)`."""
 
     @property
@@ -23,12 +23,12 @@ class Source(Protocol):
         """What belongs to one split."""
 
 
-def hash_of(piece: bytes) -> str:
+def content_hash(piece: bytes) -> str:
     """16 hexadecimal digits that stand for a piece of source material."""
     return hashlib.sha256(piece).hexdigest()[:16]
 
 
-def split_of(piece_hash: str) -> str:
+def assign_split(piece_hash: str) -> str:
     """The split a piece belongs to, from its hash: 80% train, 10% validation, 10% test."""
     position = int(piece_hash, 16) / 16 ** len(piece_hash)
     return "train" if position < 0.8 else "validation" if position < 0.9 else "test"

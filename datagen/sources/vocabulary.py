@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datagen.common.errors import UserError
-from datagen.sources.split import SPLITS, hash_of, split_of
+from datagen.sources.split import SPLITS, assign_split, content_hash
 
-MOST = 50_000  # by rank; rarer "words" are names and misspellings
+MAX_RANK = 50_000  # by rank; rarer "words" are names and misspellings
 # The commonest letters first: a smaller alphabet still has words.
 ALPHABETS = {8: "aeinorst", 13: "acdehilnorstu", 26: "abcdefghijklmnopqrstuvwxyz"}
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: a key of the cache below
-class Words:
+class Vocabulary:
     """Words by falling frequency, with their ranks from 1 among all of wordfreq's English, and their split."""
 
     ranked: tuple[tuple[int, str], ...]
@@ -36,13 +36,13 @@ class Words:
         return hashlib.sha256(repr(self.ranked).encode()).hexdigest()
 
     @cached_property
-    def _parts(self) -> dict[str, Words]:
+    def _parts(self) -> dict[str, Vocabulary]:
         parts: dict[str, list[tuple[int, str]]] = {split: [] for split in SPLITS}
         for rank, word in self.ranked:
-            parts[split_of(hash_of(word.encode()))].append((rank, word))
-        return {split: Words(tuple(part), split) for split, part in parts.items()}
+            parts[assign_split(content_hash(word.encode()))].append((rank, word))
+        return {split: Vocabulary(tuple(part), split) for split, part in parts.items()}
 
-    def of_split(self, split: str) -> Words:
+    def of_split(self, split: str) -> Vocabulary:
         """The words of one split; it also gives the cipher keys of that split."""
         return self._parts[split]
 
@@ -54,7 +54,7 @@ class Words:
         Raises:
             UserError: where the split has too few such words.
         """
-        known = _fitting(self, most, (letters[0], letters[1]), alphabet)
+        known = _matching_words(self, most, (letters[0], letters[1]), alphabet)
         if len(known) < count:
             raise UserError(
                 f"{self.split} has {len(known)} words of {letters[0]} to {letters[1]} letters from an alphabet of "
@@ -67,7 +67,7 @@ class Words:
         letters = _letters(alphabet)
         while True:
             key = "".join(rng.permutation(letters).tolist())
-            if split_of(hash_of(key.encode())) == self.split:
+            if assign_split(content_hash(key.encode())) == self.split:
                 return key
 
 
@@ -77,7 +77,7 @@ def _letters(alphabet: int) -> NDArray[np.str_]:
 
 
 @cache  # a worker asks for few combinations, millions of times
-def _fitting(words: Words, most: int, letters: tuple[int, int], alphabet: int) -> list[str]:
+def _matching_words(words: Vocabulary, most: int, letters: tuple[int, int], alphabet: int) -> list[str]:
     low, high = letters
     known = set(ALPHABETS[alphabet])
     return [word for rank, word in words.ranked if rank <= most and low <= len(word) <= high and set(word) <= known]
@@ -90,16 +90,16 @@ def blocked() -> tuple[set[str], tuple[str, ...]]:
 
 
 @cache
-def load_words() -> Words:
+def load_vocabulary() -> Vocabulary:
     """All words of the source `wordfreq`."""
     from wordfreq import top_n_list
 
     words, stems = blocked()
     of_a_stem = re.compile("|".join(map(re.escape, stems))).search
-    return Words(
+    return Vocabulary(
         tuple(
             (rank, word)
-            for rank, word in enumerate(top_n_list("en", MOST), start=1)
+            for rank, word in enumerate(top_n_list("en", MAX_RANK), start=1)
             if len(word) >= 3 and word.isascii() and word.isalpha() and word not in words and not of_a_stem(word)
         )
     )

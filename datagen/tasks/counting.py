@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from datagen import r1_format
-from datagen.common.options import Option, span
-from datagen.rendering.compositing import Box, paint, place, scatter
-from datagen.sources.mnist import Glyphs
-from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
+from datagen.common.options import Option, integer_range
+from datagen.rendering.compositing import Box, colorize, composite, random_boxes
+from datagen.sources.mnist import DigitImages
+from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
 CANVAS = 168  # pixels: 6 x 6 merged patches of Qwen2.5-VL
 SIDES = (18, 32)  # pixels, of the smallest and the largest glyph
@@ -24,7 +24,7 @@ DISTRACTORS = 4  # at most
 OBJECT = re.compile(r"\{[^{}]{1,200}\}")  # one flat JSON object
 
 
-def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -> Drawing:
+def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, Any]) -> DrawnExample:
     """0 to 10 digits to be counted among up to four that are not.
 
     Half of the images ask for one digit, `target`, among other digits; half for all digits (`target` is null) among
@@ -36,7 +36,7 @@ def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -
     others = int(rng.integers(0 if count else 1, DISTRACTORS, endpoint=True))  # an empty image would occur twice
     target = int(rng.integers(10)) if rng.random() < 0.5 else None
     sides = sorted(rng.integers(*SIDES, size=count + others, endpoint=True).tolist(), reverse=True)
-    large_first = scatter(rng, sides, CANVAS)  # they fit more easily so
+    large_first = random_boxes(rng, sides, CANVAS)  # they fit more easily so
     boxes = [large_first[i] for i in rng.permutation(len(sides)).tolist()]
     if target is None:
         chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
@@ -46,8 +46,8 @@ def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -
         chosen = [*rng.choice(own, size=count, replace=False), *rng.choice(rest, size=others, replace=False)]
     pieces = [glyphs.pixels[i] for i in chosen]
     outlines = [outline(rng) for _ in range(others)] if target is None else []
-    return Drawing(
-        image=paint(rng, place([*pieces, *outlines], boxes, CANVAS)),
+    return DrawnExample(
+        image=colorize(rng, composite([*pieces, *outlines], boxes, CANVAS)),
         truth={
             "target": target,
             "count": count,
@@ -68,14 +68,14 @@ def outline(rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.asarray(picture)
 
 
-def counted(example: Truth) -> list[tuple[str, Box]]:
+def counted(example: GroundTruth) -> list[tuple[str, Box]]:
     """(label, box) of every digit that is to be counted, the topmost first."""
     found = zip(example["digits"], example["boxes"], strict=True)
     wanted = [(str(digit), tuple(box)) for digit, box in found if example["target"] in (None, digit)]
     return sorted(wanted, key=lambda one: (one[1][1], one[1][0]))
 
 
-def question(example: Truth) -> str:
+def question(example: GroundTruth) -> str:
     """How the example is asked."""
     what = "digits" if example["target"] is None else f"digits {example['target']}"
     return (
@@ -84,7 +84,7 @@ def question(example: Truth) -> str:
     )
 
 
-def point_out(example: Truth) -> str:
+def pointing_trace(example: GroundTruth) -> str:
     """The trace: a point in the middle of every counted digit."""
     points = [
         json.dumps({"point_2d": [(x1 + x2) // 2, (y1 + y2) // 2], "label": label})
@@ -93,18 +93,18 @@ def point_out(example: Truth) -> str:
     return f"{' '.join(points)} That makes {len(points)}.".lstrip()
 
 
-def count_correct(message: str, example: Truth) -> float:
+def count_correct(message: str, example: GroundTruth) -> float:
     """1.0 where the answer is the count, as an integer."""
-    return float(r1_format.read_integer(r1_format.answer_of(message)) == example["count"])
+    return float(r1_format.read_integer(r1_format.extract_answer(message)) == example["count"])
 
 
-def soft_correctness(message: str, example: Truth) -> float:
+def soft_correctness(message: str, example: GroundTruth) -> float:
     """exp(-error² / 4) of a count, which is an integer from 0 on; 0.0 for anything else."""
-    given = r1_format.read_integer(r1_format.answer_of(message))
+    given = r1_format.read_integer(r1_format.extract_answer(message))
     return 0.0 if given is None or given < 0 else math.exp(-(min(abs(given - example["count"]), 100) ** 2) / 4)
 
 
-def grounding(message: str, example: Truth) -> float:
+def grounding(message: str, example: GroundTruth) -> float:
     """F1 of the points and boxes in a well-formed message's reasoning, matched one to one with the counted digits.
 
     A point matches the digit of its label in whose box it lies, a box the one with which its intersection over union is
@@ -114,7 +114,7 @@ def grounding(message: str, example: Truth) -> float:
     parsed = r1_format.parse(message)
     if parsed is None:
         return 0.0
-    given = [place for text in OBJECT.findall(parsed[0]) if (place := read_place(text)) is not None]
+    given = [composite for text in OBJECT.findall(parsed[0]) if (composite := parse_location(text)) is not None]
     missing = counted(example)
     total = len(given) + len(missing)
     if total == 0:
@@ -128,7 +128,7 @@ def grounding(message: str, example: Truth) -> float:
     return 2 * matched / total
 
 
-def read_place(text: str) -> tuple[str, tuple[float, ...]] | None:
+def parse_location(text: str) -> tuple[str, tuple[float, ...]] | None:
     """(label, numbers) of a JSON object with two numbers as `point_2d` or four as `bbox_2d`; None for anything else."""
     if '_2d"' not in text:  # to fail is what takes json longest
         return None
@@ -162,7 +162,7 @@ COUNT = Task(
     ask=question,
     example_answer="42",
     answer=lambda example: str(example["count"]),
-    solve=point_out,
+    solve=pointing_trace,
     rewards={
         "format": r1_format.format_reward,
         "correctness": count_correct,
@@ -177,7 +177,7 @@ COUNTING = DatasetSpec(
     summary="0 to 10 handwritten digits of many sizes among distractors: how many are there of a kind, and where",
     draw=draw,
     sources=("mnist-5k", "mnist"),
-    options=(Option("count", (0, 10), span(0, 10), "digits to be counted"),),
+    options=(Option("count", (0, 10), integer_range(0, 10), "digits to be counted"),),
     raw_columns={
         "target": Column("int64", "the digit that is to be counted; null for all digits"),
         "count": Column("int64", "how many there are of it: the right answer, and the difficulty"),

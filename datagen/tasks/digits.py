@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from datagen.common.options import Option, span
-from datagen.r1_format import answer_of, format_reward, read_integer
-from datagen.rendering.compositing import paint, place, scatter
-from datagen.sources.mnist import SIDE, Glyphs
-from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
+from datagen.common.options import Option, integer_range
+from datagen.r1_format import extract_answer, format_reward, read_integer
+from datagen.rendering.compositing import colorize, composite, random_boxes
+from datagen.sources.mnist import SIDE, DigitImages
+from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
 
-def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -> Drawing:
+def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, Any]) -> DrawnExample:
     """One to three handwritten digits at random places; `digits`, `boxes` and `glyph_ids` go from left to right."""
     low, high = options["digits"]
     count = int(rng.integers(low, high, endpoint=True))
-    boxes = sorted(scatter(rng, [SIDE] * count))
+    boxes = sorted(random_boxes(rng, [SIDE] * count))
     chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
-    return Drawing(
-        image=paint(rng, place([glyphs.pixels[i] for i in chosen], boxes)),
+    return DrawnExample(
+        image=colorize(rng, composite([glyphs.pixels[i] for i in chosen], boxes)),
         truth={
             "digits": [int(glyphs.labels[i]) for i in chosen],
             "boxes": [list(box) for box in boxes],
@@ -32,9 +32,9 @@ def draw(rng: np.random.Generator, glyphs: Glyphs, options: Mapping[str, Any]) -
     )
 
 
-def list_correct(message: str, example: Truth) -> float:
+def list_correct(message: str, example: GroundTruth) -> float:
     """1.0 where the answer is the digits as integers, lowest first, comma between them; brackets optional."""
-    answer = answer_of(message)
+    answer = extract_answer(message)
     if answer is None or len(answer) > 1000:
         return 0.0
     if answer.startswith("[") and answer.endswith("]"):
@@ -43,12 +43,12 @@ def list_correct(message: str, example: Truth) -> float:
     return float(given == sorted(example["digits"]))
 
 
-def sum_correct(message: str, example: Truth) -> float:
+def sum_correct(message: str, example: GroundTruth) -> float:
     """1.0 where the answer is the sum of the digits, as an integer."""
-    return float(read_integer(answer_of(message)) == sum(example["digits"]))
+    return float(read_integer(extract_answer(message)) == sum(example["digits"]))
 
 
-def see(example: Truth) -> str:
+def reading_trace(example: GroundTruth) -> str:
     """The first sentence of every trace: which digits there are, lowest first."""
     return f"I see {', '.join(map(str, sorted(example['digits'])))}."
 
@@ -59,9 +59,9 @@ def additions(digits: list[int]) -> str:
     return " ".join(f"{before} + {digit} = {after}." for digit, (before, after) in steps)
 
 
-def add_up(example: Truth) -> str:
+def add_up(example: GroundTruth) -> str:
     """The trace of a sum: what is seen, then the additions."""
-    return f"{see(example)} {additions(sorted(example['digits']))}".rstrip()
+    return f"{reading_trace(example)} {additions(sorted(example['digits']))}".rstrip()
 
 
 LIST = Task(
@@ -70,7 +70,7 @@ LIST = Task(
     ask=lambda _: "List the digits in this image, from lowest to highest.",
     example_answer="[0, 1, 2, 3]",
     answer=lambda example: str(sorted(example["digits"])),
-    solve=see,
+    solve=reading_trace,
     rewards={"format": format_reward, "correctness": list_correct},
 )
 
@@ -90,7 +90,7 @@ DIGITS = DatasetSpec(
     summary="one to three handwritten digits: list them in order, add them up",
     draw=draw,
     sources=("mnist-5k", "mnist"),
-    options=(Option("digits", (1, 3), span(1, 3), "digits in an image"),),
+    options=(Option("digits", (1, 3), integer_range(1, 3), "digits in an image"),),
     raw_columns={
         "digits": Column(["int64"], "the digits in the image, in the order of `boxes`"),
         "boxes": Column([["int64"]], "where each is: x1, y1, x2, y2 in pixels from the upper left corner"),

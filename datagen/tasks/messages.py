@@ -11,16 +11,16 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from datagen import r1_format
-from datagen.common.options import Option, one_size, span
+from datagen.common.options import Option, integer_choice, integer_range
 from datagen.rendering.cipher_table import OPTIONS
-from datagen.sources.vocabulary import ALPHABETS, Words
-from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
-from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, disguise, exchange, look_up
+from datagen.sources.vocabulary import ALPHABETS, Vocabulary
+from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
+from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, encipher, lookup_trace, swap_letters
 
 PLAIN = re.compile(r"[a-z ]+")
 
 
-def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> Drawing:
+def draw(rng: np.random.Generator, words: Vocabulary, options: Mapping[str, Any]) -> DrawnExample:
     """One to three different words under a random substitution of the alphabet; the image shows the decoder."""
     low, high = options["words"]
     size = options["alphabet"]
@@ -32,10 +32,10 @@ def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> 
         "word_length": max(map(len, chosen)),
         "alphabet_size": size,
     }
-    return disguise(rng, words, " ".join(chosen), size, options=options, more=more)
+    return encipher(rng, words, " ".join(chosen), size, options=options, more=more)
 
 
-def shown(message: str) -> list[str] | None:
+def extract_characters(message: str) -> list[str] | None:
     """The characters in the only `<chars>` block of a well-formed message; None where there is no such block."""
     parsed = r1_format.parse(message)
     if parsed is None or message.count("<chars>") != 1 or message.count("</chars>") != 1:
@@ -50,61 +50,61 @@ def similarity(given: str | list[str], true: str | list[str]) -> float:
     return 1.0 - Levenshtein.distance(given, true) / max(len(given), len(true), 1)
 
 
-def chars_format(message: str, example: Truth) -> float:
+def chars_format(message: str, example: GroundTruth) -> float:
     """1.0 for one think block that holds one chars block, then one answer block that is not empty."""
-    return float(shown(message) is not None and r1_format.format_reward(message, example) == 1.0)
+    return float(extract_characters(message) is not None and r1_format.format_reward(message, example) == 1.0)
 
 
-def chars(message: str, example: Truth) -> float:
+def chars(message: str, example: GroundTruth) -> float:
     """1 - edit distance / the longer length, of the characters shown and the message's.
 
     0.0 where they are nearer to the coded text.
     """
-    given = shown(message)
+    given = extract_characters(message)
     if not given:
         return 0.0
-    true, coded = (r1_format.spell(example[column]).split(" ") for column in ("message", "coded_message"))
+    true, coded = (r1_format.spell_out(example[column]).split(" ") for column in ("message", "coded_message"))
     if Levenshtein.distance(given, coded) < Levenshtein.distance(given, true):
         return 0.0
     return similarity(given, true)
 
 
-def message_correct(message: str, example: Truth) -> float:
+def message_correct(message: str, example: GroundTruth) -> float:
     """1.0 where the answer is exactly the message, and the characters shown are all right."""
-    return float(r1_format.answer_of(message) == example["message"] and chars(message, example) == 1.0)
+    return float(r1_format.extract_answer(message) == example["message"] and chars(message, example) == 1.0)
 
 
-def partial(message: str, example: Truth) -> float:
+def partial(message: str, example: GroundTruth) -> float:
     """1 - edit distance / the longer length, of answer and message, where the characters shown are all right.
 
     0.0 for anything but lower-case letters and spaces, and for an answer that is no nearer to the message than the
     message spelled out is: copying the characters is no answer.
     """
-    answer = r1_format.answer_of(message)
+    answer = r1_format.extract_answer(message)
     if answer is None or PLAIN.fullmatch(answer) is None or chars(message, example) < 1.0:
         return 0.0
     true = example["message"]
-    if Levenshtein.distance(answer, true) >= Levenshtein.distance(r1_format.spell(true), true):
+    if Levenshtein.distance(answer, true) >= Levenshtein.distance(r1_format.spell_out(true), true):
         return 0.0
     return similarity(answer, true)
 
 
-def with_words(count: int) -> Task:
+def message_task(count: int) -> Task:
     """The task that asks for messages of `count` words."""
     return Task(
         name=f"word_{count}",
         summary=f"Decode a message of {count} word{'s' * (count > 1)}, showing the characters.",
         ask=lambda example: (
             "Each entry of the image shows a coded letter, an arrow, and the letter it stands for; _ stands for a "
-            f"space. Decode this message: {r1_format.spell(example['coded_message'])}\n"
+            f"space. Decode this message: {r1_format.spell_out(example['coded_message'])}\n"
             "At the end of your reasoning write all decoded characters with spaces between them, _ for a space, in "
             "<chars> </chars> tags."
         ),
         example_answer="the whole decoded message",
         answer=lambda example: str(example["message"]),
-        solve=lambda example: f"{look_up(example)}. <chars> {r1_format.spell(example['message'])} </chars>",
+        solve=lambda example: f"{lookup_trace(example)}. <chars> {r1_format.spell_out(example['message'])} </chars>",
         rewards={"format": chars_format, "chars": chars, "correctness": message_correct, "partial": partial},
-        asked=lambda example: bool(example["num_words"] == count),
+        applies_to=lambda example: bool(example["num_words"] == count),
     )
 
 
@@ -115,8 +115,8 @@ MESSAGES = DatasetSpec(
     draw=draw,
     sources=("wordfreq",),
     options=(
-        Option("words", (1, 3), span(1, 3), "words in a message"),
-        Option("alphabet", 26, one_size(*ALPHABETS), "letters in the cipher: 8, 13 or 26"),
+        Option("words", (1, 3), integer_range(1, 3), "words in a message"),
+        Option("alphabet", 26, integer_choice(*ALPHABETS), "letters in the cipher: 8, 13 or 26"),
         VOCABULARY,
         replace(LETTERS, default=(3, 10)),
         *OPTIONS,
@@ -131,6 +131,6 @@ MESSAGES = DatasetSpec(
     r1_columns=("message", "coded_message", "key", "num_words", "word_length", "alphabet_size"),
     difficulty="word_length",
     disjoint=("words", "key"),
-    tasks=(with_words(1), with_words(2), with_words(3)),
-    exchange=exchange,
+    tasks=(message_task(1), message_task(2), message_task(3)),
+    counterfactual=swap_letters,
 )

@@ -7,33 +7,33 @@ from typing import Any
 
 import numpy as np
 
-from datagen.common.options import Option, span, whole
-from datagen.r1_format import answer_of, format_reward, spell
-from datagen.rendering.cipher_table import OPTIONS, draw_decoder
-from datagen.sources.vocabulary import ALPHABETS, MOST, Words
-from datagen.task import Column, DatasetSpec, Drawing, Task, Truth
+from datagen.common.options import Option, integer, integer_range
+from datagen.r1_format import extract_answer, format_reward, spell_out
+from datagen.rendering.cipher_table import OPTIONS, draw_cipher_table
+from datagen.sources.vocabulary import ALPHABETS, MAX_RANK, Vocabulary
+from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
 QUOTES = "\"'`“”‘’«»"
-VOCABULARY = Option("vocabulary", 20_000, whole(1, MOST), "the most frequent English words to draw from")
-LETTERS = Option("letters", (3, 12), span(3, 20), "letters in a word")
+VOCABULARY = Option("vocabulary", 20_000, integer(1, MAX_RANK), "the most frequent English words to draw from")
+LETTERS = Option("letters", (3, 12), integer_range(3, 20), "letters in a word")
 ALPHABET = 26
 
 
-def draw(rng: np.random.Generator, words: Words, options: Mapping[str, Any]) -> Drawing:
+def draw(rng: np.random.Generator, words: Vocabulary, options: Mapping[str, Any]) -> DrawnExample:
     """One word under a random substitution of the 26 letters; the image shows the decoder."""
     (word,) = words.pick(rng, 1, most=options["vocabulary"], letters=options["letters"], alphabet=ALPHABET)
-    return disguise(rng, words, word, ALPHABET, options=options, more={"word_length": len(word)})
+    return encipher(rng, words, word, ALPHABET, options=options, more={"word_length": len(word)})
 
 
-def disguise(
+def encipher(
     rng: np.random.Generator,
-    words: Words,
+    words: Vocabulary,
     message: str,
     alphabet: int,
     *,
     options: Mapping[str, Any],
     more: Mapping[str, Any],
-) -> Drawing:
+) -> DrawnExample:
     """The decoder of a random key of the split, with the message in that cipher (and `more`) as truth.
 
     The coded message differs from the message; a space is coded as `_`. The key's i-th letter is what the alphabet's
@@ -45,29 +45,29 @@ def disguise(
         coded = message.translate(str.maketrans(key + " ", letters + "_"))
         if coded != message.replace(" ", "_"):
             break
-    image = draw_decoder(rng, letters, key, options)
-    return Drawing(image, {"message": message, "coded_message": coded, "key": key, **more})
+    image = draw_cipher_table(rng, letters, key, options)
+    return DrawnExample(image, {"message": message, "coded_message": coded, "key": key, **more})
 
 
-def exchange(rng: np.random.Generator, example: Truth, options: Mapping[str, Any]) -> Drawing:
+def swap_letters(rng: np.random.Generator, example: GroundTruth, options: Mapping[str, Any]) -> DrawnExample:
     """The same coded message, with two letters exchanged in the decoder's right column, one of them in the message."""
     key, letters = example["key"], ALPHABETS[len(example["key"])]
     first = str(rng.choice(sorted(set(example["message"]) - {" "})))
     second = str(rng.choice([letter for letter in key if letter != first]))
     swap = str.maketrans(first + second, second + first)
-    image = draw_decoder(rng, letters, key.translate(swap), options)
-    return Drawing(image, {"message": example["message"].translate(swap), "key": key.translate(swap)})
+    image = draw_cipher_table(rng, letters, key.translate(swap), options)
+    return DrawnExample(image, {"message": example["message"].translate(swap), "key": key.translate(swap)})
 
 
-def look_up(example: Truth) -> str:
+def lookup_trace(example: GroundTruth) -> str:
     """The trace's first step: every coded character with what it stands for."""
     plain = example["message"].replace(" ", "_")
     return ", ".join(f"{coded} = {letter}" for coded, letter in zip(example["coded_message"], plain, strict=True))
 
 
-def word_correct(message: str, example: Truth) -> float:
+def word_correct(message: str, example: GroundTruth) -> float:
     """1.0 where the answer is the word; case and quotes around it are ignored."""
-    answer = answer_of(message)
+    answer = extract_answer(message)
     if answer is None or len(answer) > 100:
         return 0.0
     word = answer.strip(QUOTES).strip()
@@ -79,11 +79,11 @@ WORD = Task(
     summary="Decode a word.",
     ask=lambda example: (
         "Each entry of the image shows a coded letter, an arrow, and the letter it stands for. "
-        f"Decode this word: {spell(example['coded_message'])}"
+        f"Decode this word: {spell_out(example['coded_message'])}"
     ),
     example_answer="the decoded word",
     answer=lambda example: str(example["message"]),
-    solve=lambda example: f"{look_up(example)}.",
+    solve=lambda example: f"{lookup_trace(example)}.",
     rewards={"format": format_reward, "correctness": word_correct},
 )
 
@@ -105,5 +105,5 @@ WORDS = DatasetSpec(
     difficulty="word_length",
     disjoint=("message", "key"),
     tasks=(WORD,),
-    exchange=exchange,
+    counterfactual=swap_letters,
 )

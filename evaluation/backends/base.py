@@ -9,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from datagen.common.errors import UserError, need
+from datagen.common.errors import UserError, require_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from evaluation.model_source import Subject
+    from evaluation.model_source import ModelSource
 
-ENGINES = ("auto", "transformers", "vllm", "openai")
+BACKENDS = ("auto", "transformers", "vllm", "openai")
 PAYS_OFF = 64  # questions on a GPU from which vLLM's start (about a minute) is won back
 
 
@@ -51,7 +51,7 @@ class Sampling:
         return {"greedy": self.temperature == 0, **asdict(self)}
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """A model that is ready to answer."""
 
     def describe(self) -> dict[str, str]:
@@ -61,17 +61,17 @@ class Engine(Protocol):
         """(place in `prompts`, what was generated behind the opening words), as each is done, in any order."""
 
 
-def check_engine(name: str, endpoint: str | None) -> None:
+def check_backend(name: str, endpoint: str | None) -> None:
     """Raise a `UserError` where an engine can't be used: it has no server, or isn't installed."""
     if name == "openai" and endpoint is None:
         raise UserError("--engine openai needs the address of a server: name it with --endpoint")
     if endpoint is not None and name not in ("auto", "openai"):
         raise UserError(f"--endpoint is answered by a server: leave out --engine {name}")
     if name == "vllm":
-        need("vllm", "vllm")
+        require_extra("vllm", "vllm")
 
 
-def choose(name: str, subject: Subject, questions: int) -> str:
+def choose_backend(name: str, subject: ModelSource, questions: int) -> str:
     """The engine that `auto` stands for: a server where one is named, vLLM where it is installed and pays off.
 
     On a CPU vLLM's start costs more than it wins (see benchmarks/RESULTS.md). LoRA adapters are transformers' (PEFT's).
@@ -87,7 +87,7 @@ def choose(name: str, subject: Subject, questions: int) -> str:
     return "vllm" if torch.cuda.is_available() else "transformers"
 
 
-def versions(name: str) -> dict[str, str]:
+def backend_versions(name: str) -> dict[str, str]:
     """The engine's name and the versions that determine what it generates. Imports none of them."""
     found = {"name": name}
     if name != "openai":

@@ -28,7 +28,7 @@ AT_ONCE = 32  # questions that are asked at the same time, unless --batch-size s
 
 
 @dataclass(frozen=True)
-class OpenAIEngine:
+class OpenAIBackend:
     """A server at `address` (…/v1) that has a `model`. Questions are asked `at_once`, and again where that fails.
 
     The token, where the server wants one, is that of `OPENAI_API_KEY`.
@@ -116,7 +116,7 @@ class OpenAIEngine:
         return self.address.rpartition("@")[2]
 
 
-def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> OpenAIEngine:
+def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> OpenAIBackend:
     """A server that is there, and has the model.
 
     Raises:
@@ -124,7 +124,7 @@ def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> Open
     """
     if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
         raise UserError(f"--endpoint {endpoint} is no address: write http://HOST:PORT/v1")
-    engine = OpenAIEngine(endpoint.rstrip("/"), model, sampling, at_once)
+    engine = OpenAIBackend(endpoint.rstrip("/"), model, sampling, at_once)
     known = engine.models()
     if model not in known:
         some = printable(", ".join(known[:10])[:SAID])

@@ -9,13 +9,13 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from evaluation.backends.base import Prompt, Sampling, versions
+from evaluation.backends.base import Prompt, Sampling, backend_versions
 
 BATCH = 128  # prompts at a time, unless --batch-size says otherwise
 
 
 @dataclass(frozen=True)
-class TransformersEngine:
+class TransformersBackend:
     """A loaded model with its processor; `device` is `cpu` (float32) or `cuda` (bfloat16)."""
 
     model: Any
@@ -26,7 +26,7 @@ class TransformersEngine:
     def describe(self) -> dict[str, str]:
         """What generated the answers, for the result file."""
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return {**versions("transformers"), "device": self.device, "dtype": dtype}
+        return {**backend_versions("transformers"), "device": self.device, "dtype": dtype}
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
         """What was generated for each prompt, by its place, as each batch is done."""
@@ -64,7 +64,7 @@ class TransformersEngine:
         return generated
 
 
-def load(folder: Path, sampling: Sampling, batch_size: int) -> TransformersEngine:
+def load(folder: Path, sampling: Sampling, batch_size: int) -> TransformersBackend:
     """The checkpoint in `folder`, on the GPU where there is one.
 
     Raises:
@@ -93,7 +93,7 @@ def load(folder: Path, sampling: Sampling, batch_size: int) -> TransformersEngin
         raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
     processor.tokenizer.padding_side = "left"
     model.generation_config = generation_config(model, processor, sampling)
-    return TransformersEngine(model.eval().to(device), processor, device, batch_size)
+    return TransformersBackend(model.eval().to(device), processor, device, batch_size)
 
 
 def generation_config(model: Any, processor: Any, sampling: Sampling) -> Any:

@@ -17,14 +17,14 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from evaluation.backends.base import Prompt, Sampling, versions
+from evaluation.backends.base import Prompt, Sampling, backend_versions
 from evaluation.backends.openai import data_url
 
 BATCH = 512  # prompts that vLLM schedules at a time; what is done is kept after each
 
 
 @dataclass(frozen=True)
-class VLLMEngine:
+class VLLMBackend:
     """A loaded `vllm.LLM`, its chat template, the sampling parameters for a seed, and the device it runs on."""
 
     llm: Any
@@ -34,7 +34,7 @@ class VLLMEngine:
 
     def describe(self) -> dict[str, str]:
         """What generated the answers, for the result file."""
-        return {**versions("vllm"), "device": self.device}
+        return {**backend_versions("vllm"), "device": self.device}
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
         """What was generated for each prompt, by its place, as each batch is done."""
@@ -53,7 +53,7 @@ class VLLMEngine:
             yield from enumerate((one.outputs[0].text for one in done), start)
 
 
-class Copies:
+class DataParallelVLLM:
     """A process for each of some environments, such as `{"CUDA_VISIBLE_DEVICES": "0"}`, with the checkpoint in it.
 
     Whoever is done with a batch gets the next one. The processes end with this object, and their memory is free then:
@@ -99,7 +99,7 @@ class Copies:
                 yield from enumerate(done.result(), start)
 
 
-_loaded: list[VLLMEngine] = []  # in a process of `Copies`, the model it answers with
+_loaded: list[VLLMBackend] = []  # in a process of `Copies`, the model it answers with
 
 
 def _start(folder: Path, sampling: Sampling, environment: Mapping[str, str]) -> dict[str, str]:
@@ -117,7 +117,7 @@ def _end(pools: list[ProcessPoolExecutor]) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def load(folder: Path, sampling: Sampling) -> VLLMEngine | Copies:
+def load(folder: Path, sampling: Sampling) -> VLLMBackend | DataParallelVLLM:
     """The checkpoint in `folder`: on all GPUs (one copy each), or on the CPU in float32.
 
     Raises:
@@ -125,18 +125,18 @@ def load(folder: Path, sampling: Sampling) -> VLLMEngine | Copies:
     """
     import torch
 
-    gpus = visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus = gpu_ids(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if len(gpus) < 2:
         return load_here(folder, sampling)
-    return Copies(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus])
+    return DataParallelVLLM(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus])
 
 
-def visible_gpus(count: int, named: str | None) -> list[str]:
+def gpu_ids(count: int, named: str | None) -> list[str]:
     """What a process has to name to see one GPU, for each of the `count` that this one sees, of those `named` to it."""
     return [gpu.strip() for gpu in named.split(",")][:count] if named else [str(gpu) for gpu in range(count)]
 
 
-def load_here(folder: Path, sampling: Sampling) -> VLLMEngine:
+def load_here(folder: Path, sampling: Sampling) -> VLLMBackend:
     """The checkpoint in `folder`, in this process: on the first GPU, or on the CPU in float32.
 
     Raises:
@@ -171,7 +171,7 @@ def load_here(folder: Path, sampling: Sampling) -> VLLMEngine:
             seed=seed if sampling.temperature else None,
         )
 
-    return VLLMEngine(llm, processor.chat_template, parameters, "cuda" if cuda else "cpu")
+    return VLLMBackend(llm, processor.chat_template, parameters, "cuda" if cuda else "cpu")
 
 
 def conversation(prompt: Prompt) -> list[dict[str, Any]]:

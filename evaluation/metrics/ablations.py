@@ -34,7 +34,7 @@ def findings(scored: Scored, controlled: Mapping[str, Any]) -> list[str]:
 def constant(task: str, scored: Scored) -> str | None:
     """The sentence about an answer that is given to nearly all questions of a task, and too often to be right."""
     truths = Counter(question["answer"] for question in scored.questions)
-    (common, times), *_ = Counter(r1_format.answer_of(message) for message in scored.messages).most_common(1)
+    (common, times), *_ = Counter(r1_format.extract_answer(message) for message in scored.messages).most_common(1)
     n, right = len(scored.messages), truths[common]
     if common is None or times < MOST * n or times < min(1.2 * right, n) or times == right:
         return None

@@ -14,7 +14,7 @@ NEEDS_NONE = "It does not need the image"  # how a finding begins that a gain is
 P_VALUE_TEST = "exact sign test over images, which is McNemar's where an image is asked one question"
 
 
-def contrast(before: Scored, after: Scored) -> dict[str, Any]:
+def paired_summary(before: Scored, after: Scored) -> dict[str, Any]:
     """The accuracies, their paired difference, the flips, and the mean of each reward on both sides.
 
     A question is right where its correctness is 1.
@@ -53,9 +53,9 @@ def compare(before: Scored, after: Scored, difficulty: str, findings: Sequence[s
         (name, zip(before.groups(*columns), after.groups(*columns), strict=True))
         for name, columns in (("by_task", ("task",)), ("by_difficulty", ("task", difficulty)))
     ]
-    total = contrast(before, after) | {"findings": list(findings)}
+    total = paired_summary(before, after) | {"findings": list(findings)}
     flipped = (total["wrong_to_right"] + total["right_to_wrong"]) / total["n"]
-    slices = {name: [{**key, **contrast(was, now)} for (key, was), (_, now) in both] for name, both in pairs}
+    slices = {name: [{**key, **paired_summary(was, now)} for (key, was), (_, now) in both] for name, both in pairs}
     for rows in slices.values():
         for row, p_value in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
             row["p_value_holm"] = p_value

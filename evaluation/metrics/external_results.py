@@ -15,7 +15,7 @@ Row = dict[str, Any]
 SAME = ("dataset_fingerprint", "split", "tasks", "n")
 
 
-def read_beside(path: Path) -> Row:
+def read_external_result(path: Path) -> Row:
     """The row of a result file that r1vlm-eval wrote; named after the file, or its folder where all are `results`.
 
     Raises:
@@ -28,10 +28,10 @@ def read_beside(path: Path) -> Row:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: name a results.json of r1vlm-eval with --beside") from error
     name = path.resolve().parent.name if path.stem == "results" else path.stem
-    return beside_row(value, name, str(path))
+    return external_result(value, name, str(path))
 
 
-def beside_row(value: Any, name: str, where: str) -> Row:
+def external_result(value: Any, name: str, where: str) -> Row:
     """A row from an object with the keys of a result. `name` is what it is called unless it says so itself.
 
     Raises:
@@ -54,6 +54,6 @@ def beside_row(value: Any, name: str, where: str) -> Row:
     }
 
 
-def mark_others(rows: list[Row], result: Mapping[str, Any]) -> list[Row]:
+def mark_other_questions(rows: list[Row], result: Mapping[str, Any]) -> list[Row]:
     """The rows, each told whether it was scored on other questions than `result`, as far as it says."""
     return [{**row, "other_questions": any(row.get(key, result[key]) != result[key] for key in SAME)} for row in rows]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datagen.r1_format import answer_of
+from datagen.r1_format import extract_answer
 from datagen.registry import find_task
 from evaluation.metrics.statistics import mean_interval, pass_at_k
 
@@ -88,7 +88,7 @@ def sampled(scored: Scored, samples: int) -> dict[str, Any]:
     """
     groups: dict[str, list[tuple[str | None, bool]]] = {}
     for question, message, right in zip(scored.questions, scored.messages, scored.correctness == 1, strict=True):
-        groups.setdefault(question["id"], []).append((answer_of(message), bool(right)))
+        groups.setdefault(question["id"], []).append((extract_answer(message), bool(right)))
     images = {question["id"]: question["image_id"] for question in scored.questions}
     counts = [sum(right for _, right in answers) for answers in groups.values()]
     ks = [2**power for power in range(samples.bit_length())]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from datagen.common.files import write_text
-from datagen.r1_format import answer_of
-from evaluation.config import Plan, Side
+from datagen.r1_format import extract_answer
+from evaluation.config import EvalPlan, Side
 from evaluation.metrics.scoring import Scored
 from evaluation.metrics.statistics import mean_interval
 
@@ -57,13 +57,13 @@ def rows_of(side: str, result: Mapping[str, Any], scored: Scored) -> list[dict[s
     return rows
 
 
-def write_samples(plan: Plan, side: Side, scored: Scored) -> None:
+def write_samples(plan: EvalPlan, side: Side, scored: Scored) -> None:
     """Write a file for each task, a line for each question, as lm-evaluation-harness does with `--log_samples`."""
     for key, part in scored.groups("task"):
         write_lines(side.samples(key["task"]), samples_of(plan, side, part))
 
 
-def samples_of(plan: Plan, side: Side, scored: Scored) -> Iterable[dict[str, Any]]:
+def samples_of(plan: EvalPlan, side: Side, scored: Scored) -> Iterable[dict[str, Any]]:
     """The lines of one task. A question that was asked several times has several responses, and mean rewards.
 
     `resps` are full assistant messages, `filtered_resps` what stands in their answer block. `doc` is the row of the
@@ -85,7 +85,7 @@ def samples_of(plan: Plan, side: Side, scored: Scored) -> Iterable[dict[str, Any
             "target": doc["answer"],
             "arguments": {"gen_args_0": {"arg_0": prompt, **({"arg_1": asked} if side.subject.is_model else {})}},
             "resps": [messages],
-            "filtered_resps": [NO_ANSWER if (answer := answer_of(text)) is None else answer for text in messages],
+            "filtered_resps": [NO_ANSWER if (answer := extract_answer(text)) is None else answer for text in messages],
             "filter": "none",
             "metrics": list(rewards[0]),
             "doc_hash": hashed(json.dumps(doc, indent=2, ensure_ascii=False)),

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from datagen import r1_format
 from datagen.common.files import write_text
 from datagen.common.formatting import percent
-from evaluation.config import Plan
+from evaluation.config import EvalPlan
 from evaluation.metrics.comparison import certainty, headline, p_text
-from evaluation.report.checkpoint_samples import Film
+from evaluation.report.checkpoint_samples import CheckpointSamples
 from evaluation.report.curves import LENGTHS, make_curve
-from evaluation.report.results import Outcome
+from evaluation.report.results import EvalResult
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,12 +31,12 @@ SIDE, BYTES = 384, 30_000  # pixels and bytes of an image: all of them, as base6
 STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "GRPO"}
 
 
-def write_report(path: Path, plan: Plan, outcome: Outcome, film: Film | None) -> None:
+def write_report(path: Path, plan: EvalPlan, outcome: EvalResult, film: CheckpointSamples | None) -> None:
     """Write the page, in one step."""
     write_text(path, render(plan, outcome, film))
 
 
-def render(plan: Plan, outcome: Outcome, film: Film | None) -> str:
+def render(plan: EvalPlan, outcome: EvalResult, film: CheckpointSamples | None) -> str:
     """The page as HTML. Every text in it is escaped, and none holds a control character.
 
     Its only script is ours: the page names the script's hash, and a browser runs no other.
@@ -76,7 +76,7 @@ def render(plan: Plan, outcome: Outcome, film: Film | None) -> str:
         stages=STAGES,
         curve=make_curve(plan.metrics) if plan.metrics else None,
         lengths=make_curve(plan.metrics, LENGTHS, 0.0) if plan.metrics else None,
-        film=shown_film(outcome, film) if film else None,
+        film=rendered_samples(outcome, film) if film else None,
         totals={kind: len(places) for kind, places in found.items()},
         examples=[
             {"kind": kind, **example(outcome, place, difficulty)}
@@ -92,7 +92,7 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def kinds(outcome: Outcome) -> dict[str, list[int]]:
+def kinds(outcome: EvalResult) -> dict[str, list[int]]:
     """The places of all questions by what became of them: without a baseline, by whether they are answered right."""
     after = outcome.scored["after"].correctness == 1
     if "before" in outcome.scored:
@@ -108,33 +108,34 @@ def kinds(outcome: Outcome) -> dict[str, list[int]]:
     return {title: [int(i) for i in mask.nonzero()[0]] for title, mask in chosen.items()}
 
 
-def example(outcome: Outcome, place: int, difficulty: str) -> dict[str, Any]:
+def example(outcome: EvalResult, place: int, difficulty: str) -> dict[str, Any]:
     """What the page shows of one question: of two sides, also which words are not those of the other."""
     row = outcome.row(place)
     sides = [
-        {"name": name, **said(scored.messages[place], scored.rewards[place])} for name, scored in outcome.scored.items()
+        {"name": name, **rendered_message(scored.messages[place], scored.rewards[place])}
+        for name, scored in outcome.scored.items()
     ]
     texts = [side["text"] for side in sides]
     parts = differing(texts[0], texts[1]) if len(texts) == 2 else [[(False, text)] for text in texts]
     for side, words in zip(sides, parts, strict=True):
         side["parts"] = words
-    return {"level": row[difficulty], **asked(row), "sides": sides}
+    return {"level": row[difficulty], **rendered_question(row), "sides": sides}
 
 
-def asked(row: Mapping[str, Any]) -> dict[str, Any]:
+def rendered_question(row: Mapping[str, Any]) -> dict[str, Any]:
     """A question as the page shows it."""
     return {
         "id": row["id"],
         "task": row["task"],
         "question": row["prompt"][-1]["content"].split("\n")[0],
         "answer": row["answer"],
-        "image": data_url(row["image"]),
+        "image": image_url(row["image"]),
     }
 
 
-def said(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
+def rendered_message(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
     """A message as the page shows it: what follows the opening words, shortened, its answer, and its rewards."""
-    answer = r1_format.answer_of(message)
+    answer = r1_format.extract_answer(message)
     return {
         "text": shortened(r1_format.completion_of(message), LONG),
         "answer": None if answer is None else shortened(answer, SHORT),
@@ -143,14 +144,14 @@ def said(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def shown_film(outcome: Outcome, film: Film) -> dict[str, Any]:
+def rendered_samples(outcome: EvalResult, film: CheckpointSamples) -> dict[str, Any]:
     """What the page shows of a film: its frames' names with how many answers are right, and each question's answers."""
     return {
         "frames": [(name, int((scored.correctness == 1).sum())) for name, scored in film.frames.items()],
         "questions": [
             {
-                **asked(outcome.rows[place]),
-                "answers": [said(scored.messages[i], scored.rewards[i]) for scored in film.frames.values()],
+                **rendered_question(outcome.rows[place]),
+                "answers": [rendered_message(scored.messages[i], scored.rewards[i]) for scored in film.frames.values()],
             }
             for i, place in enumerate(film.places)
         ],
@@ -189,7 +190,7 @@ def _visible(character: str) -> str:
     return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(character):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
 
 
-def data_url(image: Image) -> str:
+def image_url(image: Image) -> str:
     """The image inside a URL: as PNG, or where that is large, scaled down or as JPEG."""
     image = image.convert("RGB")
     image.thumbnail((SIDE, SIDE))

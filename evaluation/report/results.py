@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from datagen.common.files import sha256
 from datagen.registry import find_task
 from datagen.task import reward_hash
-from evaluation.config import Plan, Side
+from evaluation.config import EvalPlan, Side
 from evaluation.generation import Answers
 from evaluation.metrics.comparison import compare
-from evaluation.metrics.external_results import mark_others
+from evaluation.metrics.external_results import mark_other_questions
 from evaluation.metrics.scoring import Scored, sampled, slices, summary
-from evaluation.model_source import differences
+from evaluation.model_source import record_mismatches
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,7 +25,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvalResult:
     """What a report shows. `rows` are the questions with their images; `comparison` is None without a baseline.
 
     Each question has been asked `samples` times, one after the other.
@@ -43,7 +43,7 @@ class Outcome:
         return found
 
 
-def make_result(plan: Plan, side: Side, answers: Answers, scored: Scored) -> Record:
+def make_result(plan: EvalPlan, side: Side, answers: Answers, scored: Scored) -> Record:
     """The record of one side. Its completions must be written already: the record holds their hash."""
     record = side.subject.record
     return {
@@ -64,11 +64,11 @@ def make_result(plan: Plan, side: Side, answers: Answers, scored: Scored) -> Rec
         "reward_hash": {name: reward_hash(find_task(name)) for name in plan.tasks},
         "versions": {"r1vlm": version("r1vlm")},
         "completions_sha256": sha256(side.completions),
-        "warnings": differences(side.subject, plan.dataset, plan.tasks),
+        "warnings": record_mismatches(side.subject, plan.dataset, plan.tasks),
     }
 
 
-def make_comparison(plan: Plan, results: Mapping[str, Record], scored: Mapping[str, Scored]) -> Record:
+def make_comparison(plan: EvalPlan, results: Mapping[str, Record], scored: Mapping[str, Scored]) -> Record:
     """The record of `before` and `after` on the same questions."""
     after = results["after"]
     return {
@@ -77,6 +77,6 @@ def make_comparison(plan: Plan, results: Mapping[str, Record], scored: Mapping[s
         **{key: {side: results[side][key] for side in results} for key in ("model", "stage", "shown")},
         "direct": results["before"].get("direct"),
         "controls": after["controls"],
-        "beside": mark_others(plan.beside, after),
+        "beside": mark_other_questions(plan.beside, after),
         "warnings": plan.warnings,
     }

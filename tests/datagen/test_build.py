@@ -14,19 +14,19 @@ from datagen.common.errors import UserError
 from datagen.common.files import sha256
 from datagen.dataset import build as building
 from datagen.dataset.build import build
-from datagen.dataset.config import Recipe, make_recipe, plan
-from datagen.dataset.executors import processes
+from datagen.dataset.config import DatasetConfig, list_shards, make_config
+from datagen.dataset.executors import process_executor
 from datagen.dataset.manifest import MANIFEST, example_files, prove
 from datagen.dataset.reader import open_dataset
 from datagen.registry import DATASETS
-from datagen.schema import schemas
-from datagen.sources.mnist import load_glyphs
-from datagen.sources.split import SPLITS, split_of
+from datagen.schema import arrow_schemas
+from datagen.sources.mnist import load_digits
+from datagen.sources.split import SPLITS, assign_split
 from tests.processes import kill_when, run
 
 
-def recipe(size: int = 2400, seed: int = 7, **options: Any) -> Recipe:
-    return make_recipe("digits", size=size, seed=seed, shares=(80, 10, 10), source="mnist-5k", options=options)
+def recipe(size: int = 2400, seed: int = 7, **options: Any) -> DatasetConfig:
+    return make_config("digits", size=size, seed=seed, shares=(80, 10, 10), source="mnist-5k", options=options)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -37,14 +37,14 @@ def hashes(folder: Path) -> dict[str, str]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four shards, drawn in one go by one worker."""
     out = tmp_path_factory.mktemp("build") / "digits"
-    assert build(recipe(), out, processes(1))
+    assert build(recipe(), out, process_executor(1))
     return out
 
 
 def test_same_recipe_same_bytes_with_another_number_of_workers(undisturbed: Path, tmp_path: Path) -> None:
-    assert build(recipe(), tmp_path / "again", processes(2))
+    assert build(recipe(), tmp_path / "again", process_executor(2))
     assert hashes(tmp_path / "again") == hashes(undisturbed)
-    assert len(hashes(undisturbed)) == 2 + 2 * len(plan(recipe())) + len(example_files(recipe()))
+    assert len(hashes(undisturbed)) == 2 + 2 * len(list_shards(recipe())) + len(example_files(recipe()))
 
 
 def test_a_killed_build_goes_on_and_gives_the_same_files(undisturbed: Path, tmp_path: Path) -> None:
@@ -63,23 +63,23 @@ def test_a_killed_build_goes_on_and_gives_the_same_files(undisturbed: Path, tmp_
 
 def test_a_shard_that_a_power_cut_emptied_is_drawn_again(tmp_path: Path) -> None:
     def stops(function: Any, items: list[Any]) -> Iterator[Any]:
-        yield from processes(1)(function, items)
+        yield from process_executor(1)(function, items)
         raise KeyboardInterrupt
 
-    assert build(recipe(size=20), tmp_path / "whole", processes(1))
+    assert build(recipe(size=20), tmp_path / "whole", process_executor(1))
     with pytest.raises(KeyboardInterrupt):
         build(recipe(size=20), tmp_path / "digits", stops)
     emptied = next((tmp_path / "digits.partial" / "raw").glob("test-*"))
     emptied.write_bytes(b"")
-    assert build(recipe(size=20), tmp_path / "digits", processes(1))
+    assert build(recipe(size=20), tmp_path / "digits", process_executor(1))
     assert hashes(tmp_path / "digits") == hashes(tmp_path / "whole")
 
 
 def test_a_build_that_is_there_is_left_alone(undisturbed: Path) -> None:
     before = hashes(undisturbed)
-    assert not build(recipe(), undisturbed, processes(1))
+    assert not build(recipe(), undisturbed, process_executor(1))
     with pytest.raises(UserError, match="holds something else"):
-        build(recipe(seed=8), undisturbed, processes(1))
+        build(recipe(seed=8), undisturbed, process_executor(1))
     assert hashes(undisturbed) == before
 
 
@@ -88,7 +88,7 @@ def test_a_folder_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
     partial.mkdir()
     (partial / building.RECIPE).write_text("{}")
     with pytest.raises(UserError, match="unfinished build of another recipe"):
-        build(recipe(size=10), tmp_path / "digits", processes(1))
+        build(recipe(size=10), tmp_path / "digits", process_executor(1))
 
 
 def test_splits_share_no_glyph_and_no_image(undisturbed: Path) -> None:
@@ -98,7 +98,7 @@ def test_splits_share_no_glyph_and_no_image(undisturbed: Path) -> None:
         tables = [pq.read_table(path) for path in sorted((undisturbed / "raw").glob(f"{split}-*"))]
         glyphs[split] = {name for table in tables for row in table["glyph_ids"].to_pylist() for name in row}
         images[split] = {image["bytes"] for table in tables for image in table["image"].to_pylist()}
-        assert {split_of(name) for name in glyphs[split]} == {split}
+        assert {assign_split(name) for name in glyphs[split]} == {split}
     manifest = json.loads((undisturbed / MANIFEST).read_text())
     assert manifest["splits"]["distinct"] == {
         split: {"images": len(images[split]), "glyph_ids": len(glyphs[split])} for split in SPLITS
@@ -125,7 +125,7 @@ def test_the_proof_finds_a_glyph_that_two_splits_share(undisturbed: Path, tmp_pa
 
 
 def test_another_seed_shares_no_image(undisturbed: Path, tmp_path: Path) -> None:
-    build(recipe(seed=8), tmp_path / "other", processes(2))
+    build(recipe(seed=8), tmp_path / "other", process_executor(2))
 
     def images(folder: Path) -> set[bytes]:
         return {row["bytes"] for path in (folder / "raw").iterdir() for row in pq.read_table(path)["image"].to_pylist()}
@@ -142,7 +142,7 @@ def test_datasets_reads_both_configs_and_the_boxes_hold_the_glyphs(undisturbed: 
     assert (len(raw), len(r1)) == (240, 480)
     assert set(r1["task"]) == {"list", "sum"}
     assert r1[0]["image_id"] == raw[0]["id"]
-    pixels = load_glyphs("mnist-5k")
+    pixels = load_digits("mnist-5k")
     for row in raw.select(range(20)):
         assert (row["image"].size, row["image"].mode) == ((84, 84), "RGB")
         assert row["num_digits"] == len(row["digits"]) == len(row["boxes"]) == len(row["glyph_ids"])
@@ -162,26 +162,26 @@ def test_datasets_cache_does_not_take_one_folder_for_another_of_the_same_name(tm
     from datasets import load_dataset
 
     for seed in (1, 2):
-        build(recipe(size=20, seed=seed), tmp_path / str(seed) / "digits", processes(1))
+        build(recipe(size=20, seed=seed), tmp_path / str(seed) / "digits", process_executor(1))
     first, second = (load_dataset(str(tmp_path / str(seed) / "digits"), "r1", split="test") for seed in (1, 2))
     assert set(first["id"]).isdisjoint(second["id"])
 
 
 def test_digits_option_and_counts(tmp_path: Path) -> None:
-    build(recipe(size=30, digits=(2, 2)), tmp_path / "two", processes(1))
+    build(recipe(size=30, digits=(2, 2)), tmp_path / "two", process_executor(1))
     assert set(open_dataset(tmp_path / "two").questions("train")["num_digits"]) == {2}
     assert recipe(size=2400).counts() == {"train": 1920, "validation": 240, "test": 240}
     with pytest.raises(UserError, match="at least 10"):
         recipe(size=9)
     with pytest.raises(UserError, match="add up to 100"):
-        make_recipe("digits", size=100, seed=0, shares=(80, 10, 11), source="mnist-5k", options={})
+        make_config("digits", size=100, seed=0, shares=(80, 10, 11), source="mnist-5k", options={})
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_schema_is_what_datasets_would_have_written(name: str) -> None:
     from datasets import Features
 
-    for schema in schemas(DATASETS[name]).values():
+    for schema in arrow_schemas(DATASETS[name]).values():
         features = Features.from_arrow_schema(schema)
         assert features.arrow_schema.equals(schema, check_metadata=True)
         assert features["image"].mode == "RGB"

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from datagen.common.errors import UserError
-from datagen.dataset.config import make_recipe
-from datagen.dataset.shards import material_of, raw_row
+from datagen.dataset.config import make_config
+from datagen.dataset.shards import load_material, raw_row
 from datagen.registry import DATASETS
 from datagen.rendering.cipher_table import FONTS, SHADES, _entry
-from datagen.sources.vocabulary import ALPHABETS, load_words
+from datagen.sources.vocabulary import ALPHABETS, load_vocabulary
 
 
 def rows(name: str, count: int, seed: int = 1, split: str = "train", **options: Any) -> list[dict[str, Any]]:
-    recipe = make_recipe(name, size=10_000, seed=seed, options=options)
+    recipe = make_config(name, size=10_000, seed=seed, options=options)
     return [raw_row(DATASETS[name], recipe, split, index) for index in range(count)]
 
 
@@ -63,7 +63,7 @@ def test_the_decoder_shows_every_pair_of_the_key_once(name: str, options: dict, 
 
 def test_options_of_messages_do_what_they_say() -> None:
     found = rows("messages", 60, alphabet=8, letters=(3, 5), words=(2, 3), vocabulary=20_000)
-    ranks = {word: rank for rank, word in load_words().ranked}
+    ranks = {word: rank for rank, word in load_vocabulary().ranked}
     assert {row["num_words"] for row in found} == {2, 3}
     for row in found:
         assert row["message"].split(" ") == row["words"]
@@ -94,7 +94,7 @@ def test_fonts_and_noise_are_drawn_from_the_examples_own_stream() -> None:
 
 
 def test_words_are_common_clean_english() -> None:
-    words = load_words()
+    words = load_vocabulary()
     known = {word for _, word in words.ranked}
     assert {"cat", "house", "people"} <= known
     assert not known & {"shit", "porn", "nazi", "at", "don't", "café"}
@@ -110,7 +110,7 @@ def test_no_drawing_of_counting_is_empty() -> None:
 
 def test_counts_are_balanced_and_the_boxes_hold_the_digits() -> None:
     found = rows("counting", 440)
-    glyphs = material_of("mnist-5k", "train")
+    glyphs = load_material("mnist-5k", "train")
     assert min(Counter(row["count"] for row in found).values()) > 20
     targets = Counter(row["target"] for row in found)
     assert set(targets) == {None, *range(10)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datagen.common.errors import UserError
-from datagen.dataset.executors import _call, processes
+from datagen.dataset.executors import _call, process_executor
 
 ROOT = Path(__file__).parents[2]
 WHERE = "__import__('datagen.dataset.shards').__file__"  # asked of a worker with `eval`
@@ -28,7 +28,7 @@ def test_workers_draw_with_the_code_of_their_parent_also_where_another_is_instal
 
 def test_workers_have_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
-    engine = processes(1)
+    engine = process_executor(1)
     assert dict(os.environ) == before
     monkeypatch.setenv("R1VLM_LATER", "credentials")
     names = ["R1VLM_LATER", "PYTHONSAFEPATH", "PYTHONPATH"]
@@ -37,7 +37,7 @@ def test_workers_have_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_worker_that_dies_gets_one_sentence_however_early() -> None:
     with pytest.raises(UserError, match=r"was killed .*goes on"):
-        list(processes(1)(os._exit, [9] * 20_000))
+        list(process_executor(1)(os._exit, [9] * 20_000))
 
 
 def test_a_node_with_other_versions_draws_nothing() -> None:

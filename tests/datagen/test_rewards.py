@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import r1_format as r1
-from datagen.dataset.config import make_recipe
-from datagen.dataset.shards import questions_of, raw_row
+from datagen.dataset.config import make_config
+from datagen.dataset.shards import make_questions, raw_row
 from datagen.registry import DATASETS, TASKS
 from datagen.reward_audit import audit
 from datagen.tasks.counting import grounding
-from datagen.tasks.messages import chars, partial, shown
+from datagen.tasks.messages import chars, extract_characters, partial
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
 DIGITS = st.lists(st.integers(0, 9), min_size=1, max_size=3)
@@ -54,8 +54,8 @@ def questions() -> list[dict[str, Any]]:
     """Some questions of every task."""
     found = []
     for spec in DATASETS.values():
-        recipe = make_recipe(spec.name, size=1000, seed=9)
-        found += questions_of(spec, [raw_row(spec, recipe, "test", index) for index in range(12)])
+        recipe = make_config(spec.name, size=1000, seed=9)
+        found += make_questions(spec, [raw_row(spec, recipe, "test", index) for index in range(12)])
     assert {question["task"] for question in found} == set(TASKS)
     return found
 
@@ -105,7 +105,7 @@ def test_a_right_answer_is_read_back_however_it_is_spaced(
 @given(digits=DIGITS, white=WHITE, brackets=st.booleans())
 def test_a_right_list_is_read_back_with_and_without_brackets(digits: list[int], white: str, brackets: bool) -> None:
     answer = f"{white},{white}".join(map(str, sorted(digits)))
-    message = r1.solution("x", f"[{answer}]" if brackets else answer)
+    message = r1.format_solution("x", f"[{answer}]" if brackets else answer)
     assert TASKS["list"].rewards["correctness"](message, {"digits": digits}) == 1.0
 
 
@@ -113,7 +113,7 @@ def test_a_right_list_is_read_back_with_and_without_brackets(digits: list[int], 
 def test_cutting_a_message_off_or_adding_a_tag_never_raises_its_score(
     question: dict[str, Any], text: str, noise: str, at: float
 ) -> None:
-    for message in (question["solution"], r1.solution(text, question["answer"])):
+    for message in (question["solution"], r1.format_solution(text, question["answer"])):
         before = scores(message, question)
         cut = int(at * len(message))
         damaged = [message[:cut]]
@@ -130,7 +130,7 @@ def test_more_points_than_there_are_digits_never_help(question: dict[str, Any], 
         parsed = r1.parse(question["solution"])
         assert parsed is not None
         extra = json.dumps({"point_2d": [x, y], "label": str(count % 10)})
-        found = [grounding(r1.solution(parsed[0] + extra * n, "1"), question) for n in (0, count, count + 1)]
+        found = [grounding(r1.format_solution(parsed[0] + extra * n, "1"), question) for n in (0, count, count + 1)]
         assert found[0] == 1.0
         assert found[0] > found[1] >= found[2]
         assert found[1] > found[2] or found[1] == 0  # where there is nothing to point at
@@ -139,12 +139,12 @@ def test_more_points_than_there_are_digits_never_help(question: dict[str, Any], 
 @given(question=QUESTIONS, swaps=st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcxyz_")), max_size=8))
 def test_characters_are_scored_by_how_many_are_right(question: dict[str, Any], swaps: list[tuple[int, str]]) -> None:
     if "chars" in TASKS[question["task"]].rewards:
-        true = r1.spell(question["message"]).split(" ")
+        true = r1.spell_out(question["message"]).split(" ")
         given_ = list(true)
         for at, letter in swaps:
             given_[at % len(given_)] = letter
-        message = r1.solution(f"<chars> {' '.join(given_)} </chars>", question["message"])
-        assert shown(message) == given_
+        message = r1.format_solution(f"<chars> {' '.join(given_)} </chars>", question["message"])
+        assert extract_characters(message) == given_
         right = sum(a == b for a, b in zip(given_, true, strict=True))
         score = chars(message, question)
         assert score == 0.0 or score >= right / len(true) - 1e-9
@@ -177,7 +177,7 @@ CARELESS: dict[str, Any] = {
 
 
 def loosely(message: str) -> str:
-    answer = r1.answer_of(message) or ""
+    answer = r1.extract_answer(message) or ""
     return str(int(answer)) if answer.isdecimal() and len(answer) < 20 else answer
 
 

@@ -17,21 +17,21 @@ import pytest
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
 from datagen.dataset.build import build
-from datagen.dataset.config import Recipe, make_recipe
-from datagen.dataset.executors import processes, ray_cluster
+from datagen.dataset.config import DatasetConfig, make_config
+from datagen.dataset.executors import process_executor, ray_executor
 from datagen.dataset.manifest import MANIFEST
 from tests.processes import refused, run
 
 
-def recipe(size: int = 6000) -> Recipe:
-    return make_recipe("messages", size=size, seed=4)
+def recipe(size: int = 6000) -> DatasetConfig:
+    return make_config("messages", size=size, seed=4)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The hash of every file, built by two processes of this machine."""
     out = tmp_path_factory.mktemp("here") / "messages"
-    build(recipe(), out, processes(2))
+    build(recipe(), out, process_executor(2))
     found: dict[str, str] = json.loads((out / MANIFEST).read_text())["files"]
     return found
 
@@ -59,13 +59,13 @@ def test_a_node_that_is_killed_loses_and_doubles_no_shard(
 ) -> None:
     machines, nodes = cluster
     with pytest.raises(FileNotFoundError, match="nowhere") as caught:
-        list(ray_cluster(machines.address)(os.stat, ["/nowhere"]))
+        list(ray_executor(machines.address)(os.stat, ["/nowhere"]))
     assert caught.value.errno == errno.ENOENT  # as it was raised on the node: a full disk there gets its sentence
     out = tmp_path / "messages"
     drawn: list[int] = []
 
     def engine(function: Any, items: list[Any]) -> Iterator[Any]:
-        for done in ray_cluster(machines.address)(function, items):
+        for done in ray_executor(machines.address)(function, items):
             if isinstance(done, int):  # images, and no hash
                 drawn.append(done)
                 if len(drawn) == 2:
@@ -113,7 +113,7 @@ def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dic
     from upath import UPath
 
     def stops(function: Any, items: list[Any]) -> Iterator[Any]:
-        engine = processes(1)(function, items)
+        engine = process_executor(1)(function, items)
         yield next(engine)
         raise KeyboardInterrupt
 
@@ -125,9 +125,9 @@ def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dic
     assert not (served / MANIFEST).exists()
     assert list(served.glob("r1/*.parquet"))
     with pytest.raises(UserError, match="another recipe"):
-        build(recipe(size=100), UPath(store), processes(1))
-    assert build(recipe(), UPath(store), processes(2))
-    assert not build(recipe(), UPath(store), processes(2))
+        build(recipe(size=100), UPath(store), process_executor(1))
+    assert build(recipe(), UPath(store), process_executor(2))
+    assert not build(recipe(), UPath(store), process_executor(2))
     assert {str(path.relative_to(served)): sha256(path) for path in served.glob("*/*")} == here
     assert sum(pq.read_metadata(path).num_rows for path in served.glob("raw/*")) == 6000
     assert {path.name for path in served.iterdir()} == {"raw", "r1", "examples", "README.md", MANIFEST}
@@ -135,12 +135,12 @@ def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dic
 
 def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:
     def forgetful(function: Any, items: list[Any]) -> Iterator[Any]:
-        yield from processes(1)(function, items[1:])
+        yield from process_executor(1)(function, items[1:])
 
     with pytest.raises(UserError, match="1 shards were drawn and are not in"):
         build(recipe(size=20), tmp_path / "messages", forgetful)
     assert not (tmp_path / "messages").exists()
-    assert build(recipe(size=20), tmp_path / "messages", processes(1))
+    assert build(recipe(size=20), tmp_path / "messages", process_executor(1))
 
 
 def test_a_store_that_refuses_gets_one_sentence_without_the_password(store: str, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from server import serving
 
 from datagen import r1_format
 from datagen.dataset.build import build
-from datagen.dataset.config import make_recipe
-from datagen.dataset.executors import processes
+from datagen.dataset.config import make_config
+from datagen.dataset.executors import process_executor
 from datagen.dataset.reader import open_dataset
 from datagen.registry import TASKS
 from evaluation.metrics.ablations import findings
@@ -99,7 +99,7 @@ def test_the_majority() -> None:
 
 @pytest.mark.parametrize("name", ["digits", "counting", "words", "messages"])
 def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
-    build(make_recipe(name, size=30, seed=0), tmp_path / name, processes(1))
+    build(make_config(name, size=30, seed=0), tmp_path / name, process_executor(1))
     built = open_dataset(tmp_path / name)
     rows = built.questions("train")
     questions = rows.remove_columns("image").to_list()
@@ -123,7 +123,7 @@ def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
             letters = str.maketrans(dict(zip(question["key"], other["key"], strict=True)))
             assert question["message"].translate(letters) == other["message"]
             assert sum(a != b for a, b in zip(question["key"], other["key"], strict=True)) == 2
-            right = r1_format.solution(TASKS[other["task"]].solve(other), other["message"])
+            right = r1_format.format_solution(TASKS[other["task"]].solve(other), other["message"])
             assert score([other], [right]).correctness == 1
             assert score([question], [right]).correctness == 0
             assert found["exchanged"].prompt(rows, place).image.tobytes() != rows[place]["image"].tobytes()
@@ -133,7 +133,7 @@ def test_findings(questions: list[dict[str, Any]]) -> None:
     by_task = {task: [q for q in questions if q["task"] == task] for task in ("list", "sum")}
 
     def said(answer: Any, controlled: dict[str, Any] | None = None) -> str:
-        messages = [r1_format.solution("So.", answer(question)) for question in questions]
+        messages = [r1_format.format_solution("So.", answer(question)) for question in questions]
         return " ".join(findings(score(questions, messages), controlled or {}))
 
     most = max((q["answer"] for q in by_task["sum"]), key=[q["answer"] for q in by_task["sum"]].count)

@@ -8,11 +8,11 @@ import pytest
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from evaluation.metrics.comparison import compare, contrast, verdict
-from evaluation.metrics.external_results import beside_row, mark_others
+from evaluation.metrics.comparison import compare, paired_summary, verdict
+from evaluation.metrics.external_results import external_result, mark_other_questions
 from evaluation.metrics.scoring import Scored, score
 
-WRONG = r1_format.solution("I see nothing.", "999")
+WRONG = r1_format.format_solution("I see nothing.", "999")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def answered(questions: list[dict[str, Any]], wrong: set[int]) -> Scored:
 
 
 def test_numbers_by_hand(sums: list[dict[str, Any]]) -> None:
-    found = contrast(answered(sums, set(range(8))), answered(sums, {0, 1, 19}))
+    found = paired_summary(answered(sums, set(range(8))), answered(sums, {0, 1, 19}))
     assert (found["n"], found["images"]) == (20, 20)
     assert (found["before"], found["after"]) == (12 / 20, 17 / 20)
     assert found["difference"] == pytest.approx(5 / 20)
@@ -43,7 +43,7 @@ def test_slices_hold_the_same_numbers(questions: list[dict[str, Any]], sums: lis
     places = [i for i, q in enumerate(questions) if q["task"] == "sum"]
     before, after = {places[i] for i in range(8)}, {places[i] for i in (0, 1, 19)}
     found = compare(answered(questions, before), answered(questions, after), "num_digits")
-    alone = contrast(answered(sums, set(range(8))), answered(sums, {0, 1, 19}))
+    alone = paired_summary(answered(sums, set(range(8))), answered(sums, {0, 1, 19}))
     by_task = {row.pop("task"): row for row in found["slices"]["by_task"]}
     assert by_task["sum"] == {**alone, "p_value_holm": 2 * alone["p_value"]}  # of two tasks
     assert by_task["list"]["difference"] == 0
@@ -62,7 +62,7 @@ def test_slices_hold_the_same_numbers(questions: list[dict[str, Any]], sums: lis
     ],
 )
 def test_verdict(sums: list[dict[str, Any]], before: set[int], after: set[int], begin: str) -> None:
-    text = verdict(contrast(answered(sums, before), answered(sums, after)), {"2 points": 4321})
+    text = verdict(paired_summary(answered(sums, before), answered(sums, after)), {"2 points": 4321})
     assert ("about 4321 questions" in text) == begin.startswith("No change")
     assert text.startswith(begin)
     assert "20 questions about 20 images)." in text
@@ -70,7 +70,7 @@ def test_verdict(sums: list[dict[str, Any]], before: set[int], after: set[int], 
 
 def test_sides_must_answer_the_same_questions(sums: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match="different questions"):
-        contrast(answered(sums, set()), answered(sums[::-1], set()))
+        paired_summary(answered(sums, set()), answered(sums[::-1], set()))
 
 
 BESIDE = {"name": "supervised", "accuracy": 0.8, "accuracy_ci95": [0.7, 0.9], "n": 40, "shown": "All clean traces."}
@@ -78,9 +78,9 @@ BESIDE = {"name": "supervised", "accuracy": 0.8, "accuracy_ci95": [0.7, 0.9], "n
 
 def test_results_beside_tell_whether_the_questions_are_the_same() -> None:
     result = {"dataset_fingerprint": "f", "split": "test", "tasks": ["sum"], "n": 40}
-    rows = [beside_row(row, "x", "file") for row in (BESIDE, {**BESIDE, "n": 41}, {**BESIDE, "split": "train"})]
-    assert [row["other_questions"] for row in mark_others(rows, result)] == [False, True, True]
-    assert mark_others(rows, result)[0] == {**BESIDE, "other_questions": False}
+    rows = [external_result(row, "x", "file") for row in (BESIDE, {**BESIDE, "n": 41}, {**BESIDE, "split": "train"})]
+    assert [row["other_questions"] for row in mark_other_questions(rows, result)] == [False, True, True]
+    assert mark_other_questions(rows, result)[0] == {**BESIDE, "other_questions": False}
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_results_beside_tell_whether_the_questions_are_the_same() -> None:
 )
 def test_what_is_no_result(value: object) -> None:
     with pytest.raises(UserError, match=r"file\.json holds no result"):
-        beside_row(value, "x", "file.json")
+        external_result(value, "x", "file.json")

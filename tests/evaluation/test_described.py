@@ -20,8 +20,8 @@ from server import playing
 
 from datagen import r1_format as r1
 from datagen.dataset.build import build
-from datagen.dataset.config import make_recipe
-from datagen.dataset.executors import processes
+from datagen.dataset.config import make_config
+from datagen.dataset.executors import process_executor
 from datagen.dataset.reader import open_dataset
 from evaluation.backends.base import Prompt
 from evaluation.prompt_variants import R1, ablation_variants
@@ -46,7 +46,7 @@ class Described:
 @pytest.fixture(scope="module")
 def words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "words"
-    build(make_recipe("words", size=100, seed=0), out, processes(1))
+    build(make_config("words", size=100, seed=0), out, process_executor(1))
     return out
 
 
@@ -81,13 +81,13 @@ def most_frequent(data: Path) -> tuple[Say, dict[str, str]]:
         task: Counter(row["answer"] for row in rows if row["task"] == task).most_common(1)[0][0]
         for task in set(task_of.values())
     }
-    return lambda prompt: r1.completion_of(r1.solution("I see it.", labels[task_of[text_of(prompt)]])), labels
+    return lambda prompt: r1.completion_of(r1.format_solution("I see it.", labels[task_of[text_of(prompt)]])), labels
 
 
 def copies(prompt: Prompt) -> str:
     """A model that copies the example answer of the instruction."""
     example = re.findall(r"<answer>(.*?)</answer>", text_of(prompt) + prompt.messages[0]["content"])[-1]
-    return r1.completion_of(r1.solution("I see it.", example.strip()))
+    return r1.completion_of(r1.format_solution("I see it.", example.strip()))
 
 
 def blind(data: Path) -> Say:
@@ -107,13 +107,13 @@ def honest(data: Path) -> Say:
             for place, question in enumerate(variant.judged(rows, questions)):
                 prompt = variant.prompt(rows, place)
                 task = next(task for task in built.spec.tasks if task.name == question["task"])
-                right = r1.solution(task.solve(question), task.answer(question))
+                right = r1.format_solution(task.solve(question), task.answer(question))
                 known[prompt.image.tobytes(), text_of(prompt)] = right
 
     def say(prompt: Prompt) -> str:
         pixels = prompt.image.tobytes()
         guess = questions[zlib.crc32(pixels + text_of(prompt).encode()) % len(questions)]["answer"]
-        return r1.completion_of(known.get((pixels, text_of(prompt))) or r1.solution("Perhaps this.", guess))
+        return r1.completion_of(known.get((pixels, text_of(prompt))) or r1.format_solution("Perhaps this.", guess))
 
     return say
 

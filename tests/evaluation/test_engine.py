@@ -16,7 +16,7 @@ from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
 from evaluation.backends import transformers as engine
 from evaluation.backends.base import Prompt, Sampling
-from evaluation.backends.vllm import visible_gpus
+from evaluation.backends.vllm import gpu_ids
 from evaluation.prompt_variants import R1
 
 
@@ -26,7 +26,7 @@ def rows(digits_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def loaded(random_checkpoint: Path) -> engine.TransformersEngine:
+def loaded(random_checkpoint: Path) -> engine.TransformersBackend:
     return engine.load(random_checkpoint, Sampling(6), 4)
 
 
@@ -40,7 +40,7 @@ def prompts(rows: Any, count: int) -> list[Prompt]:
     return [R1.prompt(rows, place) for place in range(count)]
 
 
-def answers(loaded: engine.TransformersEngine, some: list[Prompt]) -> list[str]:
+def answers(loaded: engine.TransformersBackend, some: list[Prompt]) -> list[str]:
     """What was generated for each, in order."""
     found = dict(loaded.answer(some))
     return [found[place] for place in range(len(some))]
@@ -52,7 +52,7 @@ def prompt_ids(inputs: Any) -> list[list[int]]:
     return [ids[mask == 1].tolist() for ids, mask in pairs]
 
 
-def test_prompts_are_trls(loaded: engine.TransformersEngine, rows: Any) -> None:
+def test_prompts_are_trls(loaded: engine.TransformersBackend, rows: Any) -> None:
     from trl.data_utils import prepare_multimodal_messages  # not above: it imports datasets, which fixes its cache
 
     batch = list(rows.select(range(6)))
@@ -68,16 +68,16 @@ def test_prompts_are_trls(loaded: engine.TransformersEngine, rows: Any) -> None:
     assert loaded.processor.decode(inputs["input_ids"][0]).endswith(r1_format.OPENING)
 
 
-def test_prompts_are_padded_on_the_left(loaded: engine.TransformersEngine, rows: Any) -> None:
+def test_prompts_are_padded_on_the_left(loaded: engine.TransformersBackend, rows: Any) -> None:
     short = R1.prompt(rows, 0)
-    longer = Prompt("longer", r1_format.messages("What? " * 20, "6"), short.image, opening=True)
+    longer = Prompt("longer", r1_format.make_prompt("What? " * 20, "6"), short.image, opening=True)
     mask = loaded.inputs([short, longer])["attention_mask"]
     assert mask[0, 0] == 0
     assert mask[0, -1] == 1
     assert mask[1].all()
 
 
-def test_the_opening_words_are_given_once_or_not(loaded: engine.TransformersEngine, rows: Any) -> None:
+def test_the_opening_words_are_given_once_or_not(loaded: engine.TransformersBackend, rows: Any) -> None:
     def rendered(prompt: Prompt) -> str:
         return str(loaded.processor.decode(loaded.inputs([prompt])["input_ids"][0]))
 
@@ -86,7 +86,7 @@ def test_the_opening_words_are_given_once_or_not(loaded: engine.TransformersEngi
     assert rendered(replace(given, opening=False)) == rendered(given).removesuffix(r1_format.OPENING)
 
 
-def test_a_batch_answers_as_each_question_alone(loaded: engine.TransformersEngine, rows: Any) -> None:
+def test_a_batch_answers_as_each_question_alone(loaded: engine.TransformersBackend, rows: Any) -> None:
     few = prompts(rows, 4)
     alone = replace(loaded, batch_size=1)
     assert answers(loaded, few) == answers(alone, few)
@@ -101,7 +101,7 @@ def test_several_samples_differ_and_come_again(random_checkpoint: Path, rows: An
 
 
 def test_vision_tokens_are_never_generated(
-    loaded: engine.TransformersEngine, rows: Any, monkeypatch: pytest.MonkeyPatch
+    loaded: engine.TransformersBackend, rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vision = loaded.processor.tokenizer.convert_tokens_to_ids(list(r1_format.VISION_TOKENS))
     hook = loaded.model.lm_head.register_forward_hook(
@@ -118,7 +118,7 @@ def test_vision_tokens_are_never_generated(
         hook.remove()
 
 
-def test_a_checkpoints_own_sampling_is_not_used(copy: Path, rows: Any, loaded: engine.TransformersEngine) -> None:
+def test_a_checkpoints_own_sampling_is_not_used(copy: Path, rows: Any, loaded: engine.TransformersBackend) -> None:
     settings = json.loads((copy / "generation_config.json").read_text())
     own = {"do_sample": True, "temperature": 5.0, "top_k": 3, "repetition_penalty": 1.5}
     (copy / "generation_config.json").write_text(json.dumps({**settings, **own}))
@@ -126,7 +126,7 @@ def test_a_checkpoints_own_sampling_is_not_used(copy: Path, rows: Any, loaded: e
     assert answers(engine.load(copy, Sampling(6), 4), few) == answers(loaded, few)
 
 
-def test_the_opening_words_are_added_where_they_lack(copy: Path, loaded: engine.TransformersEngine, rows: Any) -> None:
+def test_the_opening_words_are_added_where_they_lack(copy: Path, loaded: engine.TransformersBackend, rows: Any) -> None:
     template = copy / "chat_template.jinja"
     bare = r1_format.without_opening(template.read_text())
     assert r1_format.PREAMBLE.strip() not in bare
@@ -163,4 +163,4 @@ def test_a_model_of_another_kind(copy: Path) -> None:
     [(0, None, []), (2, None, ["0", "1"]), (2, "5, 7", ["5", "7"]), (1, "GPU-3f,GPU-4a", ["GPU-3f"]), (0, "", [])],
 )
 def test_each_copy_of_vllm_sees_one_of_the_gpus_that_we_see(count: int, named: str | None, found: list[str]) -> None:
-    assert visible_gpus(count, named) == found
+    assert gpu_ids(count, named) == found

@@ -21,7 +21,7 @@ MARK = "HOSTILE"  # is in every text, to find it where it does not belong
 
 def answered(text: str) -> str:
     """What a model generates to say this in its reasoning and as its answer."""
-    return r1_format.completion_of(r1_format.solution(text, text))
+    return r1_format.completion_of(r1_format.format_solution(text, text))
 
 
 TEXTS: list[str | bytes] = [

@@ -11,8 +11,8 @@ import pytest
 from conftest import Call, read, solutions, write_lines
 
 from datagen.dataset.build import build
-from datagen.dataset.config import make_recipe
-from datagen.dataset.executors import processes
+from datagen.dataset.config import make_config
+from datagen.dataset.executors import process_executor
 from datagen.dataset.reader import open_dataset
 from datagen.registry import DATASETS, TASKS
 
@@ -30,7 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A small dataset of each kind: their tasks have different rewards."""
     out = tmp_path_factory.mktemp("all")
     for name in DATASETS:
-        build(make_recipe(name, size=30, seed=0), out / name, processes(1))
+        build(make_config(name, size=30, seed=0), out / name, process_executor(1))
     return {name: out / name for name in DATASETS}
 
 

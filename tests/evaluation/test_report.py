@@ -20,7 +20,7 @@ from PIL import Image
 
 from datagen import r1_format as r1
 from evaluation.report.curves import make_curve, read_metrics, smoothed
-from evaluation.report.html import BYTES, EXAMPLES, LONG, data_url, differing, shortened, visible
+from evaluation.report.html import BYTES, EXAMPLES, LONG, differing, image_url, shortened, visible
 
 HOSTILE = (
     r1.OPENING + "<script>alert(1)</script><img src=http://x.y/z onerror=a()>\x00\x1b[31m\u202e\ud800</pre>{{ 7 * 7 }}"
@@ -168,7 +168,7 @@ def test_a_diff_by_hand() -> None:
 @pytest.mark.parametrize("size", [(84, 84), (2000, 1500), (3, 4000)])
 def test_images_are_small(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    assert len(data_url(Image.fromarray(noise))) < BYTES * 1.4
+    assert len(image_url(Image.fromarray(noise))) < BYTES * 1.4
 
 
 def test_metrics_of_a_resumed_run(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from evaluation.metrics.scoring import score, score_one, slices, summary
 HOSTILE = [
     *("", "<think>" * 1000, "</answer><answer>6</answer>", "<think><" * 12_500, "\x00\x1b[31m", "\ud800", "\u202e6"),
     *(
-        r1.solution("", "9" * 5000),
-        r1.solution("x", "٣"),
-        r1.solution("x", "NaN"),
-        r1.solution("x", "[[[["),
+        r1.format_solution("", "9" * 5000),
+        r1.format_solution("x", "٣"),
+        r1.format_solution("x", "NaN"),
+        r1.format_solution("x", "[[[["),
     ),
 ]
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(), st.lists(st.sampled_from(r1.TAGS)).map("".join))

@@ -77,7 +77,7 @@ def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits
     """On several GPUs each copy sees one of them; here they share the CPU."""
     rows = open_dataset(digits_folder).questions("test")
     prompts = [R1.prompt(rows, place) for place in range(11)]
-    copies = vllm_backend.Copies(checkpoint, Sampling(24), [{"OMP_NUM_THREADS": "1"}] * 2)
+    copies = vllm_backend.DataParallelVLLM(checkpoint, Sampling(24), [{"OMP_NUM_THREADS": "1"}] * 2)
     found = dict(copies.answer(prompts))
     assert sorted(found) == list(range(11))
     assert dict(copies.answer(prompts[:1])) == {0: found[0]}
@@ -86,7 +86,7 @@ def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits
     about = copies.describe()
     del copies
     assert not any(process.is_alive() for process in processes)  # their memory is free for the next model
-    alone = vllm_backend.Copies(checkpoint, Sampling(24), [{}])
+    alone = vllm_backend.DataParallelVLLM(checkpoint, Sampling(24), [{}])
     assert alone.describe() == about
     assert sum(found[place] == text for place, text in alone.answer(prompts)) >= 10
 
@@ -95,7 +95,7 @@ def test_copies_of_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> No
     bare = shutil.copytree(checkpoint, tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="has no chat template"):
-        vllm_backend.Copies(bare, Sampling(4), [{}, {}])
+        vllm_backend.DataParallelVLLM(bare, Sampling(4), [{}, {}])
     assert not multiprocessing.active_children()
 
 

@@ -63,7 +63,9 @@ WIDTHS = (  # in the configurations of the language model and of the vision towe
 def tokenizer(special: tuple[str, ...], end: str) -> PreTrainedTokenizerFast:
     """A byte-level BPE of 512 tokens, trained on the tasks' prompts."""
     prompts = [
-        message["content"] for task in TASKS.values() for message in r1.messages(task.ask(EXAMPLE), task.example_answer)
+        message["content"]
+        for task in TASKS.values()
+        for message in r1.make_prompt(task.ask(EXAMPLE), task.example_answer)
     ]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

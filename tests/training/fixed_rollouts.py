@@ -11,7 +11,7 @@ from training.trainers import grpo
 WELL_FORMED = "I see {0}.</think>\n<answer>{0}</answer>"  # its format reward is 1, and that of digits alone is 0
 
 
-class FixedRollouts(grpo.WholeGRPOTrainer):
+class FixedRollouts(grpo.R1GRPOTrainer):
     """The trainer as it is, but for what is sampled: it follows from the step and the place in the global batch."""
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
@@ -27,5 +27,5 @@ class FixedRollouts(grpo.WholeGRPOTrainer):
 
 
 if __name__ == "__main__":
-    grpo.WholeGRPOTrainer = FixedRollouts  # type: ignore[misc]
+    grpo.R1GRPOTrainer = FixedRollouts  # type: ignore[misc]
     cli.main()

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from datagen import r1_format
 from datagen.dataset.reader import open_dataset
 from tests.training.architectures import shrunk
-from training.config import Run, Stage, settings_for
-from training.models import DEFAULT_MODEL, load
-from training.recipes import read_recipe, recipes
+from training.config import RunConfig, Stage, resolve_settings
+from training.models import DEFAULT_MODEL, load_model
+from training.recipes import load_recipe, recipes
 from training.trainers import grpo, sft
 
 TINY = ("bf16=false", "max_steps=2", "save_steps=2", "save_only_model=true", "learning_rate=1e-3", "warmup_steps=0")
@@ -27,7 +27,7 @@ WELL_FORMED = "I see 3.</think>\n<answer>[3]</answer>"
 SAMPLED = 4  # tokens of a completion: random weights never end one
 
 
-class Taught(grpo.WholeGRPOTrainer):
+class Taught(grpo.R1GRPOTrainer):
     """Completions are sampled by the model as they are in training; then come others, every second in the format."""
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any, **options: Any) -> Any:
@@ -52,11 +52,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     shutil.rmtree(folder)
 
 
-def run_of(recipe: str, stage: Stage, model: Path, data: Path, out: Path, *sets: str) -> Run:
-    settings = settings_for(recipe, stage, None, {}, [*TINY, *sets])
+def run_of(recipe: str, stage: Stage, model: Path, data: Path, out: Path, *sets: str) -> RunConfig:
+    settings = resolve_settings(recipe, stage, None, {}, [*TINY, *sets])
     built = open_dataset(data)
     out.mkdir()
-    return Run(stage, str(model), built.name, ["list", "sum"], str(out), 0, settings, built.fingerprint, {})
+    return RunConfig(stage, str(model), built.name, ["list", "sum"], str(out), 0, settings, built.fingerprint, {})
 
 
 def moved(before: Path, after: Path) -> set[str]:
@@ -70,7 +70,7 @@ def test_two_steps_of_every_recipe(
     recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grpo, "WholeGRPOTrainer", Taught)
-    model = checkpoint(read_recipe(recipe).get("model", DEFAULT_MODEL))
+    model = checkpoint(load_recipe(recipe).get("model", DEFAULT_MODEL))
     short = f"generation_kwargs={{max_new_tokens: {SAMPLED}}}"
     asked = run_of(recipe, "grpo", model, digits_folder, tmp_path / "run", *GROUPS, short)
     last = grpo.train(asked)
@@ -95,7 +95,7 @@ def test_two_steps_of_every_recipe(
 
 @pytest.mark.parametrize("recipe", ["default", "qwen3-vl-2b", "smolvlm"])
 def test_the_cold_start_of_every_family(recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path) -> None:
-    model = checkpoint(read_recipe(recipe)["model"])
+    model = checkpoint(load_recipe(recipe)["model"])
     sets = ("traces=8", "per_device_train_batch_size=2", "gradient_accumulation_steps=1")
     sft.train(run_of(recipe, "cold_start", model, digits_folder, tmp_path / "run", *sets))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -107,11 +107,11 @@ def test_the_cold_start_of_every_family(recipe: str, checkpoint: Any, digits_fol
 @pytest.mark.parametrize("recipe", ["default", "qwen3-vl-2b", "smolvlm"])
 def test_a_trace_begins_as_the_prompt_ends(recipe: str, checkpoint: Any) -> None:
     """In every family's chat template the model is taught the tokens that it is asked to continue."""
-    settings = read_recipe(recipe)["grpo"]
-    _, processor = load(str(checkpoint(read_recipe(recipe)["model"])), settings)
+    settings = load_recipe(recipe)["grpo"]
+    _, processor = load_model(str(checkpoint(load_recipe(recipe)["model"])), settings)
     text = [{"type": "text", "text": "Q"}]
     question = [{"role": "user", "content": [{"type": "image"}, *text]}]
-    trace = {"role": "assistant", "content": [{"type": "text", "text": r1_format.solution("I see 3.", "3")}]}
+    trace = {"role": "assistant", "content": [{"type": "text", "text": r1_format.format_solution("I see 3.", "3")}]}
     prompt = processor.apply_chat_template(question, add_generation_prompt=True)
     assert prompt.endswith(r1_format.OPENING)
     assert processor.apply_chat_template([*question, trace]).startswith(prompt)

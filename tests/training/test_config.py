@@ -10,41 +10,41 @@ import pytest
 
 from datagen.common.errors import UserError
 from datagen.registry import TASKS
-from training.config import OURS, Run, Stage, settings_for, trl_config
+from training.config import EXTRA_SETTINGS, RunConfig, Stage, make_trl_config, resolve_settings
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
 
 
-def run_with(settings: dict[str, Any], stage: Stage, out: Path) -> Run:
-    return Run(stage, "small", "data", ["sum"], str(out), 0, settings, "fingerprint", {})
+def run_with(settings: dict[str, Any], stage: Stage, out: Path) -> RunConfig:
+    return RunConfig(stage, "small", "data", ["sum"], str(out), 0, settings, "fingerprint", {})
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("recipe", ["small", "default"])
 def test_every_recipe_is_a_configuration_that_trl_accepts(stage: Stage, recipe: str, tmp_path: Path) -> None:
-    settings = settings_for(recipe, stage, None, {}, ["bf16=false"])
-    config = trl_config(run_with(settings, stage, tmp_path))
+    settings = resolve_settings(recipe, stage, None, {}, ["bf16=false"])
+    config = make_trl_config(run_with(settings, stage, tmp_path))
     for name, value in settings.items():
-        assert name in OURS[stage] or getattr(config, name) == value
+        assert name in EXTRA_SETTINGS[stage] or getattr(config, name) == value
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rewards_are_weighed_by_name_for_every_task(task: str, tmp_path: Path) -> None:
-    settings = settings_for("small", "grpo", None, {}, ["reward_weights={correctness: 2}"])
+    settings = resolve_settings("small", "grpo", None, {}, ["reward_weights={correctness: 2}"])
     run = replace(run_with(settings, "grpo", tmp_path), tasks=[task])
     names = list(TASKS[task].rewards)
-    assert trl_config(run).reward_weights == [2.0 if name == "correctness" else 1.0 for name in names]
+    assert make_trl_config(run).reward_weights == [2.0 if name == "correctness" else 1.0 for name in names]
     run = replace(run, settings={**settings, "reward_weights": {"correctnes": 2.0}})
     with pytest.raises(UserError, match="did you mean 'correctness'"):
-        trl_config(run)
+        make_trl_config(run)
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("temperature: 0.7\nmax_steps: 5\nnum_generations: 4\n")
-    settings = settings_for("small", "grpo", file, {"max_steps": 6, "learning_rate": None}, ["num_generations=2"])
+    settings = resolve_settings("small", "grpo", file, {"max_steps": 6, "learning_rate": None}, ["num_generations=2"])
     assert (settings["temperature"], settings["max_steps"], settings["num_generations"]) == (0.7, 6, 2)
-    assert settings["learning_rate"] == settings_for("small", "grpo", None, {}, [])["learning_rate"]
+    assert settings["learning_rate"] == resolve_settings("small", "grpo", None, {}, [])["learning_rate"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_gets_one_sentence(assignment: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
-        settings_for("small", "grpo", None, {}, [assignment])
+        resolve_settings("small", "grpo", None, {}, [assignment])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -74,12 +74,12 @@ def test_a_wrong_file_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(UserError):
-        settings_for("small", "grpo", file, {}, [])
+        resolve_settings("small", "grpo", file, {}, [])
     with pytest.raises(UserError, match="can't read"):
-        settings_for("small", "grpo", tmp_path / "none.yaml", {}, [])
+        resolve_settings("small", "grpo", tmp_path / "none.yaml", {}, [])
 
 
 def test_what_trl_refuses_is_one_sentence(tmp_path: Path) -> None:
-    settings = settings_for("small", "grpo", None, {}, ["num_generations=3"])
+    settings = resolve_settings("small", "grpo", None, {}, ["num_generations=3"])
     with pytest.raises(UserError, match="TRL refuses these settings"):
-        trl_config(run_with(settings, "grpo", tmp_path))
+        make_trl_config(run_with(settings, "grpo", tmp_path))

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from datagen.common.errors import UserError
 from datagen.dataset.build import build
-from datagen.dataset.config import make_recipe
-from datagen.dataset.executors import processes
+from datagen.dataset.config import make_config
+from datagen.dataset.executors import process_executor
 from datagen.dataset.reader import open_dataset
-from datagen.registry import find_owner
+from datagen.registry import find_dataset_or_task
 from tests.processes import refused, run
-from training.config import Run, settings_for, trl_config
+from training.config import RunConfig, make_trl_config, resolve_settings
 from training.trainers import grpo
 from training.trainers.curriculum import easiest_first
 from training.trainers.zero_variance import zero_variance
@@ -29,10 +29,10 @@ from training.trainers.zero_variance import zero_variance
 SMALL_STEPS = ("per_device_train_batch_size=8", "num_generations=4", "max_completion_length=40", "save_steps=4")
 
 
-def run_of(data: Path, model: Path, out: Path, *sets: str) -> Run:
+def run_of(data: Path, model: Path, out: Path, *sets: str) -> RunConfig:
     out.mkdir()
-    settings = settings_for("small", "grpo", None, {}, [*SMALL_STEPS, "max_steps=4", *sets])
-    return Run("grpo", str(model), str(data), ["list", "sum"], str(out), 0, settings, "", {})
+    settings = resolve_settings("small", "grpo", None, {}, [*SMALL_STEPS, "max_steps=4", *sets])
+    return RunConfig("grpo", str(model), str(data), ["list", "sum"], str(out), 0, settings, "", {})
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def test_a_run_resumed_in_its_second_epoch_asks_what_one_that_was_not_stopped_as
     random_checkpoint: Path, tmp_path: Path
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    build(make_recipe("digits", size=20, seed=3), data, processes(1))
+    build(make_config("digits", size=20, seed=3), data, process_executor(1))
     run = run_of(data, random_checkpoint, out, "max_steps=13", "save_steps=11", "num_generations=8")
     run = replace(run, tasks=["sum"], settings=run.settings | {"per_device_train_batch_size": 16})
     grpo.train(run)
@@ -75,14 +75,14 @@ def test_a_run_resumed_in_its_second_epoch_asks_what_one_that_was_not_stopped_as
 @given(steps=st.integers(1, 60), levels=st.lists(st.integers(1, 5), min_size=1, max_size=40), seed=st.integers(0, 9))
 def test_as_many_questions_as_the_run_asks_from_all_levels(steps: int, levels: list[int], seed: int) -> None:
     questions = Dataset.from_dict({"id": list(range(len(levels))), "num_digits": levels})
-    run = Run("grpo", "", "", ["sum"], "unused", seed, {"max_steps": steps, "bf16": False}, "", {})
-    config = trl_config(run)
-    chosen = easiest_first(questions, find_owner("sum"), config)
+    run = RunConfig("grpo", "", "", ["sum"], "unused", seed, {"max_steps": steps, "bf16": False}, "", {})
+    config = make_trl_config(run)
+    chosen = easiest_first(questions, find_dataset_or_task("sum"), config)
     assert config.shuffle_dataset is False
     assert len(chosen) == min(len(levels), steps)  # TRL's defaults: one question of eight completions a step
     assert chosen["num_digits"] == sorted(chosen["num_digits"])
     assert len(set(chosen["id"])) == len(chosen)
-    assert chosen["id"] == easiest_first(questions, find_owner("sum"), trl_config(run))["id"]
+    assert chosen["id"] == easiest_first(questions, find_dataset_or_task("sum"), make_trl_config(run))["id"]
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.1, 1.1]), min_size=3, max_size=3), min_size=1))
@@ -91,7 +91,7 @@ def test_a_group_has_variance_where_two_of_it_differ(groups: list[list[float]]) 
     assert same == [len(set(group)) == 1 for group in groups for _ in group]
 
 
-class Graded(grpo.WholeGRPOTrainer):
+class Graded(grpo.R1GRPOTrainer):
     """The trainer with fixed completions: of two groups of four, one that varies and one that does not."""
 
     outputs: list[dict[str, Any]]

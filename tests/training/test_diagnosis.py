@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.callbacks.diagnosis import DIAGNOSIS, HELD_OUT, RULES, Diagnosis, diagnose, history
+from training.callbacks.diagnosis import DIAGNOSIS, HELD_OUT, RULES, DiagnosisCallback, diagnose, history
 
 HERE = Path(__file__).parent
 CASES = json.loads((HERE / "diagnosis.json").read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def test_nothing_is_said_of_nothing() -> None:
 def test_a_finding_is_said_once_also_where_a_run_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = rows_of(next(case for case in CASES if case["name"] == "completions grow into the limit"))
 
-    def follow(callback: Diagnosis, rows: list[dict[str, Any]]) -> str:
+    def follow(callback: DiagnosisCallback, rows: list[dict[str, Any]]) -> str:
         callback.on_train_begin(None, None, None)
         for row in rows:
             logs = {name: value for name, value in row.items() if name != "step"}
@@ -83,15 +83,15 @@ def test_a_finding_is_said_once_also_where_a_run_is_resumed(tmp_path: Path, caps
         callback.on_train_end(None, SimpleNamespace(is_world_process_zero=True, global_step=rows[-1]["step"]), None)
         return capsys.readouterr().out
 
-    whole = follow(Diagnosis(tmp_path), rows)
+    whole = follow(DiagnosisCallback(tmp_path), rows)
     assert [line.split(";")[0] for line in whole.splitlines()] == [
         "diagnosis: step 51: 20% of the completions are cut off at the length limit. Try: a higher --set "
         "max_completion_length, or, where they only ramble, a lower --learning-rate and a cold start on short traces.",
         "diagnosis: clipped, to the end",
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:70]))
-    assert len(follow(Diagnosis(tmp_path), rows[70:]).splitlines()) == 1
+    assert len(follow(DiagnosisCallback(tmp_path), rows[70:]).splitlines()) == 1
     kept = json.loads((tmp_path / DIAGNOSIS).read_text())
     assert [(finding["name"], finding["step"], finding["at_the_end"]) for finding in kept] == [("clipped", 51, True)]
-    healthy = follow(Diagnosis(tmp_path / ".."), rows_of(CASES[0]))
+    healthy = follow(DiagnosisCallback(tmp_path / ".."), rows_of(CASES[0]))
     assert healthy == "diagnosis: nothing wrong was seen in 100 steps\n"

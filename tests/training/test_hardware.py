@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen.common.errors import UserError
-from training.config import OURS, settings_for
+from training.config import EXTRA_SETTINGS, resolve_settings
 from training.launch import memory, planner, presets
-from training.launch.launch_config import check_move, hardware_of, words_of
+from training.launch.launch_config import check_move, hardware_record, strip_launch_options
 from training.launch.memory import GIB, built_in, predict
-from training.launch.plan_rendering import describe, slurm
-from training.launch.planner import Asked, Machine, Plan, Question, make_plan, refuse
-from training.launch.presets import GPU, PRESETS, Preset, choose, find_preset, fit
+from training.launch.plan_rendering import render_plan, slurm_script
+from training.launch.planner import LaunchPlan, Machine, PlanRequest, QuestionSize, check_fits, make_plan
+from training.launch.presets import GPU, PRESETS, Preset, find_preset, fit_batch, rank_presets
 
 FAKES = {  # of Slurm: srun runs a task here
     "scontrol": '#!/bin/bash\nprintf "n1\\nn2\\nn3\\nn4\\n"\n',
@@ -32,32 +32,32 @@ FAKES = {  # of Slurm: srun runs a task here
     ),
 }
 GOLDEN = Path(__file__).parent / "golden"
-DIGITS = Question(width=84, height=84, prompt=250, solution=106)
+DIGITS = QuestionSize(width=84, height=84, prompt=250, solution=106)
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 
 
-def asked(model: str = MODEL, **settings: Any) -> Asked:
-    recipe = settings_for("default", "grpo", None, {}, [])
-    return Asked(model, built_in()[model], recipe | settings, DIGITS, ["digits"], Path("runs/digits"))
+def asked(model: str = MODEL, **settings: Any) -> PlanRequest:
+    recipe = resolve_settings("default", "grpo", None, {}, [])
+    return PlanRequest(model, built_in()[model], recipe | settings, DIGITS, ["digits"], Path("runs/digits"))
 
 
-def planned(preset: str, gib: float, model: str = MODEL, **settings: Any) -> Plan:
+def planned(preset: str, gib: float, model: str = MODEL, **settings: Any) -> LaunchPlan:
     return make_plan(asked(model, **settings), PRESETS[preset], Machine(int(gib * GIB), cores=48))
 
 
 def text(preset: str) -> str:
     """What --dry-run prints on GPUs of 80 GiB, and what is said of 24 GiB; the paths are those of any machine."""
     if preset == "cpu":
-        return describe(make_plan(asked(bf16=False), PRESETS["cpu"], Machine(None)), "asked for") + "\n"
+        return render_plan(make_plan(asked(bf16=False), PRESETS["cpu"], Machine(None)), "asked for") + "\n"
     made = planned(preset, 80)
-    shown = describe(made, "asked for") + ("\n\n" + slurm(made) if made.preset.nodes > 1 else "")
+    shown = render_plan(made, "asked for") + ("\n\n" + slurm_script(made) if made.preset.nodes > 1 else "")
     shown = shown.replace(str(presets.FOLDER), "ACCELERATE")
     return f"{shown}\n\n{says(made, 80)}\n{says(planned(preset, 24), 24)}\n"
 
 
-def says(made: Plan, gib: int) -> str:
+def says(made: LaunchPlan, gib: int) -> str:
     try:
-        refuse(made)
+        check_fits(made)
     except UserError as error:
         return f"on {gib} GiB: refused: {error}"
     return f"on {gib} GiB: accepted"
@@ -88,7 +88,7 @@ def test_trl_accepts_the_settings_of_every_preset(preset: str, tmp_path: Path, m
     made = planned(preset, 80)
     # TRL counts the processes that there are; the rule it checks is that of one process with as many completions
     settings = made.asked.settings | made.settings | {"bf16": False}
-    settings = {name: value for name, value in settings.items() if name not in OURS["grpo"]}
+    settings = {name: value for name, value in settings.items() if name not in EXTRA_SETTINGS["grpo"]}
     settings["per_device_train_batch_size"] *= made.preset.processes
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     config = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings)
@@ -126,26 +126,26 @@ def test_the_batch_keeps_trls_rule_on_any_hardware(generations: int, device: int
         "per_device_train_batch_size": device,
         "gradient_accumulation_steps": steps,
     }
-    batch = fit(settings, preset)
+    batch = fit_batch(settings, preset)
     assert batch.completions % generations == 0
     assert batch.per_device <= max(device, 1)
     assert batch.per_device <= preset.micro_batch
     if device * steps * preset.processes % generations:
         with pytest.raises(UserError, match="no multiple of num_generations"):
-            fit(settings, preset, asked=True)
+            fit_batch(settings, preset, asked=True)
     else:
-        assert fit(settings, preset, asked=True).completions == device * steps * preset.processes
+        assert fit_batch(settings, preset, asked=True).completions == device * steps * preset.processes
     try:
-        assert fit(settings, preset, completions=batch.completions).completions == batch.completions
+        assert fit_batch(settings, preset, completions=batch.completions).completions == batch.completions
     except UserError:
         assert batch.completions % preset.processes
 
 
 def test_the_setting_of_the_first_report_stays_as_it_is() -> None:
     settings = {"num_generations": 15, "per_device_train_batch_size": 5, "gradient_accumulation_steps": 4}
-    assert fit(settings, PRESETS["4gpu"], asked=True) == presets.Batch(5, 4, 3)
+    assert fit_batch(settings, PRESETS["4gpu"], asked=True) == presets.Batch(5, 4, 3)
     with pytest.raises(UserError, match="multiple of 3, or num_generations to 2, 4, 5, 10, 20"):
-        fit(settings, PRESETS["1gpu"], asked=True)
+        fit_batch(settings, PRESETS["1gpu"], asked=True)
 
 
 @pytest.mark.parametrize("name", built_in())
@@ -212,16 +212,16 @@ def test_what_fits_is_what_is_reported_to_fit(
 
 def test_a_refusal_names_what_would_do() -> None:
     with pytest.raises(UserError, match=r"use --hardware 4gpu, or train LoRA adapters"):
-        refuse(planned("1gpu", 24))
+        check_fits(planned("1gpu", 24))
     with pytest.raises(UserError, match="use --hardware 8gpu-colocate"):
-        refuse(planned("8gpu", 24))
+        check_fits(planned("8gpu", 24))
     with pytest.raises(UserError, match="of the GPU that generates"):
-        refuse(planned("multinode", 20, "Qwen/Qwen2.5-VL-7B-Instruct"))
+        check_fits(planned("multinode", 20, "Qwen/Qwen2.5-VL-7B-Instruct"))
     named = says(planned("1gpu", 24), 24).partition("use --hardware ")[2].split(",")[0]
     assert planned(named, 24).fits
     small = Machine(80 * GIB, host=64 * GIB)
     with pytest.raises(UserError, match="150 GiB of host memory, and there are 64 GiB"):
-        refuse(make_plan(asked(), PRESETS["4gpu"], small))
+        check_fits(make_plan(asked(), PRESETS["4gpu"], small))
 
 
 @given(
@@ -317,7 +317,7 @@ def test_the_disk_that_checkpoints_take(preset: str, settings: dict[str, Any], b
 def test_auto_picks_by_what_there_is(count: int, gib: int, vllm: bool, nodes: int, picked: str) -> None:
     gpus = [GPU("GPU", gib * GIB)] * count
     machine = Machine(gib * GIB if count else None)
-    made, why = planner.decide(asked(), "auto", machine, gpus, nodes=nodes if nodes > 1 else None, vllm=vllm)
+    made, why = planner.choose_plan(asked(), "auto", machine, gpus, nodes=nodes if nodes > 1 else None, vllm=vllm)
     assert made.preset.name == picked
     assert ("no GPU" if not count else f"{count} x GPU of {gib} GiB") in why or f"{nodes} machines" in why
     assert made.preset.nodes == nodes
@@ -340,7 +340,7 @@ def test_auto_picks_by_what_there_is(count: int, gib: int, vllm: bool, nodes: in
 )
 def test_auto_picks_what_can_do_it(count: int, options: dict[str, Any], picked: str) -> None:
     gpus = [GPU("GPU", 80 * GIB)] * count
-    made, _ = planner.decide(asked(), "auto", Machine(80 * GIB), gpus, **options)
+    made, _ = planner.choose_plan(asked(), "auto", Machine(80 * GIB), gpus, **options)
     assert made.preset.name == picked
     if wanted := options.get("generation"):
         assert made.preset.generation == wanted
@@ -348,26 +348,28 @@ def test_auto_picks_what_can_do_it(count: int, options: dict[str, Any], picked: 
 
 def test_what_no_hardware_here_can_do_is_refused() -> None:
     with pytest.raises(UserError, match="1gpu can't generate with server: use --hardware 2gpu or 4gpu"):
-        planner.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)], generation="server")
-    adapters = planner.decide(asked(**LORA), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, deepspeed=False)
+        planner.choose_plan(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)], generation="server")
+    adapters = planner.choose_plan(
+        asked(**LORA), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, deepspeed=False
+    )
     assert adapters[0].preset.name == "2gpu"  # FSDP2 can't
 
 
 def test_what_is_launched_generates_as_the_plan_says_where_vllm_is_missing() -> None:
     eight = [GPU("GPU", 80 * GIB)] * 8
-    made, why = planner.decide(asked(), "auto", Machine(80 * GIB), eight, vllm=False)
+    made, why = planner.choose_plan(asked(), "auto", Machine(80 * GIB), eight, vllm=False)
     assert (made.preset.name, made.preset.generation) == ("8gpu-colocate", "transformers")
     assert "without vLLM" in why
     (trainer,) = made.jobs
     assert trainer.command[trainer.command.index("--vllm") + 1] == "off"
-    assert "r1vlm-train digits --vllm off --hardware 1gpu" in describe(
-        planner.decide(asked(**LORA), "auto", Machine(80 * GIB), eight[:1], vllm=False)[0], ""
+    assert "r1vlm-train digits --vllm off --hardware 1gpu" in render_plan(
+        planner.choose_plan(asked(**LORA), "auto", Machine(80 * GIB), eight[:1], vllm=False)[0], ""
     )
 
 
 def test_machines_where_there_is_one_are_refused() -> None:
     with pytest.raises(UserError, match="--nodes is for multinode, and 4 x GPU of 80 GiB is visible"):
-        planner.decide(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, nodes=4)
+        planner.choose_plan(asked(), "auto", Machine(80 * GIB), [GPU("GPU", 80 * GIB)] * 4, nodes=4)
 
 
 def test_gpus_of_other_machines_do_not_have_the_names_of_this_ones() -> None:
@@ -384,7 +386,9 @@ def test_a_shell_gives_back_what_the_user_wrote(tmp_path: Path) -> None:
         (tmp_path / command).write_text(FAKES.get(command, '#!/bin/bash\nprintf "%s\\n" "$@" > "$HERE/${0##*/}.txt"\n'))
         (tmp_path / command).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HERE": str(tmp_path), "SLURM_JOB_NODELIST": "n[1-4]"}
-    done = subprocess.run(["bash", "-c", slurm(made)], check=False, env=environment, cwd=tmp_path, capture_output=True)
+    done = subprocess.run(
+        ["bash", "-c", slurm_script(made)], check=False, env=environment, cwd=tmp_path, capture_output=True
+    )
     assert done.returncode == 0, done.stderr
     given = (tmp_path / "accelerate.txt").read_text().splitlines()
     assert given[given.index("training.cli") + 1 :][: len(words)] == words
@@ -397,7 +401,7 @@ def test_a_process_that_trains_alone_sees_one_gpu(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        presets.keep_gpus(count)
+        presets.restrict_gpus(count)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == left
 
 
@@ -439,7 +443,7 @@ def test_names_and_machines_are_checked() -> None:
     with pytest.raises(UserError, match="--nodes is for multinode"):
         find_preset("4gpu", 3)
     assert find_preset("multinode", 9).processes == 64
-    assert [preset.nodes for preset in choose([GPU("GPU", 1)] * 8, 2)[0]] == [2, 2]
+    assert [preset.nodes for preset in rank_presets([GPU("GPU", 1)] * 8, 2)[0]] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -455,7 +459,7 @@ def test_names_and_machines_are_checked() -> None:
     ],
 )
 def test_a_run_goes_on_where_its_optimizer_can_be_read(was: str, now: str, fine: bool, tmp_path: Path) -> None:
-    noted, wanted = (hardware_of(planned(preset, 80)) for preset in (was, now))
+    noted, wanted = (hardware_record(planned(preset, 80)) for preset in (was, now))
     (tmp_path / "run.json").write_text(json.dumps({"hardware": noted}))
     check_move(tmp_path, wanted)  # no checkpoint, nothing to read
     (tmp_path / "checkpoint-2").mkdir()
@@ -478,7 +482,7 @@ def test_a_run_keeps_its_completions_on_other_hardware() -> None:
 
 def test_the_trainers_command_says_where_it_runs_once() -> None:
     words = ["digits", "--hardware", "auto", "--steps", "3", "--nodes=4", "--dry-run", "--gpu-memory", "24", "--resume"]
-    assert words_of(words) == ["digits", "--steps", "3", "--resume"]
+    assert strip_launch_options(words) == ["digits", "--steps", "3", "--resume"]
 
 
 def write_golden() -> None:

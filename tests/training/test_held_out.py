@@ -20,13 +20,13 @@ def test_the_answers_are_those_that_r1vlm_eval_gets(digits_folder: Path, tmp_pat
 
     from datagen.dataset.reader import open_dataset
     from training.callbacks.validation import answers, evaluating
-    from training.models import load
+    from training.models import load_model
     from training.rollout.parity import banned_tokens
-    from training.trainers.grpo import WholeGRPOTrainer, without
-    from training.trainers.rewards import Judge
+    from training.trainers.grpo import R1GRPOTrainer, ban_tokens
+    from training.trainers.rewards import RewardFunctions
 
     questions = open_dataset(digits_folder).questions("validation", ["list", "sum"])
-    model, processor = load(str(SMALL))
+    model, processor = load_model(str(SMALL))
     config = GRPOConfig(
         output_dir=str(tmp_path),
         per_device_train_batch_size=16,
@@ -36,9 +36,9 @@ def test_the_answers_are_those_that_r1vlm_eval_gets(digits_folder: Path, tmp_pat
         use_cpu=True,
         bf16=False,
     )
-    config.generation_kwargs = without(banned_tokens(processor), config)
-    judge = Judge(["list", "sum"])
-    trainer = WholeGRPOTrainer(
+    config.generation_kwargs = ban_tokens(banned_tokens(processor), config)
+    judge = RewardFunctions(["list", "sum"])
+    trainer = R1GRPOTrainer(
         model=model, processing_class=processor, args=config, train_dataset=questions, reward_funcs=judge.functions()
     )
     model.train()
@@ -68,9 +68,9 @@ class Scripted:
 def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import Dataset
 
-    from training.callbacks.validation import HeldOut
+    from training.callbacks.validation import ValidationCallback
 
-    watcher = HeldOut(Dataset.from_dict({"id": ["a"]}), {"format": 0.1, "correctness": 1.0})
+    watcher = ValidationCallback(Dataset.from_dict({"id": ["a"]}), {"format": 0.1, "correctness": 1.0})
     watcher.trainer = Scripted()
     state = SimpleNamespace(
         global_step=0,

@@ -11,44 +11,44 @@ from peft import LoraConfig
 from datagen.common.errors import UserError
 from datagen.registry import TASKS
 from tests.processes import refused, run
-from training.config import OURS, Run, Stage, checked, settings_for, trl_config
-from training.launch.launch_config import hardware_of
+from training.config import EXTRA_SETTINGS, RunConfig, Stage, make_trl_config, resolve_settings, validate_settings
+from training.launch.launch_config import hardware_record
 from training.launch.memory import GIB, built_in
-from training.launch.planner import Asked, Machine, Question, make_plan
+from training.launch.planner import Machine, PlanRequest, QuestionSize, make_plan
 from training.launch.presets import PRESETS, Preset
 from training.models import DEFAULT_MODEL, SMALL
-from training.recipes import read_recipe, recipe_for, recipes
-from training.trainers.zero_variance import check_droppable
+from training.recipes import load_recipe, recipe_for_model, recipes
+from training.trainers.zero_variance import check_zero_variance_settings
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
-DIGITS = Question(width=84, height=84, prompt=250, solution=106)
+DIGITS = QuestionSize(width=84, height=84, prompt=250, solution=106)
 
 
-def run_of(recipe: str, stage: Stage, out: Path) -> Run:
-    settings = settings_for(recipe, stage, None, {}, ["bf16=false"])  # which torch refuses without a GPU
-    return Run(stage, "", "data", list(TASKS), str(out), 0, settings, "", {})
+def run_of(recipe: str, stage: Stage, out: Path) -> RunConfig:
+    settings = resolve_settings(recipe, stage, None, {}, ["bf16=false"])  # which torch refuses without a GPU
+    return RunConfig(stage, "", "data", list(TASKS), str(out), 0, settings, "", {})
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_is_possible_with_every_preset(recipe: str, preset: Preset, tmp_path: Path) -> None:
     asked = run_of(recipe, "grpo", tmp_path)
-    shape = built_in()[read_recipe(recipe).get("model", DEFAULT_MODEL)]
-    question = Asked(shape.name, shape, asked.settings, DIGITS, ["digits"], tmp_path)
+    shape = built_in()[load_recipe(recipe).get("model", DEFAULT_MODEL)]
+    question = PlanRequest(shape.name, shape, asked.settings, DIGITS, ["digits"], tmp_path)
     impossible = asked.settings.get("lora") or asked.settings["beta"]
     if preset.sharding == "fsdp2" and impossible:
         with pytest.raises(UserError, match=r"no LoRA adapters|a reference model of zeros"):
             make_plan(question, preset, Machine(80 * GIB, cores=48))
         return
     plan = make_plan(question, preset, Machine(80 * GIB, cores=48))
-    placed = dict(hardware_of(plan)["settings"])
+    placed = dict(hardware_record(plan)["settings"])
     # TRL counts the processes that there are; the rule it checks is that of one process with as many completions
     placed["per_device_train_batch_size"] *= preset.processes
-    config = trl_config(Run(**{**asked.as_json(), "hardware": {"settings": placed}}))
+    config = make_trl_config(RunConfig(**{**asked.as_json(), "hardware": {"settings": placed}}))
     assert config.generation_batch_size == plan.batch.completions
     if asked.settings.get("drop_zero_variance"):
-        check_droppable(config)
-    expected = {name: value for name, value in asked.settings.items() if name not in OURS["grpo"]} | placed
+        check_zero_variance_settings(config)
+    expected = {name: value for name, value in asked.settings.items() if name not in EXTRA_SETTINGS["grpo"]} | placed
     assert {name: getattr(config, name) for name in expected} == expected
     if preset.accelerate:
         assert load_config_from_file(str(preset.accelerate_file)).mixed_precision == "bf16"
@@ -57,10 +57,10 @@ def test_every_recipe_is_possible_with_every_preset(recipe: str, preset: Preset,
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_is_a_configuration_for_both_stages(recipe: str, tmp_path: Path) -> None:
     for stage in STAGES:
-        settings = read_recipe(recipe)[stage]
-        assert checked(stage, dict(settings)) == settings
-    trl_config(run_of(recipe, "cold_start", tmp_path))
-    settings = read_recipe(recipe)["grpo"]
+        settings = load_recipe(recipe)[stage]
+        assert validate_settings(stage, dict(settings)) == settings
+    make_trl_config(run_of(recipe, "cold_start", tmp_path))
+    settings = load_recipe(recipe)["grpo"]
     if "lora" in settings:
         assert LoraConfig(task_type="CAUSAL_LM", **settings["lora"]).r == settings["lora"]["r"]
 
@@ -75,12 +75,12 @@ def test_the_first_reports_are_as_they_were_reported() -> None:
     }
     names = ("num_generations", "max_completion_length", "per_device_train_batch_size", "gradient_accumulation_steps")
     for recipe, numbers in own.items():
-        found = read_recipe(recipe)["grpo"]
+        found = load_recipe(recipe)["grpo"]
         assert found | same | dict(zip(names, numbers, strict=True)) == found
-    assert read_recipe("first-messages")["grpo"]["curriculum"] == "difficulty"
+    assert load_recipe("first-messages")["grpo"]["curriculum"] == "difficulty"
     shape = built_in()[DEFAULT_MODEL]
     plan = make_plan(
-        Asked(DEFAULT_MODEL, shape, read_recipe("first-messages")["grpo"], DIGITS, [], Path("runs"), fixed=True),
+        PlanRequest(DEFAULT_MODEL, shape, load_recipe("first-messages")["grpo"], DIGITS, [], Path("runs"), fixed=True),
         PRESETS["4gpu"],
         Machine(80 * GIB),
     )
@@ -91,9 +91,9 @@ def test_a_model_has_one_recipe() -> None:
     made_for = [own["model"] for own in recipes().values() if "model" in own]
     assert len(made_for) == len(set(made_for))
     assert set(made_for) == set(built_in())
-    assert {recipe_for(name) for name in SMALL} == {"small"}
+    assert {recipe_for_model(name) for name in SMALL} == {"small"}
     for name in made_for:
-        assert read_recipe(recipe_for(f"{name}@1234"))["model"] == name
+        assert load_recipe(recipe_for_model(f"{name}@1234"))["model"] == name
 
 
 def test_a_recipe_is_chosen_by_name(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from training.trainers.rewards import Judge
+from training.trainers.rewards import RewardFunctions
 
 
-def call(judge: Judge, completions: list[str], **columns: Any) -> dict[str, list[float]]:
+def call(judge: RewardFunctions, completions: list[str], **columns: Any) -> dict[str, list[float]]:
     messages = [[{"role": "assistant", "content": text}] for text in completions]
     state = SimpleNamespace(global_step=4)
     return {
@@ -25,7 +25,7 @@ def test_each_row_is_judged_by_its_own_task_and_logged_once(tmp_path: Path) -> N
     log = tmp_path / "completions.jsonl"
     right_sum, right_list = "2 + 3 = 5.</think>\n<answer>5</answer>", "</think><answer>[2, 3]</answer>"
     got = call(
-        Judge(["list", "sum"], log),
+        RewardFunctions(["list", "sum"], log),
         [right_sum, right_sum, right_list, "<think>" + right_list],
         task=["sum", "list", "list", "list"],
         id=["a", "b", "c", "d"],
@@ -44,4 +44,4 @@ def test_each_row_is_judged_by_its_own_task_and_logged_once(tmp_path: Path) -> N
 
 def test_a_reward_that_raises_stops_the_run() -> None:
     with pytest.raises(KeyError):
-        call(Judge(["sum"]), ["</think><answer>5</answer>"], task=["sum"], id=["a"])
+        call(RewardFunctions(["sum"]), ["</think><answer>5</answer>"], task=["sum"], id=["a"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from datagen import r1_format
 from datagen.r1_format import vision_token_ids
 from datagen.registry import TASKS
-from datagen.sources.mnist import SIDE, load_glyphs
+from datagen.sources.mnist import SIDE, load_digits
 from tests.processes import refused, run
 from training.builtin_models.architecture import EXAMPLE, make_processor
 from training.builtin_models.cipher_tables import SHARES, decoders
@@ -26,15 +26,15 @@ from training.builtin_models.language import (
     transcription_accuracy,
 )
 from training.builtin_models.reading import NOTHING, batches, distort, letter_accuracy
-from training.models import BUILT_IN, SMALL, load
+from training.models import BUILT_IN, SMALL, load_model
 
 PROCESSOR = make_processor()
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_built_in_models_read_unseen_digits_as_their_cards_say(name: str) -> None:
-    model, processor = load(name)
-    unseen = load_glyphs("mnist-5k").of_split("test")
+    model, processor = load_model(name)
+    unseen = load_digits("mnist-5k").of_split("test")
     named, exact = transcription_accuracy(model, processor, unseen, images=512)
     assert named >= 0.95
     assert exact >= 0.85
@@ -43,7 +43,7 @@ def test_the_built_in_models_read_unseen_digits_as_their_cards_say(name: str) ->
 
 
 def test_the_model_for_ciphers_looks_up_letters_with_unseen_keys() -> None:
-    model, processor = load("small-ciphers")
+    model, processor = load_model("small-ciphers")
     measured = json.loads((BUILT_IN / "ciphers" / "r1vlm.json").read_text())["measured"]
     named, found = letter_accuracy(model, processor, "test")
     assert min(named, found) > 0.9
@@ -71,7 +71,7 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
         in (out / "README.md").read_text()
     )
     assert not out.with_name("mini.partial").exists()
-    model, processor = load(str(out))
+    model, processor = load_model(str(out))
     assert sum(parameter.numel() for parameter in model.parameters()) < 2_000_000
     assert len(vision_token_ids(processor.tokenizer.get_vocab())) == 5
     assert "is a file" in refused(run("training.builtin_models.make", "--out", out / "config.json"))
@@ -79,7 +79,7 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
 
 
 def test_reading_batches_label_the_cells_of_the_digits_centres() -> None:
-    images, cells = next(batches(load_glyphs("mnist-5k").of_split("validation"), 64, seed=0, strength=0.0))
+    images, cells = next(batches(load_digits("mnist-5k").of_split("validation"), 64, seed=0, strength=0.0))
     assert images.shape == (64, 84, 84, 3)
     assert images.dtype == torch.uint8
     counts = (cells != NOTHING).sum(1)
@@ -130,13 +130,13 @@ def test_sentences_of_prompts_are_single_tokens_and_letters_that_are_reasoned_ab
     assert tokenizer.tokenize("x = c, q = a. <chars> c a") == ["x = ", "c", ", ", "q = ", "a", ". <chars> ", *"c a"]
     assert len(tokenizer) <= 448
     for task in TASKS.values():
-        prompt = r1_format.messages(task.ask(EXAMPLE), task.example_answer)
+        prompt = r1_format.make_prompt(task.ask(EXAMPLE), task.example_answer)
         assert sum(len(tokenizer.tokenize(message["content"])) for message in prompt) < 45
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_distortion_keeps_shape_and_range_and_none_is_none(strength: float) -> None:
-    glyphs = torch.from_numpy(load_glyphs("mnist-5k").pixels[:50]) / 255
+    glyphs = torch.from_numpy(load_digits("mnist-5k").pixels[:50]) / 255
     moved = distort(glyphs, torch.Generator().manual_seed(0), strength)
     assert moved.shape == glyphs.shape
     assert 0 <= float(moved.min()) <= float(moved.max()) <= 1

@@ -47,13 +47,13 @@ def make_trainer(data: Path, out: Path, **vllm: Any) -> Any:
     from trl import GRPOConfig
 
     from datagen.dataset.reader import open_dataset
-    from training.models import load
+    from training.models import load_model
     from training.rollout.parity import banned_tokens
-    from training.trainers.grpo import WholeGRPOTrainer, rollouts, without
-    from training.trainers.rewards import Judge
+    from training.trainers.grpo import R1GRPOTrainer, ban_tokens, rollout_backend
+    from training.trainers.rewards import RewardFunctions
 
     questions = open_dataset(data).questions("train", ["list", "sum"])
-    model, processor = load(str(SMALL))
+    model, processor = load_model(str(SMALL))
     config = GRPOConfig(
         output_dir=str(out),
         use_vllm=True,
@@ -67,14 +67,14 @@ def make_trainer(data: Path, out: Path, **vllm: Any) -> Any:
         remove_unused_columns=False,
         **vllm,
     )
-    config.generation_kwargs = without(banned_tokens(processor), config)
-    with rollouts(config, questions, processor) as rollout_func:
-        return WholeGRPOTrainer(
+    config.generation_kwargs = ban_tokens(banned_tokens(processor), config)
+    with rollout_backend(config, questions, processor) as rollout_func:
+        return R1GRPOTrainer(
             model=model,
             processing_class=processor,
             args=config,
             train_dataset=questions,
-            reward_funcs=Judge(["list", "sum"]).functions(),
+            reward_funcs=RewardFunctions(["list", "sum"]).functions(),
             rollout_func=rollout_func,
             peft_config=LoraConfig(r=4, target_modules="all-linear"),
         )
@@ -208,7 +208,7 @@ def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: 
     from transformers import AutoModelForImageTextToText
     from trl.generation.vllm_generation import VLLMGeneration
 
-    from training.rollout.vllm import Rollouts
+    from training.rollout.vllm import SyncedVLLMGeneration
 
     network = AutoModelForImageTextToText.from_pretrained(random_checkpoint, dtype="bfloat16")
     model = get_peft_model(network, LoraConfig(r=4, target_modules="all-linear"))
@@ -223,7 +223,7 @@ def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VLLMGeneration, "_init_vllm", lambda self: None)
-        ours, theirs = (kind(model, Accelerator(cpu=True), None) for kind in (Rollouts, VLLMGeneration))
+        ours, theirs = (kind(model, Accelerator(cpu=True), None) for kind in (SyncedVLLMGeneration, VLLMGeneration))
     handed = {name: value.clone() for name, value in ours._iter_named_params()}
     assert not drift()
     expected = {name: value.clone() for name, value in theirs._iter_named_params()}

@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from training.launch.memory import GIB, built_in, shape_of
-from training.launch.planner import Asked, Job, Machine, Ports, Question, make_plan
+from training.launch.planner import Job, Machine, PlanRequest, Ports, QuestionSize, make_plan
 from training.launch.presets import PRESETS
-from training.models import locate
+from training.models import model_folder
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it")
-DIGITS = Question(width=84, height=84, prompt=250, solution=106)
+DIGITS = QuestionSize(width=84, height=84, prompt=250, solution=106)
 LAUNCHER = """
 import sys
 from pathlib import Path
@@ -44,8 +44,8 @@ print(json.dumps({name: getattr(taken, name) for name in names} | {"backend": ta
 
 def server(model: str, preset: str, port: int = 8000, **settings: bool) -> Job:
     shape = built_in().get(model) or shape_of(model)
-    name = model if model in built_in() else str(locate(model))
-    asked = Asked(name, shape, dict(settings), DIGITS, ["digits"], Path("runs/digits"))
+    name = model if model in built_in() else str(model_folder(model))
+    asked = PlanRequest(name, shape, dict(settings), DIGITS, ["digits"], Path("runs/digits"))
     plan = make_plan(asked, PRESETS[preset], Machine(80 * GIB), Ports(server=port))
     return plan.jobs[0]
 

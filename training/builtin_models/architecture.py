@@ -86,7 +86,7 @@ def phrases() -> list[str]:
         message["content"]
         for dataset in (DIGITS, COUNTING, WORDS, MESSAGES)
         for task in dataset.tasks
-        for message in r1.messages(task.ask(EXAMPLE), task.example_answer)
+        for message in r1.make_prompt(task.ask(EXAMPLE), task.example_answer)
     ]
     sentences = [part for text in texts for part in re.split(r"\d|(?<=[.:?;,] )|\n", text) if len(part) > 2]
     return list(dict.fromkeys([*fixed, *sentences]))

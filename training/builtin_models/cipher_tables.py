@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datagen.rendering.cipher_table import FONTS, SHADES, entries, table
-from datagen.rendering.compositing import paint
+from datagen.rendering.cipher_table import FONTS, SHADES, entry_indices, render_entries
+from datagen.rendering.compositing import colorize
 from datagen.sources.mnist import SIDE
-from datagen.sources.vocabulary import ALPHABETS, Words, load_words
+from datagen.sources.vocabulary import ALPHABETS, Vocabulary, load_vocabulary
 
 # Shares of the batches, by letters in a decoder. Looking up starts with few random letters, of which each image has
 # others: where all images show the same alphabet, looking at the whole image tells nothing, and there is no first step.
@@ -40,12 +40,12 @@ class Decoders:
 def decoders(size: int, seed: int, split: str = "train", letters: int | None = None) -> Iterator[Decoders]:
     """Endless batches of `size` decoders with keys of the split, all of one batch with as many letters."""
     rng = np.random.default_rng(seed)
-    words = load_words().of_split(split)
+    words = load_vocabulary().of_split(split)
     while True:
         yield draw(rng, words, letters or int(rng.choice(list(SHARES), p=list(SHARES.values()))), size)
 
 
-def draw(rng: np.random.Generator, words: Words, alphabet: int, size: int) -> Decoders:
+def draw(rng: np.random.Generator, words: Vocabulary, alphabet: int, size: int) -> Decoders:
     """`size` decoders with keys of the split of `words`, each in an order, a font and colours of its own."""
     images, letters, pointers, keys = [], [], [], []
     for _ in range(size):
@@ -53,9 +53,9 @@ def draw(rng: np.random.Generator, words: Words, alphabet: int, size: int) -> De
         plain = words.key(rng, alphabet) if alphabet in ALPHABETS else "".join(rng.permutation(list(coded)))
         order = rng.permutation(alphabet)
         pairs = [(coded[i], plain[i]) for i in order]
-        ink = table(entries(coded, plain)[order], str(rng.choice(list(FONTS))), SIDE)
+        ink = render_entries(entry_indices(coded, plain)[order], str(rng.choice(list(FONTS))), SIDE)
         shown = "".join(map("".join, pairs)).ljust(ink.size // SIDE**2)
-        images.append(torch.from_numpy(np.array(paint(rng, ink, SHADES).convert("RGB"))))
+        images.append(torch.from_numpy(np.array(colorize(rng, ink, SHADES).convert("RGB"))))
         letters.append(shown)
         pointers.append("".join(f" {coded}" for coded in shown[::2]))
         keys.append(dict(pairs))

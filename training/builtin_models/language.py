@@ -19,11 +19,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from datagen.r1_format import spell
-from datagen.sources.mnist import Glyphs
+from datagen.r1_format import spell_out
+from datagen.sources.mnist import DigitImages
 from datagen.sources.vocabulary import ALPHABETS
 from datagen.tasks.digits import additions
-from datagen.tasks.words import look_up
+from datagen.tasks.words import lookup_trace
 from training.builtin_models.architecture import CHAT_TEMPLATE
 from training.builtin_models.cipher_tables import Decoders, decoders
 from training.builtin_models.reading import NOTHING, batches
@@ -76,22 +76,22 @@ def lookups(
     hidden = [ciphered(rng, key, longest) for key in shown.keys]
     requests = [DECODE] * joining + [LOOK_UP] * (len(hidden) - joining)
     questions = [
-        under(image, f"{request} {spell(one['coded_message'])}.")
+        under(image, f"{request} {spell_out(one['coded_message'])}.")
         for image, request, one in zip(shown.images, requests, hidden, strict=True)
     ]
-    answers = [decoded(one) if i < joining else f"{look_up(one)}." for i, one in enumerate(hidden)]
+    answers = [decoded(one) if i < joining else f"{lookup_trace(one)}." for i, one in enumerate(hidden)]
     return chat(processor, questions, answers)
 
 
 def decoded(example: Mapping[str, str]) -> str:
     """Every coded character with what it stands for, the characters found, and the message."""
-    return f"{look_up(example)}. {spell(example['message'])}. {example['message']}"
+    return f"{lookup_trace(example)}. {spell_out(example['message'])}. {example['message']}"
 
 
 def joins(processor: Qwen2_5_VLProcessor, rng: np.random.Generator, size: int, longest: int) -> BatchFeature:
     """Random letters to be joined to words without an image."""
     messages = [random_message(rng, ALPHABETS[26], longest) for _ in range(size)]
-    questions = [[{"type": "text", "text": f"Join {spell(message)}."}] for message in messages]
+    questions = [[{"type": "text", "text": f"Join {spell_out(message)}."}] for message in messages]
     return chat(processor, questions, messages)
 
 
@@ -123,7 +123,7 @@ def spoken(digits: list[int]) -> str:
 def learn_to_speak(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    train: Glyphs,
+    train: DigitImages,
     *,
     steps: int,
     seed: int,
@@ -192,7 +192,7 @@ def answers_to(
 
 
 def transcription_accuracy(
-    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, glyphs: Glyphs, images: int = 1024
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, glyphs: DigitImages, images: int = 1024
 ) -> tuple[float, float]:
     """Images of one to four undistorted glyphs read aloud: `(share of digits named, share of images all right)`."""
     pictures, cells = next(batches(glyphs, images, seed=2, strength=0.0))
@@ -213,6 +213,6 @@ def decoding_accuracy(
     rng = np.random.default_rng(2)
     hidden = [ciphered(rng, key, 12) for key in shown.keys]
     said = answers_to(
-        model, processor, shown.images, [f"{DECODE} {spell(one['coded_message'])}." for one in hidden], 80
+        model, processor, shown.images, [f"{DECODE} {spell_out(one['coded_message'])}." for one in hidden], 80
     )
     return sum(text == decoded(one) for text, one in zip(said, hidden, strict=True)) / images

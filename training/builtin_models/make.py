@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from datagen.common.errors import Parser, UserError, run, writable_folder
+from datagen.common.errors import Parser, UserError, run_command, writable_folder
 from datagen.common.files import RECORD, write_json, write_text
-from datagen.common.options import whole
+from datagen.common.options import integer
 from datagen.hub.cards import render
 from datagen.r1_format import vision_token_ids
-from datagen.sources.mnist import Glyphs, load_glyphs
+from datagen.sources.mnist import DigitImages, load_digits
 from training.builtin_models.architecture import make_model, make_processor
 from training.builtin_models.language import decoding_accuracy, learn_to_speak, transcription_accuracy
 from training.builtin_models.reading import digit_accuracy, learn_to_read, letter_accuracy
@@ -49,7 +49,7 @@ def make(
     """
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out")
-    glyphs = load_glyphs("mnist-5k")
+    glyphs = load_digits("mnist-5k")
     steps = {"reading_steps": reading_steps, "letters_steps": letters_steps}
     steps |= {"speaking_steps": speaking_steps, "whole_steps": whole_steps}
     settings = {**steps, "seed": seed, "batch": batch}
@@ -109,7 +109,7 @@ def stage(folder: Path, model: Any, work: Callable[[], None]) -> float:
     return float(json.loads(note.read_text()))
 
 
-def measure(model: Any, processor: Any, glyphs: Glyphs) -> dict[str, float]:
+def measure(model: Any, processor: Any, glyphs: DigitImages) -> dict[str, float]:
     """How well unseen glyphs (1,024 images of one to four) are read, and letters in decoders with unseen keys."""
     unseen = glyphs.of_split("test")
     named, exact = transcription_accuracy(model, processor, unseen)
@@ -128,18 +128,18 @@ def command() -> None:
     """`python -m training.builtin_models.make`."""
     parser = Parser(prog="training.builtin_models.make", description="Make the small model that is built in.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--reading-steps", type=whole(1), default=4500, help="of reading digits [4500]")
-    parser.add_argument("--letters-steps", type=whole(1), default=700, help="of reading decoders too [700]")
-    parser.add_argument("--speaking-steps", type=whole(1), default=1500, help="of the language model [1500]")
-    parser.add_argument("--whole-steps", type=whole(1), default=400, help="of both together [400]")
+    parser.add_argument("--reading-steps", type=integer(1), default=4500, help="of reading digits [4500]")
+    parser.add_argument("--letters-steps", type=integer(1), default=700, help="of reading decoders too [700]")
+    parser.add_argument("--speaking-steps", type=integer(1), default=1500, help="of the language model [1500]")
+    parser.add_argument("--whole-steps", type=integer(1), default=400, help="of both together [400]")
     parser.add_argument(
-        "--batch", type=whole(4), default=128, help="images a step of reading, twice the later ones' [128]"
+        "--batch", type=integer(4), default=128, help="images a step of reading, twice the later ones' [128]"
     )
-    parser.add_argument("--seed", type=whole(0), default=0, help="[0]")
+    parser.add_argument("--seed", type=integer(0), default=0, help="[0]")
     given: argparse.Namespace = parser.parse_args()
     record = make(writable_folder(given.out), **{name: n for name, n in vars(given).items() if name != "out"})
     print(f"{given.out}: {record['measured']}")
 
 
 if __name__ == "__main__":
-    run("training.builtin_models.make", command)
+    run_command("training.builtin_models.make", command)

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from datagen.rendering.compositing import CANVAS, scatter
-from datagen.sources.mnist import SIDE, Glyphs
+from datagen.rendering.compositing import CANVAS, random_boxes
+from datagen.sources.mnist import SIDE, DigitImages
 from datagen.sources.vocabulary import ALPHABETS
 from training.builtin_models.architecture import query
 from training.builtin_models.cipher_tables import decoders
@@ -54,11 +54,11 @@ def distort(glyphs: Tensor, generator: torch.Generator, strength: float) -> Tens
     return warped.clamp(0, 1) ** torch.exp(uniform(-0.5, 0.5) * strength)[:, None, None]
 
 
-def batches(glyphs: Glyphs, size: int, seed: int, strength: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(glyphs: DigitImages, size: int, seed: int, strength: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless `(images, cells)`: (size, 84, 84, 3) uint8 and (size, 9) classes, one to four digits an image."""
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
-    layouts = [scatter(rng, [SIDE] * int(count)) for count in rng.integers(1, 4, size=4000, endpoint=True)]
+    layouts = [random_boxes(rng, [SIDE] * int(count)) for count in rng.integers(1, 4, size=4000, endpoint=True)]
     pixels, labels = torch.from_numpy(glyphs.pixels) / 255, torch.from_numpy(glyphs.labels)
     while True:
         boxes = [layouts[i] for i in rng.integers(len(layouts), size=size)]
@@ -91,7 +91,7 @@ def likeness(
 
 @torch.no_grad()
 def digit_accuracy(
-    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, glyphs: Glyphs, images: int = 1024
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, glyphs: DigitImages, images: int = 1024
 ) -> float:
     """Share of the digits (undistorted glyphs, one to four an image) whose cell is given their name."""
     pictures, cells = next(batches(glyphs, images, seed=1, strength=0.0))
@@ -120,8 +120,8 @@ def places(texts: list[str], order: str) -> Tensor:
 def learn_to_read(
     model: Qwen2_5_VLForConditionalGeneration,
     processor: Qwen2_5_VLProcessor,
-    train: Glyphs,
-    validation: Glyphs,
+    train: DigitImages,
+    validation: DigitImages,
     *,
     steps: int,
     seed: int,

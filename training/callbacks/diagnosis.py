@@ -28,7 +28,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Symptom:
     """Something that is wrong at a step: its name, what is seen, and what to try."""
 
     name: str
@@ -139,28 +139,28 @@ RULES: dict[str, Callable[[Rows], tuple[str, str] | None]] = {
 }
 
 
-def diagnose(rows: Rows) -> list[Finding]:
+def diagnose(rows: Rows) -> list[Symptom]:
     """What is wrong at the last of these rows of `metrics.jsonl`."""
     found = {name: rule(rows) for name, rule in RULES.items()}
-    return [Finding(name, rows[-1]["step"], *words) for name, words in found.items() if words is not None]
+    return [Symptom(name, rows[-1]["step"], *words) for name, words in found.items() if words is not None]
 
 
-def history(rows: Rows) -> list[Finding]:
+def history(rows: Rows) -> list[Symptom]:
     """Everything that was wrong in a run, each finding where it was first seen."""
-    first: dict[str, Finding] = {}
+    first: dict[str, Symptom] = {}
     for end in range(1, len(rows) + 1):
         for finding in diagnose(rows[:end]):
             first.setdefault(finding.name, finding)
     return list(first.values())
 
 
-class Diagnosis(TrainerCallback):  # type: ignore[misc]
+class DiagnosisCallback(TrainerCallback):  # type: ignore[misc]
     """Says each finding once, when it is first seen; at the end all of them again, and keeps them in the run folder."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.rows: list[dict[str, Any]] = []
-        self.said: dict[str, Finding] = {}
+        self.said: dict[str, Symptom] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on from what the run has logged before."""

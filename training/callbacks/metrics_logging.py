@@ -10,13 +10,13 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from datagen.common.files import CURVE, METRICS, replacing, write_text
+from datagen.common.files import CURVE, METRICS, atomic_path, write_text
 
 COMPLETIONS = "completions.jsonl"
 SHOWN = {"reward": "reward", "rewards/correctness/mean": "correct", "loss": "loss", "entropy": "entropy"}
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
+class MetricsLogger(TrainerCallback):  # type: ignore[misc]
     """A progress bar on the terminal, and every logged step as a line of `metrics.jsonl`."""
 
     def __init__(self, out: Path, title: str) -> None:
@@ -52,7 +52,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             draw_curve(self.out)
 
 
-def forget_after(out: Path, step: int) -> None:
+def truncate_logs(out: Path, step: int) -> None:
     """Drop what a killed run logged behind its last checkpoint, and broken lines: those steps are run again.
 
     A process that is killed while it writes leaves half a line, to which another may have added its own.
@@ -94,6 +94,6 @@ def draw_curve(out: Path) -> None:
     axes.set(xlabel="step", ylabel="mean over sampled completions", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    with replacing(out / CURVE) as temporary:
+    with atomic_path(out / CURVE) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)

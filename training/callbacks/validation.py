@@ -25,7 +25,7 @@ QUESTIONS = 200  # of validation, the first: a standard error of at most 3.5 poi
 BEST = "best"  # a link to the best checkpoint
 
 
-class HeldOut(TrainerCallback):  # type: ignore[misc]
+class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Every `eval_steps` steps, and at the end: scores `questions` and saves; `best` in the run folder is kept right.
 
     `weights` are the rewards' by name; their weighted sum decides what is best, the earlier of equals. `trainer` is set

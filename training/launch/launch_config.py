@@ -12,14 +12,22 @@ from typing import Any
 
 from datagen.common.errors import UserError, writable_folder
 from datagen.common.files import write_text
-from datagen.hub.fetch import repository
+from datagen.hub.fetch import parse_repo_id
 from datagen.task import DatasetSpec
-from training.config import Run, read_run
+from training.config import RunConfig, read_run
 from training.launch.memory import GIB, gib, shape_of
-from training.launch.plan_rendering import describe, script_path, slurm
-from training.launch.planner import Asked, Machine, Plan, decide, largest_question, make_plan, refuse
+from training.launch.plan_rendering import render_plan, script_path, slurm_script
+from training.launch.planner import (
+    LaunchPlan,
+    Machine,
+    PlanRequest,
+    check_fits,
+    choose_plan,
+    largest_question,
+    make_plan,
+)
 from training.launch.presets import AUTO, GPU, PRESETS, Generation, visible_gpus
-from training.models import DEFAULT_MODEL, locate
+from training.models import DEFAULT_MODEL, model_folder
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
 ENOUGH = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
@@ -34,17 +42,17 @@ def generation_of(vllm: str | None) -> Generation | None:
 
 
 def plan_for(
-    arguments: argparse.Namespace, dataset: DatasetSpec, run: Run, recipe: dict[str, Any], words: list[str]
-) -> tuple[Plan, str]:
+    arguments: argparse.Namespace, dataset: DatasetSpec, run: RunConfig, recipe: dict[str, Any], words: list[str]
+) -> tuple[LaunchPlan, str]:
     """The plan of a GRPO run, and why it is this one. `recipe` has its settings before the user's own.
 
     Raises:
         UserError: where the preset is unknown, or its processes can't share the batch.
     """
     gpus = [] if arguments.hardware == "cpu" else visible_gpus()
-    noted = noted_hardware(Path(run.out)) if arguments.resume else {}
-    asked = Asked(
-        model=served(run.model),
+    noted = recorded_hardware(Path(run.out)) if arguments.resume else {}
+    asked = PlanRequest(
+        model=vllm_model_name(run.model),
         shape=shape_of(run.model),
         settings=run.settings,
         question=largest_question(dataset.name, run.tasks),
@@ -65,7 +73,7 @@ def plan_for(
         host=_host_memory() if memory is None or (gpus and arguments.gpu_memory is None) else None,
         cores=os.cpu_count() or 1,
     )
-    return decide(
+    return choose_plan(
         asked,
         arguments.hardware,
         machine,
@@ -77,21 +85,21 @@ def plan_for(
     )
 
 
-def served(model: str) -> str:
+def vllm_model_name(model: str) -> str:
     """What vLLM's server is told to load: a name on the Hub, or a folder."""
-    return model if repository(model) else str(locate(model))
+    return model if parse_repo_id(model) else str(model_folder(model))
 
 
-def with_model(plan: Plan, model: str) -> Plan:
+def with_model(plan: LaunchPlan, model: str) -> LaunchPlan:
     """The same plan for a model of the same shape: what a cold start has made of the one it was made for."""
-    return make_plan(replace(plan.asked, model=served(model)), plan.preset, plan.machine)
+    return make_plan(replace(plan.asked, model=vllm_model_name(model)), plan.preset, plan.machine)
 
 
 def _host_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def words_of(words: list[str]) -> list[str]:
+def strip_launch_options(words: list[str]) -> list[str]:
     """The arguments of a command without those that say where it runs."""
     found, skip = [], False
     for word in words:
@@ -103,21 +111,21 @@ def words_of(words: list[str]) -> list[str]:
     return found
 
 
-def print_plan(plan: Plan, why: str) -> None:
+def print_plan(plan: LaunchPlan, why: str) -> None:
     """Print the plan, and write its Slurm script where it is one of several machines.
 
     Raises:
         UserError: where the memory does not suffice, or the script can't be written.
     """
-    print(describe(plan, why))
-    refuse(plan)
+    print(render_plan(plan, why))
+    check_fits(plan)
     if plan.preset.nodes > 1:
         script = script_path(plan)
         writable_folder(script.parent)
-        write_text(script, slurm(plan))
+        write_text(script, slurm_script(plan))
 
 
-def enough(plan: Plan, gpus: list[GPU]) -> None:
+def check_resources(plan: LaunchPlan, gpus: list[GPU]) -> None:
     """Raise a `UserError` where the plan can't be started here: too few GPUs, no vLLM, too little memory or disk."""
     preset = plan.preset
     if preset.gpus > len(gpus):
@@ -133,7 +141,7 @@ def enough(plan: Plan, gpus: list[GPU]) -> None:
         )
     if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"{preset.name} trains with DeepSpeed: install it with  pip install 'r1vlm[deepspeed]'")
-    refuse(plan)
+    check_fits(plan)
     out, each, most = plan.asked.out, plan.disk.checkpoint, min(plan.disk.most, ENOUGH)
     there = len(list(out.glob("checkpoint-*")))
     if (free := free_disk(out)) < (most - min(there, most - 1)) * each:
@@ -151,7 +159,7 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(at).free
 
 
-def hardware_of(plan: Plan) -> dict[str, Any]:
+def hardware_record(plan: LaunchPlan) -> dict[str, Any]:
     """What a run's `run.json` notes of its hardware, and the settings that follow from it."""
     return {
         "preset": plan.preset.name,
@@ -162,7 +170,7 @@ def hardware_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def noted_hardware(out: Path) -> dict[str, Any]:
+def recorded_hardware(out: Path) -> dict[str, Any]:
     """What the run in a folder noted; empty where there is none, or it was started by another launcher."""
     hardware: dict[str, Any] = read_run(out).get("hardware", {})
     return hardware
@@ -176,7 +184,7 @@ def check_move(out: Path, now: dict[str, Any]) -> None:
     """
     from training.trainers.checkpoints import last_checkpoint
 
-    was, last = noted_hardware(out), last_checkpoint(out)
+    was, last = recorded_hardware(out), last_checkpoint(out)
     if not was or not now or last is None:
         return
     split = was["sharding"] in ("zero2", "zero3")

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from datagen.common.errors import UserError
 from datagen.common.files import METRICS
 from training.distributed import FOLLOWED
-from training.launch.planner import Job, Plan, Ports, make_plan
+from training.launch.planner import Job, LaunchPlan, Ports, make_plan
 from training.launch.process_supervisor import adopt_orphans, descendants, end_all, send
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -65,7 +65,7 @@ class EndedError(Exception):
         self.code = code
 
 
-def launch(plan: Plan, *, watchdog: float) -> int:
+def launch(plan: LaunchPlan, *, watchdog: float) -> int:
     """Start the server, then the trainer, and wait for its end; returns the exit code of r1vlm-train.
 
     0 is the trainer's good end, 1 that either side failed, 124 that no step came within `watchdog` seconds, 130 Ctrl-C.

@@ -138,9 +138,9 @@ def shape_of(model: str) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from training.models import locate
+    from training.models import model_folder
 
-    config = AutoConfig.from_pretrained(locate(model))
+    config = AutoConfig.from_pretrained(model_folder(model))
     with torch.device("meta"):
         network = AutoModelForImageTextToText.from_config(config)
     seeing = network.get_encoder(modality="image")
@@ -153,7 +153,7 @@ def shape_of(model: str) -> Shape:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What is asked of the model. Tokens and patches are of one completion and its question."""
 
     batch: Batch
@@ -209,7 +209,7 @@ class Memory:
         return roomy and self.peak <= USABLE * gpu and sum(self.server.values()) <= SERVER_SHARE * gpu
 
 
-def predict(model: Shape, work: Work, preset: Preset, gpu: int | None) -> Memory:
+def predict(model: Shape, work: Workload, preset: Preset, gpu: int | None) -> Memory:
     """The memory of a run on GPUs of `gpu` bytes (None: on the CPU, where everything is the host's)."""
     states = _states(model, work, preset)
     step = states | {
@@ -244,14 +244,14 @@ def predict(model: Shape, work: Work, preset: Preset, gpu: int | None) -> Memory
     return Memory(step, sampling, server, host, colocated if preset.generation == "colocate" else 0.0)
 
 
-def _trained(model: Shape, work: Work) -> int:
+def _trained(model: Shape, work: Workload) -> int:
     """Parameters that are trained."""
     if work.lora_rank:
         return model.adapters(work.lora_rank, vision=work.lora_vision)
     return model.parameters - (model.vision_parameters if work.freeze_vision else 0)
 
 
-def _states(model: Shape, work: Work, preset: Preset) -> Parts:
+def _states(model: Shape, work: Workload, preset: Preset) -> Parts:
     """Weights, gradients, optimizer, and what belongs to how they are split, on one GPU."""
     n, all_, trained = preset.processes, model.parameters, _trained(model, work)
     half = work.lora_rank > 0 and work.bf16  # the base of LoRA is frozen, and needs no float32
@@ -284,7 +284,7 @@ def _states(model: Shape, work: Work, preset: Preset) -> Parts:
     return parts
 
 
-def _gathered(model: Shape, work: Work, preset: Preset) -> float:
+def _gathered(model: Shape, work: Workload, preset: Preset) -> float:
     """Weights that ZeRO-3 puts together between two steps, whole on each GPU.
 
     TRL does so to merge adapters before they are sent to vLLM, to let a reference model follow, and where transformers
@@ -296,7 +296,7 @@ def _gathered(model: Shape, work: Work, preset: Preset) -> float:
     return models * 2.0 * model.parameters
 
 
-def _activations(model: Shape, work: Work, preset: Preset) -> float:
+def _activations(model: Shape, work: Workload, preset: Preset) -> float:
     """What the forward pass keeps for the backward pass, in the language model and in the vision tower."""
     half = work.bf16 and (preset.sharding != "none" or work.lora_rank > 0)
     stream = 2 if half else 4  # bytes of the residual stream: float32 weights make it float32 under autocast, too
@@ -316,7 +316,7 @@ def _activations(model: Shape, work: Work, preset: Preset) -> float:
     return max(language + patches * model.vision_hidden * stream * layers, vision)
 
 
-def _logits(model: Shape, work: Work, preset: Preset) -> float:
+def _logits(model: Shape, work: Workload, preset: Preset) -> float:
     """TRL's tile of logits, and the gradient of the language head, which it sums in float32."""
     rows = min(TILE[0], work.batch.per_device * work.completion_tokens)
     tile = rows * min(TILE[1], model.vocabulary) * (2 if work.bf16 else 4)
@@ -325,7 +325,7 @@ def _logits(model: Shape, work: Work, preset: Preset) -> float:
     return tile + head + gathered
 
 
-def _host(model: Shape, work: Work, preset: Preset) -> Parts:
+def _host(model: Shape, work: Workload, preset: Preset) -> Parts:
     """The memory of one machine that trains."""
     local = max(1, preset.train_gpus)
     number = 2.0 if work.lora_rank else 4.0
@@ -347,7 +347,7 @@ class Disk:
     most: float
 
 
-def disk(model: Shape, work: Work, preset: Preset, settings: Mapping[str, Any]) -> Disk:
+def disk(model: Shape, work: Workload, preset: Preset, settings: Mapping[str, Any]) -> Disk:
     """What the checkpoints of a run take, with everything that --resume needs."""
     trained, deepspeed = _trained(model, work), preset.sharding in ("zero2", "zero3")
     weights = (2.0 if deepspeed else 4.0) * (trained if work.lora_rank else model.parameters)

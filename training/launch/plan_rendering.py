@@ -7,13 +7,13 @@ import shlex
 from pathlib import Path
 
 from training.launch.memory import GIB, SERVER_SHARE, Parts, gib
-from training.launch.planner import Asked, Job, Machine, Plan, largest_question, possible
+from training.launch.planner import Job, LaunchPlan, Machine, PlanRequest, largest_question, possible
 from training.launch.presets import PRESETS, Preset
 
 OWN = re.compile(r"(http://)?\$(SERVER|RANK|MAIN)(:\d+)?")  # words with the variables of a plan of several machines
 
 
-def describe(plan: Plan, why: str) -> str:
+def render_plan(plan: LaunchPlan, why: str) -> str:
     """The plan in words: what each GPU does, the memory it takes, and every command with its environment."""
     preset, batch = plan.preset, plan.batch
     generations = plan.asked.settings.get("num_generations") or 8
@@ -66,7 +66,7 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if OWN.fullmatch(word) else shlex.quote(word)
 
 
-def _gpus(plan: Plan) -> list[str]:
+def _gpus(plan: LaunchPlan) -> list[str]:
     """A line for every kind of GPU: what it does, and how much of its memory it takes."""
     preset, memory, gpu = plan.preset, plan.memory, plan.machine.gpu
     if gpu is None or not preset.train_gpus:
@@ -90,7 +90,7 @@ def _range(first: int, count: int) -> str:
     return str(first) if count == 1 else f"{first}-{first + count - 1}"
 
 
-def _table(plan: Plan) -> list[str]:
+def _table(plan: LaunchPlan) -> list[str]:
     """The parts of the memory, in GiB."""
     memory = plan.memory
     lines = []
@@ -111,12 +111,12 @@ def _number(parts: Parts, name: str) -> str:
     return f"{parts[name] / GIB:.1f}" if name in parts else "-"
 
 
-def script_path(plan: Plan) -> Path:
+def script_path(plan: LaunchPlan) -> Path:
     """Where the Slurm script of a plan is written: beside the run folder."""
     return plan.asked.out.with_name(plan.asked.out.name + ".slurm")
 
 
-def slurm(plan: Plan) -> str:
+def slurm_script(plan: LaunchPlan) -> str:
     """The plan of several machines as a job of Slurm: one task a machine, the first of which generates."""
     preset = plan.preset
     server, trainer = plan.jobs
@@ -165,10 +165,10 @@ def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
 
     For all weights and for LoRA of rank 16, with the default recipe on digits.
     """
-    from training.config import settings_for
+    from training.config import resolve_settings
     from training.launch.memory import built_in
 
-    recipe = settings_for("default", "grpo", None, {}, [])
+    recipe = resolve_settings("default", "grpo", None, {}, [])
     question = largest_question("digits", ["list", "sum"])
     lines = ["| preset | what it does | all weights | LoRA | host |", "|---|---|---:|---:|---:|"]
     for preset in PRESETS.values():
@@ -176,7 +176,7 @@ def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
             continue
         cells, hosts = [], [0.0]
         for lora in ({}, {"lora": {"r": 16}}):
-            asked = Asked(model, built_in()[model], recipe | lora, question, [], Path("runs"))
+            asked = PlanRequest(model, built_in()[model], recipe | lora, question, [], Path("runs"))
             plans = [plan for size in sizes for plan in possible(asked, [preset], Machine(size * GIB))]
             fitting = [size for size, plan in zip(sizes, plans, strict=False) if plan.fits]
             hosts += [sum(plan.memory.host.values()) for plan in plans]

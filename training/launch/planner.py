@@ -14,7 +14,7 @@ from typing import Any
 
 from datagen.common.errors import UserError
 from training.distributed import LAUNCHED
-from training.launch.memory import SERVER_SHARE, USABLE, Disk, Memory, Shape, Work, disk, gib, predict
+from training.launch.memory import SERVER_SHARE, USABLE, Disk, Memory, Shape, Workload, disk, gib, predict
 from training.launch.presets import (
     AUTO,
     GPU,
@@ -24,11 +24,11 @@ from training.launch.presets import (
     Batch,
     Generation,
     Preset,
-    choose,
     find_preset,
-    fit,
-    generating,
-    settings_of,
+    fit_batch,
+    rank_presets,
+    trl_settings,
+    with_generation,
 )
 
 
@@ -42,7 +42,7 @@ class Ports:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionSize:
     """The size of a question: its image in pixels, its text and its solution in characters."""
 
     width: int
@@ -52,7 +52,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanRequest:
     """What a command asks of the hardware: the model's shape, GRPO's settings, the largest question, and the command.
 
     `fixed` says that the user gave the batch, `completions` that a run that is resumed did. `words` are the arguments
@@ -62,7 +62,7 @@ class Asked:
     model: str
     shape: Shape
     settings: dict[str, Any]
-    question: Question
+    question: QuestionSize
     words: list[str]
     out: Path
     fixed: bool = False
@@ -90,13 +90,13 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """A preset applied to a command. `settings` are those of TRL's GRPOConfig that follow from the hardware."""
 
     preset: Preset
-    asked: Asked
+    asked: PlanRequest
     machine: Machine
-    work: Work
+    work: Workload
     memory: Memory
     disk: Disk
     ports: Ports
@@ -114,17 +114,17 @@ class Plan:
         return self.memory.fits(self.machine.gpu, self.machine.host)
 
 
-def largest_question(dataset: str, tasks: list[str]) -> Question:
+def largest_question(dataset: str, tasks: list[str]) -> QuestionSize:
     """The largest of some questions of a dataset, drawn with its default options."""
     from PIL import Image
 
-    from datagen.dataset.config import make_recipe
-    from datagen.dataset.shards import sample
+    from datagen.dataset.config import make_config
+    from datagen.dataset.shards import sample_questions
 
-    drawn = sample(make_recipe(dataset, size=1000, seed=0), 16)
+    drawn = sample_questions(make_config(dataset, size=1000, seed=0), 16)
     rows = [row for task, rows in drawn.items() if task in tasks for row in rows]
     sizes = [Image.open(io.BytesIO(row["image"]["bytes"])).size for row in rows]
-    return Question(
+    return QuestionSize(
         width=max(width for width, _ in sizes),
         height=max(height for _, height in sizes),
         prompt=max(sum(len(message["content"]) for message in row["prompt"]) for row in rows),
@@ -132,7 +132,7 @@ def largest_question(dataset: str, tasks: list[str]) -> Question:
     )
 
 
-def make_plan(asked: Asked, preset: Preset, machine: Machine, ports: Ports | None = None) -> Plan:
+def make_plan(asked: PlanRequest, preset: Preset, machine: Machine, ports: Ports | None = None) -> LaunchPlan:
     """The plan of a command under a preset.
 
     Raises:
@@ -147,27 +147,27 @@ def make_plan(asked: Asked, preset: Preset, machine: Machine, ports: Ports | Non
             f"TRL 1.16 gives all processes of FSDP2 but one a reference model of zeros ({preset.name}): "
             "use --hardware 4gpu-zero3, or set beta=0"
         )
-    batch = fit(asked.settings, preset, asked=asked.fixed)
+    batch = fit_batch(asked.settings, preset, asked=asked.fixed)
     if asked.completions is not None and batch.completions != asked.completions:
-        batch = fit(asked.settings, preset, completions=asked.completions)
+        batch = fit_batch(asked.settings, preset, completions=asked.completions)
     work = _work(asked, batch)
     memory = predict(asked.shape, work, preset, machine.gpu if preset.train_gpus else None)
-    settings = settings_of(preset, batch)
+    settings = trl_settings(preset, batch)
     if memory.vllm and machine.gpu is not None:
         settings["vllm_gpu_memory_utilization"] = min(memory.vllm, SERVER_SHARE)
     room = disk(asked.shape, work, preset, asked.settings)
-    plan = Plan(preset, asked, machine, work, memory, room, ports or Ports(), settings)
+    plan = LaunchPlan(preset, asked, machine, work, memory, room, ports or Ports(), settings)
     return replace(plan, jobs=list(_jobs(plan)))
 
 
-def _work(asked: Asked, batch: Batch) -> Work:
+def _work(asked: PlanRequest, batch: Batch) -> Workload:
     settings, question = asked.settings, asked.question
     images = settings.get("image_processor") or {}
     tiled = images.get("do_image_splitting", True)
     patches, image_tokens = asked.shape.image(question.width, question.height, tiled=tiled)
     lora = settings.get("lora") or {}
     targets = str(lora.get("target_modules", ""))
-    return Work(
+    return Workload(
         batch=batch,
         prompt_tokens=30 + math.ceil(question.prompt / 3) + image_tokens,  # the template, and 3 characters a token
         completion_tokens=settings.get("max_completion_length") or 16 + math.ceil(question.solution / 2),
@@ -182,8 +182,8 @@ def _work(asked: Asked, batch: Batch) -> Work:
     )
 
 
-def decide(
-    asked: Asked,
+def choose_plan(
+    asked: PlanRequest,
     hardware: str,
     machine: Machine,
     gpus: list[GPU],
@@ -192,7 +192,7 @@ def decide(
     generation: Generation | None = None,
     vllm: bool = True,
     deepspeed: bool = True,
-) -> tuple[Plan, str]:
+) -> tuple[LaunchPlan, str]:
     """The plan for `--hardware`, and why it is this one.
 
     `generation` is how completions are sampled where the user said so; `vllm` and `deepspeed` whether they are
@@ -202,13 +202,13 @@ def decide(
         UserError: for an unknown preset, and for what it can't do.
     """
     if hardware != AUTO:
-        preset = generating(find_preset(hardware, nodes), generation)
+        preset = with_generation(find_preset(hardware, nodes), generation)
         return make_plan(asked, preset, machine), "asked for"
     if gpus and not vllm and generation is None:
         generation = "transformers"
         asked = replace(asked, words=[*asked.words, "--vllm", "off"])  # what is launched must not decide otherwise
     machines = nodes or int(os.environ.get("SLURM_NNODES", "1"))
-    presets, why = choose(gpus, machines, generation, deepspeed=deepspeed)
+    presets, why = rank_presets(gpus, machines, generation, deepspeed=deepspeed)
     if nodes is not None and presets[0].nodes == 1:
         raise UserError(f"--nodes is for multinode, and {why}: plan for other machines with --hardware multinode")
     tried = possible(asked, presets, machine) or [make_plan(asked, presets[0], machine)]  # which says why it is not
@@ -219,7 +219,7 @@ def decide(
     return best, why + (f", and {', '.join(over)} would need more memory" if over else "")
 
 
-def refuse(plan: Plan) -> None:
+def check_fits(plan: LaunchPlan) -> None:
     """Raise a `UserError` where the memory does not suffice; it names what would do."""
     if plan.fits:
         return
@@ -242,7 +242,7 @@ def refuse(plan: Plan) -> None:
     raise UserError(f"{model} on {name} needs {need}: {', or '.join(do) or 'use a smaller model'}")
 
 
-def possible(asked: Asked, presets: list[Preset], machine: Machine) -> list[Plan]:
+def possible(asked: PlanRequest, presets: list[Preset], machine: Machine) -> list[LaunchPlan]:
     """The plans of those presets that can do what is asked, whether it fits or not."""
     plans = []
     for preset in presets:
@@ -251,7 +251,7 @@ def possible(asked: Asked, presets: list[Preset], machine: Machine) -> list[Plan
     return plans
 
 
-def _jobs(plan: Plan) -> Iterator[Job]:
+def _jobs(plan: LaunchPlan) -> Iterator[Job]:
     """The server, where there is one, and the trainer; none where r1vlm-train itself trains."""
     preset, machine, ports = plan.preset, plan.machine, plan.ports
     if not preset.launched:
@@ -283,7 +283,7 @@ def _server_environment(gpus: tuple[str, ...]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "VLLM_SERVER_DEV_MODE": "1", "PYTHONFAULTHANDLER": "1"}
 
 
-def _serve(plan: Plan, host: str) -> list[str]:
+def _serve(plan: LaunchPlan, host: str) -> list[str]:
     """The server of vLLM with what TRL 1.16 asks of it (trl/generation/vllm_client.py, its errors name each flag).
 
     Weights come over NCCL; log-probabilities are those after temperature and masks, of any number of tokens; images are

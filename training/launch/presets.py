@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from datagen.common.errors import UserError, nearest
+from datagen.common.errors import UserError, suggest
 
 Generation = Literal["transformers", "colocate", "server"]
 Sharding = Literal["none", "zero2", "zero3", "fsdp2"]
@@ -180,7 +180,7 @@ def _gpus_of_torch() -> list[GPU]:
     return [GPU(name, int(memory)) for memory, _, name in (line.partition(" ") for line in lines)]
 
 
-def keep_gpus(count: int) -> None:
+def restrict_gpus(count: int) -> None:
     """Hide all but the first `count` GPUs from this process, which trains alone, before torch looks for them.
 
     TRL 1.16 refuses to train in one process that sees several (nn.DataParallel), and spreads a reference model over
@@ -198,7 +198,7 @@ def find_preset(name: str, nodes: int | None = None) -> Preset:
         UserError: where there is none of that name, or it is of one machine.
     """
     if name not in PRESETS:
-        raise UserError(f"there is no hardware preset {name!r}: {nearest(name, [AUTO, *PRESETS])}")
+        raise UserError(f"there is no hardware preset {name!r}: {suggest(name, [AUTO, *PRESETS])}")
     preset = PRESETS[name]
     if nodes is None:
         return preset
@@ -214,7 +214,7 @@ def can_generate(preset: Preset, generation: Generation | None) -> bool:
     return generation in (None, preset.generation) or "server" not in (generation, preset.generation)
 
 
-def generating(preset: Preset, generation: Generation | None) -> Preset:
+def with_generation(preset: Preset, generation: Generation | None) -> Preset:
     """The preset with another way to sample completions, where one is named.
 
     Raises:
@@ -226,7 +226,7 @@ def generating(preset: Preset, generation: Generation | None) -> Preset:
     return preset if generation is None else replace(preset, generation=generation)
 
 
-def choose(
+def rank_presets(
     gpus: list[GPU], machines: int, generation: Generation | None = None, *, deepspeed: bool = True
 ) -> tuple[list[Preset], str]:
     """The presets to try on such hardware, those that use most of it first, and the reason in words.
@@ -235,7 +235,7 @@ def choose(
     said, `deepspeed` whether it is installed.
     """
     if not gpus:
-        return [generating(PRESETS["cpu"], generation)], "no GPU is visible"
+        return [with_generation(PRESETS["cpu"], generation)], "no GPU is visible"
     seen = f"{len(gpus)} x {gpus[0].name} of {gpus[0].memory / 2**30:.0f} GiB"
     fitting = [preset for preset in PRESETS.values() if 0 < preset.gpus <= len(gpus)]
     able = [
@@ -246,7 +246,7 @@ def choose(
     if many := [replace(preset, nodes=machines) for preset in able if preset.nodes > 1 and machines > 1]:
         return many, f"the allocation has {machines} machines, this one with {seen}"
     one = sorted((preset for preset in able if preset.nodes == 1), key=lambda preset: -preset.gpus)
-    return [generating(preset, generation) for preset in one or fitting[:1]], f"{seen} is visible"
+    return [with_generation(preset, generation) for preset in one or fitting[:1]], f"{seen} is visible"
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,9 @@ class Batch:
         return self.per_device * self.accumulation * self.processes
 
 
-def fit(settings: dict[str, Any], preset: Preset, *, asked: bool = False, completions: int | None = None) -> Batch:
+def fit_batch(
+    settings: dict[str, Any], preset: Preset, *, asked: bool = False, completions: int | None = None
+) -> Batch:
     """Micro-batch and accumulation that keep TRL's rule on this hardware.
 
     TRL 1.16 (GRPOConfig.__post_init__): per_device_train_batch_size x processes x steps_per_generation is a multiple of
@@ -310,7 +312,7 @@ def fit(settings: dict[str, Any], preset: Preset, *, asked: bool = False, comple
     return Batch(per_device, max(1, round(steps / unit)) * unit, processes)
 
 
-def settings_of(preset: Preset, batch: Batch) -> dict[str, Any]:
+def trl_settings(preset: Preset, batch: Batch) -> dict[str, Any]:
     """The settings of TRL's GRPOConfig that follow from the hardware and its batch."""
     found: dict[str, Any] = {
         "per_device_train_batch_size": batch.per_device,

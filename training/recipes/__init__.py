@@ -9,8 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from datagen.common.errors import UserError, nearest
-from training.models import is_small, locate
+from datagen.common.errors import UserError, suggest
+from training.models import is_small, model_folder
 
 FOLDER = files("training.recipes")
 DEFAULT = "default"
@@ -29,22 +29,22 @@ def recipes() -> dict[str, dict[str, Any]]:
     }
 
 
-def read_recipe(name: str) -> dict[str, Any]:
+def load_recipe(name: str) -> dict[str, Any]:
     """`model` (where there is one), `cold_start` and `grpo` of a recipe, with what it extends.
 
     Raises:
         UserError: where there is none of that name.
     """
     if name not in recipes():
-        raise UserError(f"there is no recipe {name!r}: {nearest(name, list(recipes()))}")
+        raise UserError(f"there is no recipe {name!r}: {suggest(name, list(recipes()))}")
     own = recipes()[name]
-    base = read_recipe(own["extends"]) if "extends" in own else {}
+    base = load_recipe(own["extends"]) if "extends" in own else {}
     stages = {stage: base.get(stage, {}) | own.get(stage, {}) for stage in ("cold_start", "grpo")}
     return {**base, **own, **stages}
 
 
-def recipe_for(model: str) -> str:
+def recipe_for_model(model: str) -> str:
     """The recipe that is made for a model; `small` for those that are built in or as small, else `default`."""
     hub_name = model.partition("@")[0]
     made_for = [name for name, own in recipes().items() if own.get("model") == hub_name]
-    return made_for[0] if made_for else SMALL if is_small(locate(model)) else DEFAULT
+    return made_for[0] if made_for else SMALL if is_small(model_folder(model)) else DEFAULT

@@ -156,7 +156,7 @@ def banned_tokens(processor: Any) -> dict[int, str]:
     return {token: processor.tokenizer.convert_ids_to_tokens(token) for token in sorted(ids)}
 
 
-class Preflight(TrainerCallback):  # type: ignore[misc]
+class ParityCheck(TrainerCallback):  # type: ignore[misc]
     """Runs `check` before the first step, when the model is where it will be trained. `trainer` is set behind."""
 
     trainer: Any

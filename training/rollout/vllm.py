@@ -40,7 +40,7 @@ from training.rollout.parity import check_same_prompts, images_of, precision, re
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `rollout_func` is experimental: TRL's version is pinned
 
 
-def rollout(prompts: list[list[dict[str, Any]]], trainer: Any) -> dict[str, list[Any]]:
+def rollout_func(prompts: list[list[dict[str, Any]]], trainer: Any) -> dict[str, list[Any]]:
     """TRL's rollout function: what the trainer's vLLM answers to conversations that have their images in them.
 
     Returns for each conversation its `prompt_ids` as the trainer has them, the `completion_ids`, and the `logprobs`
@@ -61,7 +61,7 @@ def rollout(prompts: list[list[dict[str, Any]]], trainer: Any) -> dict[str, list
     return {"prompt_ids": ours, "completion_ids": completions, "logprobs": sampled}
 
 
-class Rollouts(VLLMGeneration):  # type: ignore[misc]
+class SyncedVLLMGeneration(VLLMGeneration):  # type: ignore[misc]
     """TRL's vLLM, in this process or on a server, with weights that arrive and no stale images."""
 
     def sync_weights(self) -> None:
@@ -136,7 +136,7 @@ def engine_for(args: Any, images: dict[str, Any] | None = None) -> Iterator[None
         return LLM(**options, dtype=precision(args), enforce_eager=on_cpu)
 
     with (
-        patch.object(grpo_trainer, "VLLMGeneration", Rollouts),
+        patch.object(grpo_trainer, "VLLMGeneration", SyncedVLLMGeneration),
         patch.object(vllm_generation, "LLM", engine, create=True),
     ):
         yield

@@ -19,17 +19,17 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from datagen.common.errors import UserError
 from datagen.common.files import CURVE, RECORD, write_json, write_text
 from datagen.hub.cards import CARD, license_of, model_card, public_record
-from datagen.hub.fetch import MODEL_FILES, repository
-from datagen.hub.publish import Mark, Published, Target, publish
-from training.config import Run
-from training.models import locate
+from datagen.hub.fetch import MODEL_FILES, parse_repo_id
+from datagen.hub.publish import Published, PublishTarget, RepoIdentity, publish
+from training.config import RunConfig
+from training.models import model_folder
 
 STAGING = ".saving"
 NOT_PUBLISHED = ("trainer_state.json",)  # of use to --resume alone
 PACKAGES = ("r1vlm", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 
 
-class WholeCheckpoints(Trainer):  # type: ignore[misc]
+class AtomicCheckpoints(Trainer):  # type: ignore[misc]
     """A mixin for transformers' trainers: checkpoints are written in a staging folder and renamed when complete."""
 
     record: dict[str, Any]
@@ -93,7 +93,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     return record
 
 
-def publish_checkpoint(folder: Path, to: Target) -> Published:
+def publish_checkpoint(folder: Path, to: PublishTarget) -> Published:
     """Publish a checkpoint: weights, settings, card, record and reward curve; nothing that only `--resume` needs.
 
     Raises:
@@ -108,23 +108,23 @@ def publish_checkpoint(folder: Path, to: Target) -> Published:
     files[RECORD] = json.dumps(record, indent=2, ensure_ascii=False).encode()
     files[CARD] = model_card(record, repo=to.repo, curve=curve.is_file()).encode()
     # With the same weights and record it is the same checkpoint: a card with results, published since, stays.
-    return publish(to, files, Mark(RECORD, "run_hash", record["run_hash"]), no_change=CARD)
+    return publish(to, files, RepoIdentity(RECORD, "run_hash", record["run_hash"]), no_change=CARD)
 
 
-def base_of(model: str) -> str:
+def base_model_name(model: str) -> str:
     """What a model is called as the base of others: a published one its name, one of this machine what it came from."""
-    return model if repository(model) else str(read_record(locate(model)).get("base_model", model))
+    return model if parse_repo_id(model) else str(read_record(model_folder(model)).get("base_model", model))
 
 
-def make_record(run: Run, stage: str) -> dict[str, Any]:
+def make_record(run: RunConfig, stage: str) -> dict[str, Any]:
     """What a checkpoint says of its making, beside its step and what the model has been shown."""
-    base = base_of(run.model)
+    base = base_model_name(run.model)
     what = [stage, base, run.dataset_fingerprint, run.tasks, run.seed, run.settings]
     return {
         "stage": stage,
         "model": run.model,
         "base_model": base,
-        "license": license_of(locate(run.model)),
+        "license": license_of(model_folder(run.model)),
         "run_hash": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16],
         "dataset": run.data,
         "dataset_fingerprint": run.dataset_fingerprint,
@@ -133,13 +133,13 @@ def make_record(run: Run, stage: str) -> dict[str, Any]:
         "run": str(Path(run.out).resolve()),
         "seed": run.seed,
         "settings": run.settings,
-        "hardware": hardware(),
+        "hardware": hardware_name(),
         "versions": versions(),
         "git_commit": git_commit(),
     }
 
 
-def hardware() -> str:
+def hardware_name() -> str:
     """What this process trains on."""
     import torch
 

@@ -29,7 +29,7 @@ def easiest_first(questions: Any, dataset: DatasetSpec, config: Any) -> Any:
     return chosen.select(sorted(range(len(chosen)), key=levels.__getitem__))
 
 
-class KeptOrder(TrainerCallback):  # type: ignore[misc]
+class ResumeDataOrder(TrainerCallback):  # type: ignore[misc]
     """Goes on with the order of the epoch in which a run was stopped.
 
     TRL 1.16's RepeatSampler draws the order of every epoch from one generator, which no checkpoint holds, and has no

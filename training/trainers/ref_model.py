@@ -16,7 +16,7 @@ from trl import GRPOTrainer
 REFERENCE = "reference"  # in a checkpoint
 
 
-class KeptReference(GRPOTrainer):  # type: ignore[misc]
+class ReferenceCheckpoints(GRPOTrainer):  # type: ignore[misc]
     """A mixin for TRL's trainer that saves a reference model that is synced."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -30,7 +30,7 @@ class KeptReference(GRPOTrainer):  # type: ignore[misc]
 
 
 @contextmanager
-def reference_of(model: Any, checkpoint: Path | None) -> Iterator[None]:
+def reference_from_checkpoint(model: Any, checkpoint: Path | None) -> Iterator[None]:
     """A trainer that is made inside has the reference of a checkpoint, where there is one.
 
     TRL loads it from where the model's configuration says that the model is from.

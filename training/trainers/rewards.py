@@ -13,7 +13,7 @@ from datagen.registry import TASKS, reward_names
 TRLReward = Callable[..., list[float]]
 
 
-class Judge:
+class RewardFunctions:
     """The rewards of some tasks as TRL reward functions, each completion judged by its own row's task.
 
     Every batch that all of the functions have judged is appended to `log` as JSON lines

@@ -12,42 +12,42 @@ from typing import Any
 from trl import SFTTrainer
 
 from datagen.dataset.reader import open_dataset
-from training.callbacks.metrics_logging import Progress
-from training.config import Run, refusals, trl_config
-from training.models import load, locate
-from training.trainers.checkpoints import WholeCheckpoints, make_record, read_record
-from training.trainers.grpo import go
+from training.callbacks.metrics_logging import MetricsLogger
+from training.config import RunConfig, make_trl_config, trl_errors_explained
+from training.models import load_model, model_folder
+from training.trainers.checkpoints import AtomicCheckpoints, make_record, read_record
+from training.trainers.grpo import run_trainer
 
 
-class WholeSFTTrainer(WholeCheckpoints, SFTTrainer):  # type: ignore[misc]
+class R1SFTTrainer(AtomicCheckpoints, SFTTrainer):  # type: ignore[misc]
     """TRL's trainer with checkpoints that are complete or not there."""
 
 
-def train(run: Run) -> Path:
+def train(run: RunConfig) -> Path:
     """Train on the first `traces` solutions of the train split; returns the last checkpoint.
 
     Raises:
         UserError: for settings that TRL refuses.
     """
     out = Path(run.out)
-    config = trl_config(run)
+    config = make_trl_config(run)
     rows = open_dataset(run.data).questions("train", run.tasks)
     rows = rows.select(range(min(run.settings["traces"], len(rows))))
-    model, processor = load(run.model, run.settings)
+    model, processor = load_model(run.model, run.settings)
     traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
-    with refusals():
-        trainer = WholeSFTTrainer(
+    with trl_errors_explained():
+        trainer = R1SFTTrainer(
             model=model,
             processing_class=processor,
             args=config,
             train_dataset=traces,
-            callbacks=[Progress(out, "cold start")],
+            callbacks=[MetricsLogger(out, "cold start")],
         )
-    before = read_record(locate(run.model)).get("shown", "")
+    before = read_record(model_folder(run.model)).get("shown", "")
     what = f"supervised training on {len(rows)} correct traces of {', '.join(run.tasks)}."
     trainer.record = make_record(run, "cold-start") | {"traces": len(rows)}
     trainer.shown = lambda step: f"{before} {step} steps of {what}".strip()
-    return go(trainer, out)
+    return run_trainer(trainer, out)
 
 
 def as_trace(row: dict[str, Any]) -> dict[str, Any]:

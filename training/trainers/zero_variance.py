@@ -13,7 +13,7 @@ from training.callbacks.diagnosis import ZERO_VARIANCE
 COUNTING = ("dapo", "cispo", "vespo")  # TRL's losses that are divided by the number of tokens in the batch
 
 
-class CountedGroups(GRPOTrainer):  # type: ignore[misc]
+class ZeroVarianceGroups(GRPOTrainer):  # type: ignore[misc]
     """A mixin for TRL's trainer that logs `frac_groups_zero_variance`, and leaves such groups out where told to.
 
     TRL 1.16 logs a `frac_reward_zero_std`, which is 0 or 1 where rewards are scaled by the batch, and has no setting to
@@ -48,7 +48,7 @@ def zero_variance(rewards: list[float], group: int) -> list[bool]:
     return [max(one) - min(one) < 1e-6 for one in groups for _ in one]
 
 
-def check_droppable(config: Any) -> None:
+def check_zero_variance_settings(config: Any) -> None:
     """Raise a `UserError` where leaving groups out would change nothing, or more than it should.
 
     `config` is the trainer's GRPOConfig.

@@ -1,0 +1,84 @@
+"""Running a Typer app as a command: one sentence for a mistake of the user's, a traceback for one of ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import typer
+
+from datagen.common.errors import DISK, UserError, strip_password
+
+APP = {
+    "add_completion": True,
+    "pretty_exceptions_enable": False,  # a traceback of ours is Python's own, with nothing left out
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+def run_app(program: str, app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command on `arguments` (those of the process, by default), and exit as `run_command` does."""
+    command = typer.main.get_command(app)
+    if f"_{program.replace('-', '_').upper()}_COMPLETE" in os.environ:  # the shell asks what could come next
+        command(prog_name=program)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def invoke() -> None:
+        # Not `command.main`, which exits with 1 where the reader of our output has gone.
+        try:
+            with command.make_context(program, words) as context:
+                command.invoke(context)
+        except typer.Exit as done:
+            if done.exit_code:
+                sys.exit(done.exit_code)
+        except typer.TyperException as error:
+            raise UserError(_sentence(error, program)) from error
+
+    run_command(program, invoke)
+
+
+def _sentence(error: typer.TyperException, program: str) -> str:
+    """What is wrong with the arguments, and where to look them up."""
+    context = getattr(error, "ctx", None)
+    said = " ".join(error.format_message().split()).removesuffix(".")
+    return f"{said[:1].lower()}{said[1:]} (see {context.command_path if context else program} --help)"
+
+
+def run_command(program: str, main: Callable[[], None]) -> NoReturn:
+    """Run a command's main function; exit 0, or 2 with one sentence for a `UserError`, 130 for Ctrl-C.
+
+    Any other exception is a mistake of ours and keeps its traceback.
+    """
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"{program}: {strip_password(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        if error.errno not in DISK:
+            raise
+        print(f"{program}: can't write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            f"{program}: interrupted: the same command goes on from here (r1vlm-train with --resume)", file=sys.stderr
+        )
+        sys.exit(130)
+    sys.exit(0)
+
+
+def print_version(wanted: bool) -> None:
+    """The callback of `--version`: print it, and stop."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"r1vlm {version('r1vlm')}")
+        raise typer.Exit

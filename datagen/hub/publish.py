@@ -5,7 +5,6 @@ The environment is that of every Hugging Face tool: `HF_ENDPOINT`, `HF_HUB_OFFLI
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Mapping
@@ -25,6 +24,17 @@ if TYPE_CHECKING:
 
 OURS = {"dataset": ("r1/*", "raw/*", "examples/*"), "model": ("*.safetensors",)}  # what a newer version may remove
 PULLS = 20  # pull requests, the latest, among which the same content is looked for
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """How to publish on the Hub: `repo` is USER/NAME (None: a name under your own account), `revision` a branch."""
+
+    repo: str | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    private: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,26 +62,7 @@ class Published:
         return f"{self.url}: {'published' if self.new else 'already there, the same'}, commit {self.commit}"
 
 
-def add_options(group: argparse._ArgumentGroup, *, whole: bool = True) -> None:
-    """The options that say where to publish, for `target`; fewer where it isn't the `whole` of a repository."""
-    group.set_defaults(private=False, force=False)
-    group.add_argument("--repo", metavar="USER/NAME", help="the repository [that name under your own]")
-    made = ", made where it is missing" if whole else ""
-    group.add_argument("--revision", metavar="BRANCH", help=f"publish to this branch{made} [main]")
-    group.add_argument("--create-pr", action="store_true", help="open a pull request instead")
-    if whole:
-        group.add_argument("--private", action="store_true", help="make a new repository private")
-        group.add_argument("--force", action="store_true", help="replace what the repository holds, whatever that is")
-
-
-def refuse_unused(arguments: argparse.Namespace, flag: str) -> None:
-    """Raise a `UserError` where the options say where to publish, and nothing is published."""
-    for name in ("repo", "revision", "create_pr", "private", "force"):
-        if getattr(arguments, name):
-            raise UserError(f"--{name.replace('_', '-')} says how to publish: add {flag}, or leave it out")
-
-
-def resolve_target(arguments: argparse.Namespace, kind: Kind, name: str) -> PublishTarget:
+def resolve_target(options: PublishOptions, kind: Kind, name: str) -> PublishTarget:
     """Where the options say to publish; `name` is the repository's, unless they name one.
 
     Asked before the work begins, so that nobody trains for a day and then finds no token.
@@ -82,18 +73,18 @@ def resolve_target(arguments: argparse.Namespace, kind: Kind, name: str) -> Publ
     from huggingface_hub import HfApi
     from huggingface_hub.utils._validators import validate_repo_id
 
-    if arguments.create_pr and arguments.revision:
+    if options.create_pr and options.revision:
         raise UserError("a pull request goes to the main branch: leave out --revision or --create-pr")
-    if arguments.repo is not None and (NAME.fullmatch(arguments.repo) is None or "@" in arguments.repo):
-        raise UserError(f"--repo {arguments.repo} is no repository: write USER/NAME")
-    with hub_errors_explained(arguments.repo or name, kind):
+    if options.repo is not None and (NAME.fullmatch(options.repo) is None or "@" in options.repo):
+        raise UserError(f"--repo {options.repo} is no repository: write USER/NAME")
+    with hub_errors_explained(options.repo or name, kind):
         me = with_retries(HfApi().whoami)
         role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
         if role == "read":
             raise UserError("your token may only read: log in with one that may write (hf auth login, or HF_TOKEN)")
-        repo = arguments.repo or f"{me['name']}/{name}"
+        repo = options.repo or f"{me['name']}/{name}"
         validate_repo_id(repo)
-    return PublishTarget(kind, repo, arguments.private, arguments.revision, arguments.create_pr, arguments.force)
+    return PublishTarget(kind, repo, options.private, options.revision, options.create_pr, options.force)
 
 
 @dataclass(frozen=True)

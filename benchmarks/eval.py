@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from datagen.export.lmms_eval import export_lmms_eval
-from datagen.r1_format import full_message
+from datagen.r1_format import full_message, with_image
 from evaluation.backends.base import Backend, Prompt
-from evaluation.backends.transformers import BATCH, TransformersBackend, conversation
+from evaluation.backends.transformers import BATCH, TransformersBackend
 from evaluation.cli import make_parser
 from evaluation.config import EvalPlan, make_plan
 from evaluation.generation import AnswerGenerator, PromptList, load, select_questions
@@ -53,7 +53,7 @@ def plainly(engine: TransformersBackend, prompts: PromptList) -> float:
     started = time.perf_counter()
     for at in range(SAMPLE):
         inputs = engine.processor.apply_chat_template(
-            conversation(prompts[at]),
+            with_image(prompts[at].messages, {"type": "image", "image": prompts[at].image}),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,

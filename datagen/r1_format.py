@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SYSTEM = "You are a helpful assistant. You think before you answer."
@@ -34,6 +34,20 @@ def make_prompt(question: str, example_answer: str) -> list[dict[str, str]]:
         f"for example <answer>{example_answer}</answer>."
     )
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{question}\n{instruction}"}]
+
+
+def with_image(messages: Sequence[Mapping[str, str]], image_part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The prompt as content parts, `image_part` before the text of the user's message, where TRL's trainers put it."""
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                *([dict(image_part)] if message["role"] == "user" else []),
+                {"type": "text", "text": message["content"]},
+            ],
+        }
+        for message in messages
+    ]
 
 
 def with_opening(chat_template: str) -> str:

@@ -14,24 +14,11 @@ from typing import TYPE_CHECKING, Any
 from datagen.common.errors import UserError
 from datagen.common.files import RECORD, sha256
 from datagen.hub.fetch import download, parse_repo_id
+from datagen.hub.record import read_record
 
 if TYPE_CHECKING:
     from datagen.dataset.reader import BuiltDataset
 
-RECORD_TYPES = {
-    "dataset": str,
-    "dataset_fingerprint": str,
-    "reward_hash": dict,
-    "stage": str,
-    "shown": str,
-    "run": str,
-    "step": int,
-    "beside": list,
-    "tasks": list,
-    "base_model": str,
-    "run_hash": str,
-    "checkpoint": str,
-}
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
 ADAPTER = "adapter_config.json"  # of a LoRA checkpoint
 WEIGHTS, SETTINGS = ("*.safetensors",), ("*.json", "*.jinja", "*.txt")
@@ -100,7 +87,7 @@ def served_model(name: str, endpoint: str) -> ModelSource:
         UserError: where the folder's record is damaged.
     """
     path = Path(os.path.abspath(name))
-    return ModelSource(name, path, _read_record(path / RECORD) if path.is_dir() else {}, endpoint)
+    return ModelSource(name, path, _record_of(path) if path.is_dir() else {}, endpoint)
 
 
 def open_model(name: str) -> ModelSource:
@@ -114,7 +101,7 @@ def open_model(name: str) -> ModelSource:
     if parse_repo_id(name):
         path, name = download(name, "model")
         _check_checkpoint(path, name)
-        return ModelSource(name, path, _read_record(path / RECORD))
+        return ModelSource(name, path, _record_of(path))
     path = Path(os.path.abspath(name))
     if not path.exists():
         raise UserError(f"there is no {name}: name a checkpoint folder or a .jsonl file of completions")
@@ -122,7 +109,7 @@ def open_model(name: str) -> ModelSource:
         raise UserError(f"can't read {name}: change its permissions")
     if path.is_dir():
         _check_checkpoint(path, name)
-        return ModelSource(str(path), path, _read_record(path / RECORD))
+        return ModelSource(str(path), path, _record_of(path))
     if path.suffix != ".jsonl":
         raise UserError(f"{name} is neither a checkpoint folder nor a .jsonl file of completions")
     return ModelSource(str(path), path, {})
@@ -138,20 +125,9 @@ def _check_checkpoint(folder: Path, name: str) -> None:
         raise UserError(f"{name} is not a checkpoint folder: it has no {' and no '.join(missing)}")
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: delete it, and name the dataset with --data") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} is not a checkpoint's record: delete it, and name the dataset with --data")
-    known = {key: value for key, value in record.items() if value is not None}
-    for key, kind in RECORD_TYPES.items():
-        if key in known and not isinstance(known[key], kind):
-            raise UserError(f"{key!r} in {path} is not a {kind.__name__}: delete the file, and use --data")
-    return known
+def _record_of(folder: Path) -> dict[str, Any]:
+    """The record of the checkpoint in a folder, without the keys of which it says nothing."""
+    return {key: value for key, value in read_record(folder).items() if value is not None}
 
 
 def record_mismatches(subject: ModelSource, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:

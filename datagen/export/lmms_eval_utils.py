@@ -10,17 +10,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from datagen.r1_format import full_message
+from datagen.r1_format import full_message, with_image
 from datagen.registry import find_task
 
 
 def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The system and user messages, for chat models; the image comes before the question, as in training."""
-    turns = []
-    for message in doc["prompt"]:
-        image = [{"type": "image", "url": doc["image"]}] if message["role"] == "user" else []
-        turns.append({"role": message["role"], "content": [*image, {"type": "text", "text": message["content"]}]})
-    return turns
+    return with_image(doc["prompt"], {"type": "image", "url": doc["image"]})
 
 
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:

@@ -19,6 +19,7 @@ import httpx
 from PIL.Image import Image
 
 from datagen.common.errors import UserError
+from datagen.r1_format import with_image
 from evaluation.backends.base import Prompt, Sampling
 
 TRIES = 8
@@ -67,9 +68,11 @@ class OpenAIBackend:
                     future.cancel()
 
     def _ask(self, client: httpx.Client, prompt: Prompt) -> str:
+        *system, question = prompt.messages
         body = {
             "model": self.model,
-            "messages": [_turn(message, prompt.image) for message in prompt.messages],
+            # The system message stays plain text: not every server takes parts there.
+            "messages": [*system, *with_image([question], image_url_part(prompt.image))],
             "max_tokens": self.sampling.max_new_tokens,
             "temperature": self.sampling.temperature,
             "seed": prompt.seed,
@@ -132,18 +135,12 @@ def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> Open
     return engine
 
 
-def _turn(message: dict[str, str], image: Image) -> dict[str, Any]:
-    if message["role"] != "user":
-        return dict(message)
-    picture = {"type": "image_url", "image_url": {"url": data_url(image)}}
-    return {"role": "user", "content": [picture, {"type": "text", "text": message["content"]}]}
-
-
-def data_url(image: Image) -> str:
-    """The image as PNG inside a URL: not a pixel is changed."""
+def image_url_part(image: Image) -> dict[str, Any]:
+    """The image as a part of a message: as PNG inside a URL, so that not a pixel is changed."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _json(response: httpx.Response) -> Any:

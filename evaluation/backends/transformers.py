@@ -40,7 +40,7 @@ class TransformersBackend:
         (opening,) = {prompt.opening for prompt in prompts}
         template = self.processor.chat_template
         inputs = self.processor.apply_chat_template(
-            [conversation(prompt) for prompt in prompts],
+            [r1_format.with_image(prompt.messages, {"type": "image", "image": prompt.image}) for prompt in prompts],
             chat_template=r1_format.with_opening(template) if opening else r1_format.without_opening(template),
             add_generation_prompt=True,
             tokenize=True,
@@ -113,12 +113,3 @@ def generation_config(model: Any, processor: Any, sampling: Sampling) -> Any:
         eos_token_id=own.eos_token_id if own.eos_token_id is not None else processor.tokenizer.eos_token_id,
         pad_token_id=pad if pad is not None else own.pad_token_id,
     )
-
-
-def conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt with its image before the question, as TRL's trainers put it."""
-    turns = []
-    for message in prompt.messages:
-        image = [{"type": "image", "image": prompt.image}] if message["role"] == "user" else []
-        turns.append({"role": message["role"], "content": [*image, {"type": "text", "text": message["content"]}]})
-    return turns

@@ -18,7 +18,7 @@ from typing import Any
 from datagen import r1_format
 from datagen.common.errors import UserError
 from evaluation.backends.base import Prompt, Sampling, backend_versions
-from evaluation.backends.openai import data_url
+from evaluation.backends.openai import image_url_part
 
 BATCH = 512  # prompts that vLLM schedules at a time; what is done is kept after each
 
@@ -42,7 +42,7 @@ class VLLMBackend:
             batch = [prompts[i] for i in range(start, min(start + BATCH, len(prompts)))]
             (opening,) = {prompt.opening for prompt in batch}
             done = self.llm.chat(
-                [conversation(prompt) for prompt in batch],
+                [r1_format.with_image(prompt.messages, image_url_part(prompt.image)) for prompt in batch],
                 [self.parameters(prompt.seed) for prompt in batch],
                 use_tqdm=False,
                 chat_template=r1_format.with_opening(self.template)
@@ -172,13 +172,3 @@ def load_here(folder: Path, sampling: Sampling) -> VLLMBackend:
         )
 
     return VLLMBackend(llm, processor.chat_template, parameters, "cuda" if cuda else "cpu")
-
-
-def conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    """The prompt with its image before the question."""
-    turns: list[dict[str, Any]] = []
-    for message in prompt.messages:
-        image = [{"type": "image_url", "image_url": {"url": data_url(prompt.image)}}]
-        text = {"type": "text", "text": message["content"]}
-        turns.append({"role": message["role"], "content": [*(image if message["role"] == "user" else []), text]})
-    return turns

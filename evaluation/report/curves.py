@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from datagen.common.metrics_log import read_metrics
 
 # How TRL logs the mean of each reward function and their weighted sum, and the lengths of what was sampled.
 REWARDS = re.compile(r"rewards/(.+)/mean|(reward)")
@@ -35,24 +36,17 @@ class Curve:
     top: float
 
 
-def read_metrics(path: Path, wanted: re.Pattern[str] = REWARDS) -> dict[str, Points]:
+def read_series(path: Path, wanted: re.Pattern[str] = REWARDS) -> dict[str, Points]:
     """`(step, value)` of each wanted number by the part of its key in brackets, in order of steps.
 
-    Lines that can't be read are left out: the run may be writing the last one. A step that was done again after
-    the run was resumed counts as it came out last.
+    A step that was done again after the run was resumed counts as it came out last.
     """
     series: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(entry, dict) or not isinstance(step := entry.get("step"), int):
-            continue
+    for entry in read_metrics(path):
         for key, value in entry.items():
             match = wanted.fullmatch(key)
             if match and isinstance(value, int | float) and math.isfinite(value):
-                series.setdefault(match[match.lastindex or 0], {})[step] = float(value)
+                series.setdefault(match[match.lastindex or 0], {})[entry["step"]] = float(value)
     return {name: sorted(values.items()) for name, values in series.items()}
 
 
@@ -61,7 +55,7 @@ def make_curve(path: Path, wanted: re.Pattern[str] = REWARDS, top: float = 1.0) 
 
     The sum of the rewards is drawn only where they were not logged apart.
     """
-    series = read_metrics(path, wanted)
+    series = read_series(path, wanted)
     parts = {name: points for name, points in series.items() if name != "reward"} or series
     parts = {name: points for name, points in parts.items() if len(points) > 1}
     if not parts:

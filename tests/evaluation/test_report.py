@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datagen import r1_format as r1
-from evaluation.report.curves import make_curve, read_metrics, smoothed
+from evaluation.report.curves import make_curve, read_series, smoothed
 from evaluation.report.html import BYTES, EXAMPLES, LONG, differing, image_url, shortened, visible
 
 HOSTILE = (
@@ -177,7 +177,7 @@ def test_metrics_of_a_resumed_run(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "rewards/correctness/mean": value}) for step, value in entries]
     other = ['{"step": 3, "rewards/format/mean": NaN}', '{"train_runtime": 3.0}', "[1]", '"step"', '{"step": 4, "re']
     path.write_text("\n".join([*lines, *other]))
-    assert read_metrics(path) == {"correctness": [(1, 0.1), (2, 0.2), (3, 0.3)]}
+    assert read_series(path) == {"correctness": [(1, 0.1), (2, 0.2), (3, 0.3)]}
 
 
 def test_curve_by_hand(tmp_path: Path) -> None:

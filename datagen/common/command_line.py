@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -73,6 +73,15 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
         )
         sys.exit(130)
     sys.exit(0)
+
+
+def given_flags(context: typer.Context) -> dict[str, Any]:
+    """The parameters that the command line names, by name: what is to override a configuration file."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
 
 
 def print_version(wanted: bool) -> None:

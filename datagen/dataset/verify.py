@@ -23,7 +23,7 @@ from datagen.dataset.shards import make_questions, question_id, raw_row, row_id
 from datagen.hub.cards import CARD
 from datagen.registry import TASKS, find_dataset
 from datagen.schema import arrow_schemas
-from datagen.task import DatasetSpec
+from datagen.task import DatasetSpec, score
 
 SAMPLE = 200  # images drawn again, unless all are
 
@@ -147,8 +147,8 @@ def compare_shard(folder: Path, recipe: DatasetConfig, spec: DatasetSpec, shard:
         _same_row(folder / shard.path("raw"), again, kept["raw"][index - shard.start])
         for question in make_questions(spec, [again]):
             _same_row(folder / shard.path("r1"), question, questions[question["id"]])
-            rewards = TASKS[question["task"]].rewards
-            short = [name for name, reward in rewards.items() if reward(question["solution"], question) != 1.0]
+            scores = score(TASKS[question["task"]], question["solution"], question)
+            short = [name for name, value in scores.items() if value != 1.0]
             if short:
                 raise UserError(f"the solution of {question['id']} does not earn full marks ({', '.join(short)})")
             judged += 1

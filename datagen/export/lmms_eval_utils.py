@@ -12,6 +12,7 @@ from typing import Any
 
 from datagen.r1_format import full_message, with_image
 from datagen.registry import find_task
+from datagen.task import score
 
 
 def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -34,6 +35,6 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 
     What a model generates comes after the opening words, which its chat template ends the prompt with.
     """
-    messages = [full_message(completion) for completion in results]
-    rewards = find_task(doc["task"]).rewards
-    return {name: fmean(reward(message, doc) for message in messages) for name, reward in rewards.items()}
+    task = find_task(doc["task"])
+    scores = [score(task, full_message(completion), doc) for completion in results]
+    return {name: fmean(one[name] for one in scores) for name in task.rewards}

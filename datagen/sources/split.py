@@ -7,9 +7,10 @@ model that has been trained on any `train` split has met no piece of any `test` 
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class SourceMaterial(Protocol):

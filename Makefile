@@ -1,4 +1,5 @@
-# make demo: the whole R1 pipeline on this machine (TASK=digits, words or messages).   make test: the tests.
+# make demo: the whole R1 pipeline on this machine (TASK=digits, words or messages).   make test: the tests;
+# make test-fast: those without training.
 # Both set up .venv first.
 PYTHON ?= python3
 SEED ?= 0
@@ -13,7 +14,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-vllm test-deepspeed test-lmms-eval lint bench bench-gpu clean lock
+.PHONY: setup demo test test-fast test-vllm test-deepspeed test-lmms-eval lint bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -32,7 +33,11 @@ demo: setup
 		--max-new-tokens 128 $(BESIDE_$(TASK)) --out $(DEMO) --report
 
 test: setup
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal --durations 25
+
+# The edit loop: no training, no Ray, no browser.
+test-fast: setup
+	$(BIN)/pytest -n 2 -m "not slow"
 
 # The tests of vLLM on the CPU, and of the real lmms-eval, each in an environment of its own (6 GB).
 test-vllm: .venv-vllm-cpu/ready
@@ -56,6 +61,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: setup
 	$(BIN)/python -m benchmarks.commands

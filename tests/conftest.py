@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,28 +22,54 @@ os.environ["HF_HOME"] = CACHE.name
 os.environ["R1VLM_CACHE"] = f"{CACHE.name}/r1vlm"
 
 
+MakeOnce = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Calls a function with a folder that it fills, once for all of xdist's workers: `make_once(name, fill) -> folder`.
+
+    A session fixture alone is made anew by every worker. What is made must not be changed by a test.
+    """
+    temporary = tmp_path_factory.getbasetemp()
+    shared = temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = shared / f"once-{name}", shared / f"once-{name}.done"
+        with FileLock(shared / f"once-{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits_folder(make_once: MakeOnce) -> Path:
     """A digits dataset: 160 train, 20 validation and 20 test images, two questions each."""
     from datagen.dataset.build import build
     from datagen.dataset.config import make_config
     from datagen.dataset.executors import process_executor
 
-    out = tmp_path_factory.mktemp("data") / "digits"
-    build(make_config("digits", size=200, seed=3), out, process_executor(2))
-    return out
+    def fill(folder: Path) -> None:
+        build(make_config("digits", size=200, seed=3), folder / "digits", process_executor(2))
+
+    return make_once("data", fill) / "digits"
 
 
 @pytest.fixture(scope="session")
-def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_checkpoint(make_once: MakeOnce) -> Path:
     """The small model with random weights, as a checkpoint folder without a record of what made it."""
     import torch
 
     from training.builtin_models.architecture import make_model, make_processor
 
-    folder = tmp_path_factory.mktemp("model") / "random"
-    torch.manual_seed(0)
-    processor = make_processor()
-    make_model(processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    def fill(folder: Path) -> None:
+        torch.manual_seed(0)
+        processor = make_processor()
+        make_model(processor).save_pretrained(folder / "random")
+        processor.save_pretrained(folder / "random")
+
+    return make_once("model", fill) / "random"

@@ -63,10 +63,10 @@ class Attack:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack did on all questions.
+    """The most an attack earned under each reward, the reward that it broke (or None), and the slowest judgement.
 
-    The most that it earned under each reward, the reward that it broke (or None), and the seconds of the slowest
-    judgement by all rewards together. `undue` is whether the attack replaces a shrug, so that anything it earns is undue.
+    `seconds` are those of judging one message by all rewards. `undue` is whether the attack replaces a shrug, so that
+    anything it earns is undue.
     """
 
     attack: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datagen.common.code_hash import code_hash
 from datagen.common.options import Option
 
 GroundTruth = Mapping[str, Any]
@@ -18,6 +17,8 @@ GroundTruth = Mapping[str, Any]
 
 Reward = Callable[[str, GroundTruth], float]
 """(full assistant message, example) -> a number in [0, 1]. Pure and total: any text whatever gets a number."""
+
+HASH_PREFIX = "v2-"
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,15 @@ def score(task: Task, message: str, example: GroundTruth) -> dict[str, float]:
 
 
 def reward_hash(task: Task) -> str:
-    """16 hexadecimal digits that change when the code that judges `task` changes.
+    """`v2-` and 16 hexadecimal digits, which change when the code that judges `task` changes.
 
-    It covers the source of every module that defines one of the task's rewards, or that those modules take from
-    `datagen`'s R1 format. A checkpoint records it, and the evaluation says so where it differs.
+    It covers the rewards, and what they call or name in `datagen` or in their own package; comments, docstrings and the
+    rest of the task (drawing, question, solution) do not count. A checkpoint records it, and the evaluation says so
+    where it differs.
     """
+    return HASH_PREFIX + code_hash(task.rewards, "datagen")[:16]
 
-    from datagen import r1_format
 
-    modules = {inspect.getmodule(reward) for reward in task.rewards.values()} | {r1_format}
-    sources = sorted(inspect.getsource(module) for module in modules if module is not None)
-    return hashlib.sha256("\0".join([task.name, *sources]).encode()).hexdigest()[:16]
+def is_current_reward_hash(recorded: str) -> bool:
+    """Whether a recorded hash is of the kind of `reward_hash`; the older kind covered whole source files."""
+    return recorded.startswith(HASH_PREFIX)

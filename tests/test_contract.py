@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
+import ast
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from datagen.dataset.shards import make_questions, raw_row
 from datagen.registry import DATASETS, TASKS
 from datagen.reward_audit import audit
 from datagen.sources.split import SPLITS
-from datagen.task import DatasetSpec, reward_hash
+from datagen.task import DatasetSpec, GroundTruth, is_current_reward_hash, reward_hash, score
 
 
 @pytest.fixture(params=DATASETS.values(), ids=list(DATASETS))
@@ -60,11 +64,9 @@ def test_columns_are_those_declared(spec: DatasetSpec) -> None:
 
 def test_every_solution_earns_full_marks(spec: DatasetSpec) -> None:
     for question in make_questions(spec, rows(spec)):
-        rewards = TASKS[question["task"]].rewards
-        assert {"format", "correctness"} <= set(rewards)
-        assert {name: reward(question["solution"], question) for name, reward in rewards.items()} == dict.fromkeys(
-            rewards, 1.0
-        )
+        task = TASKS[question["task"]]
+        assert {"format", "correctness"} <= set(task.rewards)
+        assert score(task, question["solution"], question) == dict.fromkeys(task.rewards, 1.0)
         assert question["answer"] == r1_format.extract_answer(question["solution"])
 
 
@@ -101,13 +103,29 @@ def test_listing_every_answer_earns_nothing(spec: DatasetSpec) -> None:
                 assert task.rewards["correctness"](text, question) == 0.0
 
 
-def test_reward_hash_changes_with_the_code_of_any_reward(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = inspect.getsource
+def test_the_reward_hash_covers_every_reward_and_nothing_but_them(
+    spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harsh(message: str, example: GroundTruth) -> float:
+        return 0.0
+
     for task in spec.tasks:
         before = reward_hash(task)
-        assert before == reward_hash(task)
-        for reward in task.rewards.values():
-            edited = inspect.getmodule(reward)
-            with monkeypatch.context() as patch:
-                patch.setattr(inspect, "getsource", lambda one, edited=edited: source(one) + "#" * (one is edited))
-                assert reward_hash(task) != before
+        assert is_current_reward_hash(before)
+        assert reward_hash(replace(task, ask=str, solve=str, answer=str, summary="", example_answer="")) == before
+        for name in task.rewards:
+            assert reward_hash(replace(task, rewards={**task.rewards, name: harsh})) != before
+        with monkeypatch.context() as patch:
+            patch.setattr(r1_format, "TAGS", r1_format.TAGS[:3])  # a constant of a function of another module
+            assert reward_hash(task) != before
+            patch.undo()
+            patch.setattr(r1_format, "ENDS_WITH_COLON", None)  # of no reward
+            assert reward_hash(task) == before
+
+
+def test_the_reward_hash_is_the_same_in_every_process() -> None:
+    expected = {name: reward_hash(task) for name, task in TASKS.items()}
+    program = "from tests.test_contract import *; print({name: reward_hash(task) for name, task in TASKS.items()})"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == expected

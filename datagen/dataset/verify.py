@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,12 +179,21 @@ def _same_row(path: Path, drawn: dict[str, Any], kept: dict[str, Any]) -> None:
             raise UserError(f"{path}: {column} of {drawn['id']} is not what its recipe draws")
 
 
+def _old_reward_hashes(manifest: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, str]:
+    """Those reward hashes in a manifest that are of the older kind: 16 hexadecimal digits."""
+    recorded = manifest.get("reward_hash")
+    hashes = {task: str(recorded.get(task)) for task in tasks} if isinstance(recorded, dict) else {}
+    return {task: digest for task, digest in hashes.items() if re.fullmatch(r"[0-9a-f]{16}", digest)}
+
+
 def check_manifest(folder: Path, manifest: dict[str, Any], recipe: DatasetConfig) -> None:
     """Make manifest and card again from the recipe and the files, and raise a `UserError` naming the first difference.
 
     The hashes have been checked before. The versions of the libraries are what they were: no claim that can be checked.
+    Nor are reward hashes of the older kind.
     """
     again = make_manifest(folder, recipe, manifest["files"]) | {"versions": manifest.get("versions")}
+    again["reward_hash"] |= _old_reward_hashes(manifest, again["reward_hash"])
     for name in sorted(manifest.keys() | again.keys()):
         if name not in manifest or name not in again or manifest[name] != again[name]:
             raise UserError(

@@ -114,7 +114,7 @@ def grounding(message: str, example: GroundTruth) -> float:
     parsed = r1_format.parse(message)
     if parsed is None:
         return 0.0
-    given = [composite for text in OBJECT.findall(parsed[0]) if (composite := parse_location(text)) is not None]
+    given = [location for text in OBJECT.findall(parsed[0]) if (location := parse_location(text)) is not None]
     missing = counted(example)
     total = len(given) + len(missing)
     if total == 0:

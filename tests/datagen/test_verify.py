@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datagen.common.errors import UserError
 from datagen.common.files import sha256
 from datagen.dataset.build import build
 from datagen.dataset.config import make_config
 from datagen.dataset.executors import process_executor
-from datagen.dataset.manifest import MANIFEST
+from datagen.dataset.manifest import MANIFEST, read_manifest, write_card
 from datagen.dataset.verify import verify
 from datagen.registry import DATASETS
 from tests.processes import refused, run
@@ -153,14 +154,24 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("built", ["messages"], indirect=True)
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_each_fault_is_found_and_named(name: str, built: Path, tmp_path: Path) -> None:
-    from datagen.common.errors import UserError
-
     folder = tmp_path / built.name
     shutil.copytree(built, folder)
     fault, says = FAULTS[name]
     fault(folder)
     with pytest.raises(UserError, match=re.escape(says)):
         verify(folder, every=True)
+
+
+def test_a_reward_hash_of_the_older_kind_is_not_compared(digits_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    shutil.copytree(digits_folder, folder)
+    edit(lambda m: m["reward_hash"].update(list="0123456789abcdef"))(folder)
+    write_card(folder, read_manifest(folder))
+    assert verify(folder).manifest["reward_hash"]["list"] == "0123456789abcdef"
+    edit(lambda m: m["reward_hash"].update(list="v2-0123456789abcdef"))(folder)
+    write_card(folder, read_manifest(folder))
+    with pytest.raises(UserError, match="reward_hash"):
+        verify(folder)
 
 
 def test_the_command_says_what_it_proved(digits_folder: Path, tmp_path: Path) -> None:

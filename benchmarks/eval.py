@@ -15,7 +15,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,23 +26,20 @@ from typing import Any
 from datagen.export.lmms_eval import export_lmms_eval
 from datagen.r1_format import full_message, with_image
 from evaluation.backends.base import Backend, Prompt
-from evaluation.backends.transformers import BATCH, TransformersBackend
-from evaluation.cli import make_parser
-from evaluation.config import EvalPlan, make_plan
-from evaluation.generation import AnswerGenerator, PromptList, load, select_questions
+from evaluation.backends.transformers import BATCH_SIZE, TransformersBackend
+from evaluation.config import EvalConfig, EvalPlan, make_plan
+from evaluation.generation import AnswerGenerator, PromptList, load_backend, select_questions
 from evaluation.prompt_variants import R1
 
 QUESTIONS = int(os.environ.get("QUESTIONS", "1000"))
 SAMPLE = 100  # questions of the plain loop
 
 
-def plan_of(checkpoint: str, data: str, *more: str) -> EvalPlan:
-    """The plan of a call of r1vlm-eval."""
-    out = tempfile.mkdtemp()
-    words = [checkpoint, "--data", data, "--limit", str(QUESTIONS), "--max-new-tokens", "128", "--out", out, *more]
-    arguments: Namespace = make_parser().parse_args(words)
-    (arguments.checkpoint,) = arguments.checkpoint
-    return make_plan(arguments)
+def plan_of(checkpoint: str, data: str, **more: Any) -> EvalPlan:
+    """The plan of an evaluation; `more` are fields of `EvalConfig`."""
+    out = Path(tempfile.mkdtemp())
+    config = EvalConfig(checkpoint=checkpoint, data=data, limit=QUESTIONS, max_new_tokens=128, out=out, **more)
+    return make_plan(config)
 
 
 def plainly(engine: TransformersBackend, prompts: PromptList) -> float:
@@ -76,9 +72,9 @@ class Timed:
         """What the engine says of itself."""
         return self.engine.describe()
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
         """What the engine answers."""
-        answers = self.engine.answer(prompts)
+        answers = self.engine.generate(prompts)
         while True:
             started = time.perf_counter()
             try:
@@ -92,16 +88,16 @@ class Timed:
 
 def measure(plan: EvalPlan) -> tuple[Backend, PromptList, float, float, list[str]]:
     """(engine, prompts, seconds of the engine alone, seconds of all of asking, messages), after a batch to warm up."""
-    asked = select_questions(plan)
-    model = AnswerGenerator(plan, plan.subject)
-    engine = load(plan, plan.subject, len(asked.questions))
-    prompts = PromptList(R1, asked.rows, [(i, 0) for i in range(len(asked.questions))])
-    list(engine.answer(replace(prompts, places=prompts.places[-64:])))
-    model.loaded = timed = Timed(engine)
+    questions = select_questions(plan)
+    generator = AnswerGenerator(plan, plan.model)
+    engine = load_backend(plan, plan.model, len(questions.ids))
+    prompts = PromptList(R1, questions.rows, [(i, 0) for i in range(len(questions.ids))])
+    list(engine.generate(replace(prompts, indices=prompts.indices[-64:])))
+    generator.backend = timed = Timed(engine)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["R1VLM_CACHE"] = cache
         started = time.perf_counter()
-        answers, _ = model.ask(R1, asked)
+        answers, _ = generator.generate(R1, questions)
         ours = time.perf_counter() - started
     return engine, prompts, timed.seconds, ours, answers.messages
 
@@ -158,7 +154,7 @@ def other(checkpoint: str, plan: EvalPlan, device: str) -> tuple[float, list[str
         tasks = TaskManager(include_path=folder, include_defaults=False)
         for limit in (64 // len(names), QUESTIONS // len(names)):
             model = get_model("qwen2_5_vl").create_from_arg_string(
-                words, {"batch_size": BATCH}
+                words, {"batch_size": BATCH_SIZE}
             )  # it is gone afterwards
             model.generate_until = partial(timed, model.generate_until)
             found = simple_evaluate(
@@ -177,7 +173,7 @@ def main() -> None:
     checkpoint, data = (str(Path(word).resolve()) for word in sys.argv[1:])
     print("| engine | questions/s | as a ratio to the plain loop | our share of the time | same completions |")
     print("|---|---:|---:|---:|---:|")
-    plan = plan_of(checkpoint, data, "--engine", "transformers")
+    plan = plan_of(checkpoint, data, engine="transformers")
     engine, prompts, alone, ours, expected = measure(plan)
     if not isinstance(engine, TransformersBackend):
         raise TypeError("the plain loop needs transformers' model")
@@ -191,14 +187,14 @@ def main() -> None:
 
     print(row("transformers, batches of 128", alone, ours, expected), flush=True)
     if find_spec("vllm") is not None:
-        _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "--engine", "vllm"))
+        _, _, alone, ours, messages = measure(plan_of(checkpoint, data, engine="vllm"))
         print(row("vLLM in this process", alone, ours, messages), flush=True)
         with serving(checkpoint) as endpoint:
-            _, _, alone, ours, messages = measure(plan_of(checkpoint, data, "--endpoint", endpoint))
+            _, _, alone, ours, messages = measure(plan_of(checkpoint, data, endpoint=endpoint))
             print(row("vLLM's server, 32 at a time", alone, ours, messages), flush=True)
     if find_spec("lmms_eval") is not None:
         theirs, messages = other(checkpoint, plan, engine.device)
-        print(row(f"lmms-eval, batches of {BATCH}, bfloat16", None, theirs, messages), flush=True)
+        print(row(f"lmms-eval, batches of {BATCH_SIZE}, bfloat16", None, theirs, messages), flush=True)
     print(f"| plain loop, {SAMPLE} questions | {plain:.1f} | 1.0 | | |")
 
 

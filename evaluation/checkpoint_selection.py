@@ -2,57 +2,57 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 
 from datagen.common.errors import UserError
 from datagen.common.files import write_json
-from evaluation.config import make_plan
-from evaluation.evaluator import evaluate_side
+from evaluation.config import EvalConfig, make_plan
 from evaluation.generation import select_questions
 from evaluation.report.checkpoint_samples import step_of
 from evaluation.report.results import Record
 from evaluation.report.tables import curve_table
+from evaluation.side import evaluate_side
 
 CHOSEN_ON = "validation"
 
 
-def select_checkpoint(arguments: Namespace) -> str:
-    """The checkpoint of the run folder with the highest accuracy on `validation`, the earliest of equals.
+def select_checkpoint(config: EvalConfig) -> Path:
+    """The checkpoint of a run folder with the highest accuracy on `validation`, the earliest of equals.
 
-    Prints the accuracy of each, and writes them to `curve.json`.
+    The run folder is `config.checkpoint`. Prints the accuracy of each checkpoint, and writes them to `curve.json`.
 
     Raises:
         UserError: where the folder holds no checkpoints.
     """
-    run = Path(arguments.checkpoint)
+    run = Path(config.checkpoint)
     checkpoints = sorted(run.glob("checkpoint-*"), key=step_of)
     if not checkpoints:
         raise UserError(f"{run} holds no checkpoints: name a run folder of r1vlm-train with --curve")
-    results = [_score(arguments, path) for path in checkpoints]
+    results = [_evaluate_on_validation(config, path) for path in checkpoints]
     rows = [
         {"step": step_of(path), **{key: result[key] for key in ("accuracy", "accuracy_ci95", "n")}}
         for path, result in zip(checkpoints, results, strict=True)
     ]
     best = max(range(len(rows)), key=lambda i: (rows[i]["accuracy"], -i))
-    write_json(arguments.out / "curve.json", {"split": CHOSEN_ON, "best": rows[best]["step"], "checkpoints": rows})
+    write_json(config.out / "curve.json", {"split": CHOSEN_ON, "best": rows[best]["step"], "checkpoints": rows})
     print(f"\n{curve_table(rows, best)}\nchosen on {CHOSEN_ON}: {checkpoints[best].name}\n", flush=True)
-    return str(checkpoints[best])
+    return checkpoints[best]
 
 
-def _score(arguments: Namespace, checkpoint: Path) -> Record:
-    out = arguments.out / "curve" / checkpoint.name
+def _evaluate_on_validation(config: EvalConfig, checkpoint: Path) -> Record:
+    """The result of a checkpoint alone: greedy answers, without baseline, ablations, report and publishing."""
     alone = {
+        "checkpoint": str(checkpoint),
         "split": CHOSEN_ON,
+        "out": config.out / "curve" / checkpoint.name,
         "baseline": None,
         "controls": False,
         "report": False,
-        "push_card": False,
+        "push": None,
         "samples": 1,
+        "temperature": None,
         "log_samples": False,
     }
-    plan = make_plan(
-        Namespace(**{**vars(arguments), **alone, "checkpoint": str(checkpoint), "temperature": None, "out": out})
-    )
-    record, _ = evaluate_side(plan, plan.sides["after"], select_questions(plan))
-    return record
+    plan = make_plan(config.model_copy(update=alone))
+    result, _ = evaluate_side(plan, plan.sides["after"], select_questions(plan))
+    return result

@@ -2,97 +2,198 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
-from datagen.common.errors import Parser, UserError, run_command
-from datagen.common.options import integer
-from datagen.hub.publish import add_options
-from evaluation.backends.base import BACKENDS
+import typer
+from typer import Argument, Option
+
+from datagen.common.command_line import APP, given_flags, print_version, run_app
+from datagen.common.errors import UserError
+from datagen.hub.flags import PANEL as PUBLISHING
+from datagen.hub.flags import CreatePR, Force, Private, Repo, Revision, publish_options
+from datagen.hub.publish import PublishOptions
+from datagen.sources.split import Split
+from evaluation.backends.base import BackendName
+
+QUESTIONS, GENERATION, OUTPUT = "Questions", "Generation", "Output"
+PUBLISH_FLAGS = ("push_card", "repo", "revision", "create_pr", "private", "force")
+
+app = typer.Typer(**APP)
 
 
-def temperature(text: str) -> float:
-    """A number from 0 to 10."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 10:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 10")
-    return number
+@app.command()
+def command(
+    context: typer.Context,
+    checkpoint: Annotated[
+        list[str],
+        Argument(
+            metavar="CHECKPOINT",
+            help="A checkpoint folder, USER/NAME on the Hub, a .jsonl file of completions, or a .yaml file with flags. "
+            "Several .json results instead are printed in one table.",
+        ),
+    ],
+    *,
+    task: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Ask one task, or all tasks of a dataset.",
+            show_default="all",
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        Option(
+            metavar="DIR",
+            help="Dataset folder, or USER/NAME on the Hub.",
+            show_default="the one in the checkpoint's record",
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = None,
+    split: Annotated[Split, Option(help="Split to take the questions from.", rich_help_panel=QUESTIONS)] = "test",
+    limit: Annotated[
+        int | None, Option(metavar="N", min=1, help="Ask only the first N questions.", rich_help_panel=QUESTIONS)
+    ] = None,
+    baseline: Annotated[str | None, Option(metavar="OTHER", help="Score this one too, as before, and compare.")] = None,
+    curve: Annotated[
+        bool, Option("--curve", help="Take the best checkpoint of the run folder CHECKPOINT, chosen on validation.")
+    ] = False,
+    controls: Annotated[
+        bool,
+        Option("--controls", help="Ask again without the right image: how much accuracy is left?"),
+    ] = False,
+    engine: Annotated[
+        BackendName,
+        Option(
+            help="Generate with this library; auto takes vllm where it pays off, else transformers.",
+            rich_help_panel=GENERATION,
+        ),
+    ] = "auto",
+    endpoint: Annotated[
+        str | None,
+        Option(
+            metavar="URL",
+            help="Ask an OpenAI-compatible server that has CHECKPOINT, such as http://localhost:8000/v1.",
+            rich_help_panel=GENERATION,
+        ),
+    ] = None,
+    samples: Annotated[
+        int, Option(metavar="K", min=1, help="Generate K answers to each question.", rich_help_panel=GENERATION)
+    ] = 1,
+    temperature: Annotated[
+        float | None,
+        Option(
+            metavar="T",
+            min=0,
+            max=10,
+            help="Sampling temperature; 0 is greedy.",
+            show_default="0, or 1 with several samples",
+            rich_help_panel=GENERATION,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, Option(metavar="N", min=1, help="End an answer after N tokens.", rich_help_panel=GENERATION)
+    ] = 512,
+    batch_size: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            min=1,
+            help="Generate for N questions at a time.",
+            show_default="128, or 32 requests to a server",
+            rich_help_panel=GENERATION,
+        ),
+    ] = None,
+    out: Annotated[Path, Option(metavar="DIR", help="Folder to write to.", rich_help_panel=OUTPUT)] = Path("runs/eval"),
+    report: Annotated[
+        bool, Option("--report", help="Write report.html, with images and answers.", rich_help_panel=OUTPUT)
+    ] = False,
+    log_samples: Annotated[
+        bool,
+        Option("--log-samples", help="Log each answer as lm-evaluation-harness does.", rich_help_panel=OUTPUT),
+    ] = False,
+    beside: Annotated[
+        list[Path] | None,
+        Option(
+            metavar="FILE",
+            help="Show the results in this file too. Repeat for several.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Draw the training curves of this metrics.jsonl in the report.",
+            show_default="that of the checkpoint's run",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    push_card: Annotated[
+        bool,
+        Option("--push-card", help="Publish the model's card with the results.", rich_help_panel=PUBLISHING),
+    ] = False,
+    repo: Repo = None,
+    revision: Revision = None,
+    create_pr: CreatePR = False,
+    private: Private = False,
+    force: Force = False,
+    version: Annotated[
+        bool, Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Score a checkpoint, or completions it has written, on questions it has not been trained on."""
+    if all(name.endswith(".json") for name in checkpoint):
+        print_results(checkpoint)
+        return
+    values = {name: value for name, value in given_flags(context).items() if name not in PUBLISH_FLAGS}
+    values |= split_arguments(checkpoint, beside or [])
+    push = publish_options(push_card, "--push-card", PublishOptions(repo, revision, create_pr, private, force))
+    if push is not None:
+        values["push"] = push
+    # What follows is imported here: --help is to answer at once.
+    from evaluation.config import make_config
+
+    config = make_config(values)
+
+    from evaluation.evaluator import evaluate
+
+    evaluate(config)
 
 
-def make_parser() -> Parser:
-    """The command's arguments."""
-    parser = Parser(
-        prog="r1vlm-eval",
-        description="Score a checkpoint, or completions it has written, on questions it has not been trained on.",
-    )
-    add = parser.add_argument
-    checkpoint = "a checkpoint folder, USER/NAME on the Hub, or a .jsonl of completions; or .json results to compare"
-    add("checkpoint", metavar="CHECKPOINT", nargs="+", help=checkpoint)
-    add("--task", metavar="NAME", help="a task, or a dataset for all of its tasks [all]")
-    add("--data", metavar="DIR", help="a dataset folder or USER/NAME [the one in the checkpoint's record]")
-    add("--split", default="test", help="train, validation or test [test]")
-    add("--baseline", metavar="OTHER", help="score this one too, as before, and compare")
-    add("--out", metavar="DIR", type=Path, default=Path("runs/eval"), help="the folder to write to [runs/eval]")
-    add("--report", action="store_true", help="write report.html, a page to look at")
-    add("--log-samples", action="store_true", help="write each answer as lm-evaluation-harness logs it")
-    add("--beside", metavar="FILE", type=Path, nargs="+", action="extend", default=[], help="show these results too")
-    add("--limit", metavar="N", type=integer(1), help="ask the first N questions alone")
-    add("--curve", action="store_true", help="CHECKPOINT is a run folder: take its best checkpoint on validation")
-    add("--controls", action="store_true", help="ask without the right image too: what is left of the accuracy?")
-    add(
-        "--samples",
-        metavar="K",
-        type=integer(1),
-        default=1,
-        help="answers to each question; several are random [1]",
-    )
-    add("--temperature", metavar="T", type=temperature, help="of the draw [0, or 1 with several samples]")
-    add("--engine", choices=BACKENDS, default="auto", help="what answers [vllm where it pays off, else transformers]")
-    add(
-        "--endpoint", metavar="URL", help="a server that speaks OpenAI's protocol and has CHECKPOINT, as http://HOST/v1"
-    )
-    add("--batch-size", metavar="N", type=integer(1), help="questions at a time [128, of a server 32]")
-    add("--max-new-tokens", metavar="N", type=integer(1), default=512, help="end an answer there [512]")
-    add("--metrics", metavar="FILE", type=Path, help="draw this metrics.jsonl [that of the checkpoint's run]")
-    hub = parser.add_argument_group("publishing on the Hugging Face Hub")
-    hub.add_argument("--push-card", action="store_true", help="publish the model's card with what came out")
-    add_options(hub, whole=False)
-    return parser
+def split_arguments(names: Sequence[str], beside: Sequence[Path]) -> dict[str, Any]:
+    """The fields `checkpoint` and `beside`: result files behind the checkpoint join those of `--beside`.
+
+    So `--beside A.json B.json` names both.
+
+    Raises:
+        UserError: where there are several checkpoints.
+    """
+    first, *results = names
+    if not all(name.endswith(".json") for name in results) or first.endswith(".json"):
+        raise UserError("only result files (.json) are compared by name alone: name one checkpoint, and --baseline")
+    files = (*beside, *map(Path, results))
+    return {"checkpoint": first, **({"beside": files} if files else {})}
+
+
+def print_results(files: Sequence[str]) -> None:
+    """Print the results in some files in one table.
+
+    Raises:
+        UserError: where one is missing, or holds no result.
+    """
+    from evaluation.metrics.external_results import read_external_result
+    from evaluation.report.tables import results_table
+
+    print(results_table([read_external_result(Path(name)) for name in files]))
 
 
 def main() -> NoReturn:
     """Entry point of `r1vlm-eval`."""
-
-    def command() -> None:
-        arguments = make_parser().parse_args()
-        if all(name.endswith(".json") for name in arguments.checkpoint):
-            from evaluation.metrics.external_results import read_external_result
-            from evaluation.report.tables import results_table
-
-            print(results_table([read_external_result(Path(name)) for name in arguments.checkpoint]))
-            return
-        if len(arguments.checkpoint) > 1:
-            raise UserError("only result files (.json) are compared by name alone: name one checkpoint, and --baseline")
-        (arguments.checkpoint,) = arguments.checkpoint
-
-        if arguments.curve:
-            from evaluation.checkpoint_selection import select_checkpoint
-
-            arguments.checkpoint = select_checkpoint(arguments)
-
-        from evaluation.config import make_plan
-
-        plan = make_plan(arguments)
-
-        from evaluation.evaluator import evaluate
-
-        evaluate(plan)
-
-    run_command("r1vlm-eval", command)
+    run_app("r1vlm-eval", app)
 
 
 if __name__ == "__main__":

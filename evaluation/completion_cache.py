@@ -1,105 +1,107 @@
-"""Answers that have been paid for: kept as they come, so that an interrupted evaluation goes on where it stopped.
+"""Completions that have been generated before: kept as they come, so that an interrupted evaluation can go on.
 
-A file for each (model, dataset, prompt, sampling, engine), in `R1VLM_CACHE` or `~/.cache/r1vlm`; a line an answer.
+A file for each (model, dataset, prompt, sampling, backend), in `R1VLM_CACHE` or `~/.cache/r1vlm`; a line a completion.
 A line that a killed process left half written is dropped.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from datagen.common.errors import UserError
 from evaluation.completions import SampleKey
 
 
 class CompletionCache:
-    """The answers to some questions: `found` are those that are there, `engine` says what gave them, in `seconds`."""
+    """The completions of one file, and the description of the backend that generated them, in `seconds`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.found: dict[SampleKey, str] = {}
-        self.engine: dict[str, str] = {}
+        self.completions: dict[SampleKey, str] = {}
+        self.backend: dict[str, str] = {}
         self.seconds = 0.0
-        self._read()
+        self._load()
 
-    def _read(self) -> None:
-        whole = 0
+    def _load(self) -> None:
+        """Read all whole lines, and cut off what comes behind them."""
+        end = 0
         self._file.seek(0)
         for line in self._file:
             try:
-                self._take(json.loads(line if line.endswith(b"\n") else b""))
+                self._load_entry(json.loads(line if line.endswith(b"\n") else b""))
             except (ValueError, KeyError, TypeError):
                 break
-            whole += len(line)
-        self._file.truncate(whole)
+            end += len(line)
+        self._file.truncate(end)
 
-    def _take(self, value: Any) -> None:
-        if "engine" in value:
-            self.engine = {str(name): str(text) for name, text in value["engine"].items()}
-        elif "seconds" in value:
-            self.seconds += float(value["seconds"])
+    def _load_entry(self, entry: Any) -> None:
+        if "engine" in entry:
+            self.backend = {str(name): str(text) for name, text in entry["engine"].items()}
+        elif "seconds" in entry:
+            self.seconds += float(entry["seconds"])
         else:
-            self.found[str(value["id"]), int(value["sample"])] = str(value["completion"])
+            self.completions[str(entry["id"]), int(entry["sample"])] = str(entry["completion"])
 
-    def _write(self, value: Mapping[str, Any]) -> None:
+    def _write(self, entry: Mapping[str, Any]) -> None:
         """Add a line. It is on its way to the disk when this returns: the process may be killed."""
-        self._file.write(json.dumps(value).encode() + b"\n")
+        self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
 
-    def is_of(self, engine: Mapping[str, str]) -> bool:
-        """Whether the answers are this engine's, on this kind of device."""
-        return self.engine == engine
-
-    def begin(self, engine: Mapping[str, str]) -> None:
-        """Begin anew, with an engine's answers: those of a CPU are not mixed with those of a GPU."""
+    def reset(self, backend: Mapping[str, str]) -> None:
+        """Drop all completions: those of another backend, or of another kind of device, are not mixed with its own."""
         self._file.truncate(0)
-        self.found, self.engine, self.seconds = {}, dict(engine), 0.0
-        self._write({"engine": self.engine})
+        self.completions, self.backend, self.seconds = {}, dict(backend), 0.0
+        self._write({"engine": self.backend})
 
-    def add(self, place: SampleKey, completion: str) -> None:
-        """Keep an answer."""
-        self._write({"id": place[0], "sample": place[1], "completion": completion})
-        self.found[place] = completion
+    def add(self, key: SampleKey, completion: str) -> None:
+        """Keep a completion."""
+        self._write({"id": key[0], "sample": key[1], "completion": completion})
+        self.completions[key] = completion
 
-    def took(self, seconds: float) -> None:
-        """Keep how long the answers took that were added."""
+    def add_seconds(self, seconds: float) -> None:
+        """Keep how long it took to generate the completions that were added."""
         self._write({"seconds": seconds})
         self.seconds += seconds
 
 
 @contextmanager
-def open_cache(about: Mapping[str, Any]) -> Iterator[CompletionCache]:
-    """The answers of which `about` tells everything that determines them.
+def open_cache(determined_by: Mapping[str, Any]) -> Iterator[CompletionCache]:
+    """The cache of the completions that these values determine, locked for other processes.
 
     Raises:
-        UserError: where another process is adding to them, or the folder can't be written.
+        UserError: where another process is adding to it, or the folder can't be written.
     """
-    text = json.dumps(about, sort_keys=True)
-    path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
-    except OSError as error:
-        raise UserError(
-            f"can't write to {path.parent} ({error.strerror}): set R1VLM_CACHE to another folder"
-        ) from error
-    with file:
+    path = cache_path(determined_by)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=0))  # released when the process is killed
+            file = stack.enter_context(path.open("a+b"))
+        except Timeout:
             raise UserError(
                 "another r1vlm-eval is asking the same questions: wait for it, its answers are kept"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"can't write to {path.parent} ({error.strerror}): set R1VLM_CACHE to another folder"
+            ) from error
         yield CompletionCache(file)
 
 
+def cache_path(determined_by: Mapping[str, Any]) -> Path:
+    """The file of the completions that these values determine: it is named by their hash."""
+    text = json.dumps(determined_by, sort_keys=True)
+    return cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
+
+
 def cache_folder() -> Path:
-    """Where answers are kept."""
+    """The folder of all cached completions."""
     return Path(os.environ.get("R1VLM_CACHE") or Path.home() / ".cache" / "r1vlm") / "completions"

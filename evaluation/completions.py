@@ -30,38 +30,40 @@ def write_completions(path: Path, ids: Sequence[str], messages: Sequence[str]) -
 def sample_keys(ids: Sequence[str]) -> list[SampleKey]:
     """Each id with how often it has come before."""
     seen: Counter[str] = Counter()
-    places = []
+    keys = []
     for name in ids:
-        places.append((name, seen[name]))
+        keys.append((name, seen[name]))
         seen[name] += 1
-    return places
+    return keys
 
 
-def read_completions(path: Path, ids: Sequence[str], known: Collection[str], where: str) -> list[str]:
+def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str], split_name: str) -> list[str]:
     """The messages for the ids, in their order; for an id that comes again, its next sample. Other lines are left out.
 
+    `split_ids` are the ids of all questions of the split, and `split_name` is what an error calls it.
+
     Raises:
-        UserError: for a line that is no completion, an id that is not `known` (the questions of `where`) or
-            comes twice with the same sample, or a wanted message that is missing.
+        UserError: for a line that is no completion, an id that is not in the split or comes twice with the same
+            sample, or a wanted message that is missing.
     """
     wanted = sample_keys(ids)
-    found: dict[SampleKey, str] = {}
+    messages: dict[SampleKey, str] = {}
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
-        place, message = _parse(line, f"line {number} of {path}")
-        if place[0] not in known:
-            raise UserError(f"line {number} of {path} answers {place[0]!r}, which is no question of {where}")
-        if place in found:
-            raise UserError(f"line {number} of {path} answers {place[0]!r} a second time: keep one of them")
-        found[place] = message
-    missing = [place for place in wanted if place not in found]
+        key, message = _parse(line, f"line {number} of {path}")
+        if key[0] not in split_ids:
+            raise UserError(f"line {number} of {path} answers {key[0]!r}, which is no question of {split_name}")
+        if key in messages:
+            raise UserError(f"line {number} of {path} answers {key[0]!r} a second time: keep one of them")
+        messages[key] = message
+    missing = [key for key in wanted if key not in messages]
     if missing:
         raise UserError(
             f"{path} answers {len(wanted) - len(missing)} of {len(wanted)} questions, {len(missing)} missing, "
             f"the first of them {missing[0][0]!r}: complete it, or take fewer with --task, --limit or --samples"
         )
-    return [found[place] for place in wanted]
+    return [messages[key] for key in wanted]
 
 
 def _lines(path: Path) -> list[str]:
@@ -71,17 +73,17 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not UTF-8 text: name a .jsonl file of completions") from error
 
 
-def _parse(line: str, where: str) -> tuple[SampleKey, str]:
+def _parse(line: str, line_name: str) -> tuple[SampleKey, str]:
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:  # a ValueError also for an integer of too many digits
-        raise UserError(f"{where} is not JSON: write one object with 'id' and 'completion' a line") from error
+        raise UserError(f"{line_name} is not JSON: write one object with 'id' and 'completion' a line") from error
     if not isinstance(value, dict):
-        raise UserError(f"{where} is not an object with 'id' and 'completion'")
+        raise UserError(f"{line_name} is not an object with 'id' and 'completion'")
     for key in ("id", "completion"):
         if not isinstance(value.get(key), str):
-            raise UserError(f"{where} has no {key!r} that is a text")
+            raise UserError(f"{line_name} has no {key!r} that is a text")
     sample = value.get("sample", 0)
     if not isinstance(sample, int) or sample < 0:
-        raise UserError(f"{where} has a 'sample' that is no number from 0 on")
+        raise UserError(f"{line_name} has a 'sample' that is no number from 0 on")
     return (value["id"], sample), value["completion"]

@@ -1,4 +1,4 @@
-"""Asking a model: what it has answered before is not asked again, and what it answers is kept as it comes."""
+"""Generating completions: those that are cached are not generated again, and new ones are kept as they come."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from datagen.registry import find_task
+from datagen.task import score
 from evaluation.backends.base import Backend, Prompt, backend_versions, choose_backend
 from evaluation.completion_cache import CompletionCache, open_cache
-from evaluation.completions import SampleKey
 from evaluation.config import EvalPlan
-from evaluation.metrics.scoring import ACCURACY, Question, Scored, score, score_one
+from evaluation.metrics.scoring import ACCURACY, Question, Scored, score_messages
 from evaluation.metrics.statistics import wilson
 from evaluation.model_source import ModelSource
-from evaluation.prompt_variants import Variant
+from evaluation.prompt_variants import Row, Variant
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,137 +25,145 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions of a plan: `rows` with the image, `questions` without; `known` are all ids of the split."""
+    """The questions of a plan, with their images (`rows`) and without (`examples`).
+
+    `split_ids` are the ids of all questions of the split.
+    """
 
     rows: Dataset
-    questions: list[dict[str, Any]]
-    known: set[str]
+    examples: list[Row]
+    split_ids: set[str]
 
     @property
     def ids(self) -> list[str]:
         """The ids, in the order of the dataset."""
-        return [question["id"] for question in self.questions]
+        return [example["id"] for example in self.examples]
 
 
 def select_questions(plan: EvalPlan) -> Questions:
     """The questions of a plan, in the order of the dataset."""
     split = plan.dataset.questions(plan.split)
-    places = [i for i, task in enumerate(split["task"]) if task in plan.tasks][: plan.limit]
-    rows = split.select(places)
+    indices = [i for i, task in enumerate(split["task"]) if task in plan.tasks][: plan.limit]
+    rows = split.select(indices)
     return Questions(rows, rows.remove_columns("image").to_list(), set(split["id"]))
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A full assistant message for each question, and how they came about."""
+    """A full assistant message for each question (and sample), what generated them, and how long it took."""
 
     messages: list[str]
-    engine: Mapping[str, str]
+    backend: Mapping[str, str]
     seconds: float
 
 
 @dataclass(frozen=True)
 class PromptList(Sequence[Prompt]):
-    """The prompts of some rows, made when they are asked for: images take memory."""
+    """The prompts of some rows, made when they are read: images take memory.
+
+    `indices` are (index of the row, number of the sample).
+    """
 
     variant: Variant
     rows: Dataset
-    places: Sequence[tuple[int, int]]
-    """The row, and the how-manieth sample of it."""
+    indices: Sequence[tuple[int, int]]
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self.places)
+        return len(self.indices)
 
-    def __getitem__(self, at: Any) -> Any:
-        """The prompt at a place."""
-        return self.variant.prompt(self.rows, *self.places[at])
+    def __getitem__(self, position: Any) -> Any:
+        """The prompt at a position."""
+        return self.variant.prompt(self.rows, *self.indices[position])
 
 
 class AnswerGenerator:
-    """A model that answers; it is loaded when the first question is asked that it has not answered before."""
+    """A model that answers questions; its weights are loaded for the first question that is not cached."""
 
-    def __init__(self, plan: EvalPlan, subject: ModelSource) -> None:
+    def __init__(self, plan: EvalPlan, model: ModelSource) -> None:
         self.plan = plan
-        self.subject = subject
-        self.loaded: Backend | None = None
+        self.model = model
+        self.backend: Backend | None = None
 
-    def ask(self, variant: Variant, asked: Questions) -> tuple[Answers, Scored]:
+    def generate(self, variant: Variant, questions: Questions) -> tuple[Answers, Scored]:
         """The answers to all questions, asked in one way, each as often as the plan says; and their scores."""
-        judged = variant.judged(asked.rows, asked.questions)
-        ids, samples = asked.ids, range(self.plan.sampling.samples)
-        places = [(i, k) for i in range(len(ids)) for k in samples]
-        with open_cache(self._about(variant, len(places))) as store:
-            todo = [(i, k) for i, k in places if (ids[i], k) not in store.found]
-            if todo:
-                engine = self._engine(len(places))
-                if not store.is_of(engine.describe()):
-                    todo = places.copy()
-                    store.begin(engine.describe())
-                todo.sort(key=lambda at: judged[at[0]]["task"])  # answers of one length: no batch waits for a long one
-                prompts = PromptList(variant, asked.rows, todo)
-                self._generate(engine, prompts, store, [(ids[i], k) for i, k in todo], judged)
-            elif store.found:
-                print(f"{self.subject.label}: {variant.title}, all {len(places)} answers are there already", flush=True)
-                if self.subject.is_remembered_by_address:
+        truths = variant.ground_truths(questions.rows, questions.examples)
+        ids, samples = questions.ids, range(self.plan.sampling.samples)
+        indices = [(i, k) for i in range(len(ids)) for k in samples]
+        with open_cache(self.cache_key(variant, len(indices))) as cache:
+            missing = [(i, k) for i, k in indices if (ids[i], k) not in cache.completions]
+            if missing:
+                backend = self._load_backend(len(indices))
+                if cache.backend != backend.describe():  # on another kind of device, for one
+                    missing = indices.copy()
+                    cache.reset(backend.describe())
+                missing.sort(key=lambda index: truths[index[0]]["task"])  # similar lengths: no batch waits for one row
+                self._generate(backend, PromptList(variant, questions.rows, missing), cache, truths)
+            elif cache.completions:
+                print(f"{self.model.label}: {variant.title}, all {len(indices)} answers are there already", flush=True)
+                if self.model.is_remembered_by_address:
                     print("  of this server: where it has other weights by now, set R1VLM_CACHE to a new folder")
-            messages = [variant.message(judged[i], store.found[ids[i], k]) for i, k in places]
-            answers = Answers(messages, store.engine, store.seconds)
-        return answers, score([judged[i] for i, _ in places], messages)
+            messages = [variant.full_message(truths[i], cache.completions[ids[i], k]) for i, k in indices]
+            answers = Answers(messages, cache.backend, cache.seconds)
+        return answers, score_messages([truths[i] for i, _ in indices], messages)
 
-    def _about(self, variant: Variant, count: int) -> dict[str, Any]:
-        """Everything that determines the answers, the kind of device apart."""
+    def cache_key(self, variant: Variant, prompts: int) -> dict[str, Any]:
+        """Everything that determines the completions, apart from the kind of device.
+
+        A change of a name or a value here makes every completion that was cached before unreachable.
+        """
         sampling = self.plan.sampling
         return {
-            "model": self.subject.fingerprint,
+            "model": self.model.fingerprint,
             "data": self.plan.dataset.fingerprint,
             "variant": variant.name,
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
-            "engine": backend_versions(choose_backend(self.plan.engine, self.subject, count)),
+            "engine": backend_versions(choose_backend(self.plan.backend, self.model, prompts)),
         }
 
-    def _engine(self, count: int) -> Backend:
-        if self.loaded is None:
-            self.loaded = load(self.plan, self.subject, count)
-        return self.loaded
+    def _load_backend(self, prompts: int) -> Backend:
+        if self.backend is None:
+            self.backend = load_backend(self.plan, self.model, prompts)
+        return self.backend
 
     def _generate(
-        self,
-        engine: Backend,
-        prompts: PromptList,
-        store: CompletionCache,
-        places: Sequence[SampleKey],
-        judged: Sequence[Question],
+        self, backend: Backend, prompts: PromptList, cache: CompletionCache, truths: Sequence[Question]
     ) -> None:
-        """Ask, and keep each answer, under a progress bar that shows the accuracy so far."""
-        variant, right, started = prompts.variant, 0.0, time.perf_counter()
-        what = self.subject.label if variant.name == "r1" else f"{self.subject.label}, {variant.title}"
+        """Cache a completion for each prompt, under a progress bar that shows the accuracy so far."""
+        variant, correct, started = prompts.variant, 0.0, time.perf_counter()
+        label = self.model.label if variant.name == "r1" else f"{self.model.label}, {variant.title}"
         try:
-            with tqdm(total=len(prompts), desc=what, unit="question") as progress:
-                for done, (at, completion) in enumerate(engine.answer(prompts), start=1):
-                    store.add(places[at], completion)
-                    question = judged[prompts.places[at][0]]
-                    right += score_one(question, variant.message(question, completion))[ACCURACY]
-                    low, high = wilson(right / done, done)
-                    shown = f"accuracy {right / done:.1%} ({100 * low:.0f} to {100 * high:.0f})"
-                    progress.set_postfix_str(shown, refresh=False)
+            with tqdm(total=len(prompts), desc=label, unit="question") as progress:
+                for done, (position, completion) in enumerate(backend.generate(prompts), start=1):
+                    index, sample = prompts.indices[position]
+                    truth = truths[index]
+                    cache.add((truth["id"], sample), completion)
+                    message = variant.full_message(truth, completion)
+                    correct += score(find_task(truth["task"]), message, truth)[ACCURACY]
+                    low, high = wilson(correct / done, done)
+                    accuracy = f"accuracy {correct / done:.1%} ({100 * low:.0f} to {100 * high:.0f})"
+                    progress.set_postfix_str(accuracy, refresh=False)
                     progress.update()
         finally:
-            store.took(time.perf_counter() - started)
+            cache.add_seconds(time.perf_counter() - started)
 
 
-def load(plan: EvalPlan, subject: ModelSource, count: int) -> Backend:
-    """The engine that the plan asks for, ready to answer."""
-    name = choose_backend(plan.engine, subject, count)
+def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:
+    """The backend that the plan chooses for a model and a number of prompts, ready to answer.
+
+    Raises:
+        UserError: where it can't load the model, or there is no such server.
+    """
+    name = choose_backend(plan.backend, model, prompts)
     if name == "openai":
-        from evaluation.backends.openai import AT_ONCE, connect
+        from evaluation.backends import openai
 
-        return connect(str(subject.endpoint), subject.name, plan.sampling, plan.batch_size or AT_ONCE)
+        return openai.connect(str(model.endpoint), model.name, plan.sampling, plan.batch_size or openai.CONCURRENCY)
     if name == "vllm":
-        from evaluation.backends import vllm as vllm_backend
+        from evaluation.backends import vllm
 
-        return vllm_backend.load(subject.path, plan.sampling)
-    from evaluation.backends import transformers as transformers_backend
+        return vllm.load(model.path, plan.sampling)
+    from evaluation.backends import transformers
 
-    return transformers_backend.load(subject.path, plan.sampling, plan.batch_size or transformers_backend.BATCH)
+    return transformers.load(model.path, plan.sampling, plan.batch_size or transformers.BATCH_SIZE)

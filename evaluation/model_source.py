@@ -1,4 +1,4 @@
-"""What is scored: a checkpoint folder with the record of what made it, or a file of completions."""
+"""Where answers come from: a checkpoint (a folder, on the Hub, or on a server), or a file of completions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
 ADAPTER = "adapter_config.json"  # of a LoRA checkpoint
-WEIGHTS, SETTINGS = ("*.safetensors",), ("*.json", "*.jinja", "*.txt")
-NOT_SETTINGS = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
+FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.txt")
+NOT_FINGERPRINTED = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class ModelSource:
         """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
         if self.is_remembered_by_address:
             return hashlib.sha256(f"{self.endpoint} {self.name}".encode()).hexdigest()
-        files = sorted({path for pattern in (*WEIGHTS, *SETTINGS) for path in self.path.glob(pattern)})
+        files = sorted({path for pattern in FINGERPRINTED for path in self.path.glob(pattern)})
         files += sorted(self.base.glob("*.safetensors")) if self.base else []
-        lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_SETTINGS]
+        lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_FINGERPRINTED]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -121,7 +121,7 @@ def _check_checkpoint(folder: Path, name: str) -> None:
         "weights (*.safetensors)": any(folder.glob("*.safetensors")),
         "processor (processor_config.json)": any((folder / file).is_file() for file in PROCESSOR_FILES),
     }
-    if missing := [what for what, there in present.items() if not there]:
+    if missing := [part for part, exists in present.items() if not exists]:
         raise UserError(f"{name} is not a checkpoint folder: it has no {' and no '.join(missing)}")
 
 
@@ -130,24 +130,30 @@ def _record_of(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in read_record(folder).items() if value is not None}
 
 
-def record_mismatches(subject: ModelSource, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:
+def record_mismatches(model: ModelSource, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:
     """A sentence for each way in which the dataset or the rewards are not those the checkpoint was made with."""
     from datagen.registry import find_task
-    from datagen.task import reward_hash
+    from datagen.task import is_current_reward_hash, reward_hash
 
-    found = []
-    recorded = subject.record.get("dataset_fingerprint", dataset.fingerprint)
+    mismatches = []
+    recorded = model.record.get("dataset_fingerprint", dataset.fingerprint)
     if recorded != dataset.fingerprint:
-        found.append(
-            f"{subject.label} was made with another dataset than {dataset.name} "
+        mismatches.append(
+            f"{model.label} was made with another dataset than {dataset.name} "
             f"(fingerprint {recorded[:12]}, not {dataset.fingerprint[:12]})."
         )
-    hashes = subject.record.get("reward_hash", {})
-    for name in tasks:
+    hashes = {name: str(digest) for name, digest in model.record.get("reward_hash", {}).items() if name in tasks}
+    if not all(map(is_current_reward_hash, hashes.values())):
+        mismatches.append(
+            f"{model.label} records its rewards by an older kind of hash, which covered whole source files: whether "
+            "they changed since cannot be told."
+        )
+        return mismatches
+    for name, recorded_hash in hashes.items():
         now = reward_hash(find_task(name))
-        if hashes.get(name, now) != now:
-            found.append(
-                f"The rewards of task {name!r} have changed since {subject.label} was made "
-                f"(code hash {hashes[name]}, now {now})."
+        if recorded_hash != now:
+            mismatches.append(
+                f"The rewards of task {name!r} have changed since {model.label} was made "
+                f"(code hash {recorded_hash}, now {now})."
             )
-    return found
+    return mismatches

@@ -12,7 +12,7 @@ import typer
 
 from datagen.common.errors import DISK, UserError, strip_password
 
-APP = {
+APP: dict[str, Any] = {
     "add_completion": True,
     "pretty_exceptions_enable": False,  # a traceback of ours is Python's own, with nothing left out
     "rich_markup_mode": "rich",
@@ -44,8 +44,9 @@ def run_app(program: str, app: typer.Typer, arguments: Sequence[str] | None = No
 def _sentence(error: typer.TyperException, program: str) -> str:
     """What is wrong with the arguments, and where to look them up."""
     context = getattr(error, "ctx", None)
-    said = " ".join(error.format_message().split()).removesuffix(".")
-    return f"{said[:1].lower()}{said[1:]} (see {context.command_path if context else program} --help)"
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")  # pydantic's words
+    return f"{message[:1].lower()}{message[1:]} (see {context.command_path if context else program} --help)"
 
 
 def run_command(program: str, main: Callable[[], None]) -> NoReturn:

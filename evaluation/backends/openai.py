@@ -1,4 +1,4 @@
-"""Answers of a server that speaks OpenAI's chat protocol: vLLM's own, or any other."""
+"""A server that speaks OpenAI's chat protocol generates the answers: vLLM's own, or any other."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from datagen.common.errors import UserError
 from datagen.r1_format import with_image
 from evaluation.backends.base import Prompt, Sampling
 
-TRIES = 8
-LONGEST_WAIT = 20.0  # seconds between two tries
-SAID = 300  # characters of what a server says that are shown
-AT_ONCE = 32  # questions that are asked at the same time, unless --batch-size says otherwise
+MAX_ATTEMPTS = 8
+MAX_WAIT = 20.0  # seconds between two attempts, unless the server asks for more
+MAX_RETRY_AFTER = 60.0  # seconds that a server may ask for
+MAX_QUOTED = 300  # characters of a server's response in an error
+CONCURRENCY = 32  # requests at the same time, unless --batch-size says otherwise
 
 
 @dataclass(frozen=True)
 class OpenAIBackend:
-    """A server at `address` (…/v1) that has a `model`. Questions are asked `at_once`, and again where that fails.
+    """A server at `address` (…/v1) that has a `model`; `concurrency` requests are sent at the same time.
 
     The token, where the server wants one, is that of `OPENAI_API_KEY`.
     """
@@ -38,27 +39,31 @@ class OpenAIBackend:
     address: str
     model: str
     sampling: Sampling
-    at_once: int
+    concurrency: int
 
     def _client(self) -> httpx.Client:
         token = os.environ.get("OPENAI_API_KEY", "")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        limits = httpx.Limits(max_connections=self.at_once)
+        limits = httpx.Limits(max_connections=self.concurrency)
         return httpx.Client(headers=headers, timeout=httpx.Timeout(600, connect=10), limits=limits)
 
     def describe(self) -> dict[str, str]:
-        """What generated the answers, for the result file."""
+        """Name, address and model."""
         return {"name": "openai", "address": self.address, "model": self.model}
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
-        """What was generated for each prompt, by its place, in the order in which the server is done."""
-        places = iter(range(len(prompts)))
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+        """(index in `prompts`, what was generated), in the order in which the server is done.
+
+        Raises:
+            UserError: where the server refuses, stays away, or does not answer in OpenAI's protocol.
+        """
+        indices = iter(range(len(prompts)))
         running: dict[Future[str], int] = {}
-        with self._client() as client, ThreadPoolExecutor(self.at_once) as pool:
+        with self._client() as client, ThreadPoolExecutor(self.concurrency) as pool:
             try:
                 while True:
-                    for place in islice(places, self.at_once - len(running)):
-                        running[pool.submit(self._ask, client, prompts[place])] = place
+                    for index in islice(indices, self.concurrency - len(running)):
+                        running[pool.submit(self._complete, client, prompts[index])] = index
                     if not running:
                         return
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -67,7 +72,7 @@ class OpenAIBackend:
                 for future in running:
                     future.cancel()
 
-    def _ask(self, client: httpx.Client, prompt: Prompt) -> str:
+    def _complete(self, client: httpx.Client, prompt: Prompt) -> str:
         *system, question = prompt.messages
         body = {
             "model": self.model,
@@ -77,49 +82,58 @@ class OpenAIBackend:
             "temperature": self.sampling.temperature,
             "seed": prompt.seed,
         }
-        answer = self._send(client, "POST", "/chat/completions", body)
+        answer = self._request(client, "POST", "/chat/completions", body)
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{self._where} does not answer as OpenAI's protocol has it: check --endpoint") from error
+            raise UserError(
+                f"{self.public_address} does not answer as OpenAI's protocol has it: check --endpoint"
+            ) from error
         return text if isinstance(text, str) else ""
 
     def models(self) -> list[str]:
-        """The names of the models that the server has."""
-        with self._client() as client:
-            listed = self._send(client, "GET", "/models", None)
-        try:
-            return [str(one["id"]) for one in listed["data"]]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self._where} does not list its models: name one as CHECKPOINT") from error
+        """The names of the models that the server has.
 
-    def _send(self, client: httpx.Client, method: str, path: str, body: Any) -> Any:
-        """The JSON of an answer. Asked again, after a wait that doubles, where the server is busy or gone.
+        Raises:
+            UserError: where the server refuses, stays away, or does not list them.
+        """
+        with self._client() as client:
+            answer = self._request(client, "GET", "/models", None)
+        try:
+            return [str(model["id"]) for model in answer["data"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.public_address} does not list its models: name one as CHECKPOINT") from error
+
+    def _request(self, client: httpx.Client, method: str, path: str, body: Any) -> Any:
+        """The JSON of a response. Sent again, after a wait that doubles, where the server is busy or gone.
 
         Raises:
             UserError: where it refuses, or stays away.
         """
-        for attempt in range(TRIES):
+        for attempt in range(MAX_ATTEMPTS):
             try:
                 response = client.request(method, self.address + path, json=body)
             except httpx.TransportError as error:
-                said, least = type(error).__name__, 0.0
+                problem, min_wait = type(error).__name__, 0.0
             else:
                 if response.is_success:
-                    return _json(response)
+                    return _parse_json(response)
                 if response.status_code not in (408, 409, 425, 429) and response.status_code < 500:
-                    raise UserError(f"{self._where} refuses (answer {response.status_code}): {_reason(response)}")
-                said, least = f"answer {response.status_code}", _retry_after(response)
-            if attempt + 1 < TRIES:
-                time.sleep(max(least, min(LONGEST_WAIT, 0.25 * 2**attempt) * random.uniform(0.5, 1)))  # noqa: S311 so that not all come back at once
-        raise UserError(f"{self._where} does not answer ({said}): start it, then run the same command again")
+                    reason = printable(response.text[:MAX_QUOTED])
+                    raise UserError(f"{self.public_address} refuses (answer {response.status_code}): {reason}")
+                problem, min_wait = f"answer {response.status_code}", _retry_after(response)
+            if attempt + 1 < MAX_ATTEMPTS:
+                backoff = min(MAX_WAIT, 0.25 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 so that not all come back at once
+                time.sleep(max(min_wait, backoff))
+        raise UserError(f"{self.public_address} does not answer ({problem}): start it, then run the same command again")
 
     @property
-    def _where(self) -> str:
+    def public_address(self) -> str:
+        """The address without the user and password that it may have."""
         return self.address.rpartition("@")[2]
 
 
-def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> OpenAIBackend:
+def connect(endpoint: str, model: str, sampling: Sampling, concurrency: int) -> OpenAIBackend:
     """A server that is there, and has the model.
 
     Raises:
@@ -127,12 +141,12 @@ def connect(endpoint: str, model: str, sampling: Sampling, at_once: int) -> Open
     """
     if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
         raise UserError(f"--endpoint {endpoint} is no address: write http://HOST:PORT/v1")
-    engine = OpenAIBackend(endpoint.rstrip("/"), model, sampling, at_once)
-    known = engine.models()
+    backend = OpenAIBackend(endpoint.rstrip("/"), model, sampling, concurrency)
+    known = backend.models()
     if model not in known:
-        some = printable(", ".join(known[:10])[:SAID])
-        raise UserError(f"{engine._where} has no model {model}: name one of {some}")
-    return engine
+        some = printable(", ".join(known[:10])[:MAX_QUOTED])
+        raise UserError(f"{backend.public_address} has no model {model}: name one of {some}")
+    return backend
 
 
 def image_url_part(image: Image) -> dict[str, Any]:
@@ -143,25 +157,22 @@ def image_url_part(image: Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _json(response: httpx.Response) -> Any:
-    """What the server answers; None where it is no JSON. Bytes that are no UTF-8 are replaced: it answers still."""
+def _parse_json(response: httpx.Response) -> Any:
+    """What the server answers; None where it is no JSON. Bytes that are no UTF-8 are replaced."""
     try:
         return json.loads(response.text)
     except (ValueError, RecursionError):
         return None
 
 
-def _reason(response: httpx.Response) -> str:
-    return printable(response.text[:SAID])
-
-
 def printable(text: str) -> str:
-    """What a server says, on one line and without control characters."""
+    """The text on one line and without control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _retry_after(response: httpx.Response) -> float:
+    """The seconds that the server asks to wait, 0 where it doesn't."""
     try:
-        return min(60.0, float(response.headers.get("Retry-After", 0)))
+        return min(MAX_RETRY_AFTER, float(response.headers.get("Retry-After", 0)))
     except ValueError:
         return 0.0

@@ -1,4 +1,4 @@
-"""Answers of a vision-language model that vLLM generates: in this process on one GPU or a CPU, or a process a GPU.
+"""vLLM generates the answers: in this process on one GPU or a CPU, or in a process a GPU.
 
 `vllm.LLM` has no data parallelism of its own for dense models (0.31 refuses `data_parallel_size`, and refers to a
 process for each copy): the copies share nothing, so each is a plain `vllm.LLM` that sees one GPU.
@@ -20,7 +20,7 @@ from datagen.common.errors import UserError
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 from evaluation.backends.openai import image_url_part
 
-BATCH = 512  # prompts that vLLM schedules at a time; what is done is kept after each
+BATCH_SIZE = 512  # prompts that vLLM schedules at a time; what is done is kept after each
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class VLLMBackend:
     device: str
 
     def describe(self) -> dict[str, str]:
-        """What generated the answers, for the result file."""
+        """Name, versions and device."""
         return {**backend_versions("vllm"), "device": self.device}
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
-        """What was generated for each prompt, by its place, as each batch is done."""
-        for start in range(0, len(prompts), BATCH):
-            batch = [prompts[i] for i in range(start, min(start + BATCH, len(prompts)))]
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+        """(index in `prompts`, what was generated), as each batch is done."""
+        for start in range(0, len(prompts), BATCH_SIZE):
+            batch = [prompts[i] for i in range(start, min(start + BATCH_SIZE, len(prompts)))]
             (opening,) = {prompt.opening for prompt in batch}
-            done = self.llm.chat(
+            outputs = self.llm.chat(
                 [r1_format.with_image(prompt.messages, image_url_part(prompt.image)) for prompt in batch],
                 [self.parameters(prompt.seed) for prompt in batch],
                 use_tqdm=False,
@@ -50,14 +50,14 @@ class VLLMBackend:
                 else r1_format.without_opening(self.template),
                 chat_template_content_format="openai",
             )
-            yield from enumerate((one.outputs[0].text for one in done), start)
+            yield from enumerate((output.outputs[0].text for output in outputs), start)
 
 
 class DataParallelVLLM:
-    """A process for each of some environments, such as `{"CUDA_VISIBLE_DEVICES": "0"}`, with the checkpoint in it.
+    """Copies of a checkpoint, each in a process with an environment such as `{"CUDA_VISIBLE_DEVICES": "0"}`.
 
-    Whoever is done with a batch gets the next one. The processes end with this object, and their memory is free then:
-    a second model may be loaded behind the first.
+    A copy that is done with a batch gets the next one. The processes end with this object, which frees their memory
+    for a second model.
 
     Raises:
         UserError: where vLLM can't load it.
@@ -66,31 +66,31 @@ class DataParallelVLLM:
     def __init__(self, folder: Path, sampling: Sampling, environments: Sequence[Mapping[str, str]]) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
         self._pools = [ProcessPoolExecutor(1, context) for _ in environments]
-        self._end = weakref.finalize(self, _end, self._pools)
+        self._shutdown = weakref.finalize(self, _shutdown, self._pools)
         started = [
-            pool.submit(_start, folder, sampling, environment)
+            pool.submit(_load_copy, folder, sampling, environment)
             for pool, environment in zip(self._pools, environments, strict=True)
         ]
         try:
-            self._about, *_ = [one.result() for one in started]
+            self._description, *_ = [future.result() for future in started]
         except BaseException:
-            self._end()
+            self._shutdown()
             raise
 
     def describe(self) -> dict[str, str]:
-        """What generated the answers, for the result file. How many copies there are changes none of them."""
-        return self._about
+        """Name, versions and device. The number of copies is left out: it changes no answer."""
+        return self._description
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
-        """What was generated for each prompt, by its place, as each batch is done."""
-        share = max(1, min(BATCH, -(-len(prompts) // len(self._pools))))
-        starts = iter(range(0, len(prompts), share))
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+        """(index in `prompts`, what was generated), as each batch is done."""
+        size = max(1, min(BATCH_SIZE, -(-len(prompts) // len(self._pools))))
+        starts = iter(range(0, len(prompts), size))
         idle, running = [*self._pools], dict[Future[list[str]], tuple[ProcessPoolExecutor, int]]()
         while True:
             while idle and (start := next(starts, None)) is not None:
                 pool = idle.pop()
-                batch = [prompts[i] for i in range(start, min(start + share, len(prompts)))]
-                running[pool.submit(_answer, batch)] = pool, start
+                batch = [prompts[i] for i in range(start, min(start + size, len(prompts)))]
+                running[pool.submit(_generate_with_copy, batch)] = pool, start
             if not running:
                 return
             for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -99,20 +99,20 @@ class DataParallelVLLM:
                 yield from enumerate(done.result(), start)
 
 
-_loaded: list[VLLMBackend] = []  # in a process of `Copies`, the model it answers with
+_copy: list[VLLMBackend] = []  # in a process of `DataParallelVLLM`, its copy of the checkpoint
 
 
-def _start(folder: Path, sampling: Sampling, environment: Mapping[str, str]) -> dict[str, str]:
+def _load_copy(folder: Path, sampling: Sampling, environment: Mapping[str, str]) -> dict[str, str]:
     os.environ.update(environment)
-    _loaded.append(load_here(folder, sampling))
-    return _loaded[0].describe()
+    _copy.append(load_single(folder, sampling))
+    return _copy[0].describe()
 
 
-def _answer(prompts: list[Prompt]) -> list[str]:
-    return [text for _, text in _loaded[0].answer(prompts)]
+def _generate_with_copy(prompts: list[Prompt]) -> list[str]:
+    return [text for _, text in _copy[0].generate(prompts)]
 
 
-def _end(pools: list[ProcessPoolExecutor]) -> None:
+def _shutdown(pools: list[ProcessPoolExecutor]) -> None:
     for pool in pools:
         pool.shutdown(cancel_futures=True)
 
@@ -127,16 +127,19 @@ def load(folder: Path, sampling: Sampling) -> VLLMBackend | DataParallelVLLM:
 
     gpus = gpu_ids(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if len(gpus) < 2:
-        return load_here(folder, sampling)
+        return load_single(folder, sampling)
     return DataParallelVLLM(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus])
 
 
-def gpu_ids(count: int, named: str | None) -> list[str]:
-    """What a process has to name to see one GPU, for each of the `count` that this one sees, of those `named` to it."""
-    return [gpu.strip() for gpu in named.split(",")][:count] if named else [str(gpu) for gpu in range(count)]
+def gpu_ids(count: int, visible: str | None) -> list[str]:
+    """What to set `CUDA_VISIBLE_DEVICES` to for one GPU, for each of the `count` of this process.
+
+    `visible` is its own `CUDA_VISIBLE_DEVICES`.
+    """
+    return [gpu.strip() for gpu in visible.split(",")][:count] if visible else [str(gpu) for gpu in range(count)]
 
 
-def load_here(folder: Path, sampling: Sampling) -> VLLMBackend:
+def load_single(folder: Path, sampling: Sampling) -> VLLMBackend:
     """The checkpoint in `folder`, in this process: on the first GPU, or on the CPU in float32.
 
     Raises:

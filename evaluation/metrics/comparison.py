@@ -45,7 +45,7 @@ def paired_summary(before: Scored, after: Scored) -> dict[str, Any]:
 
 
 def compare(before: Scored, after: Scored, difficulty: str, findings: Sequence[str] = ()) -> dict[str, Any]:
-    """`contrast` of everything, with the verdict, and `slices`: the same by task, and by task and difficulty.
+    """`paired_summary` of all questions with a verdict, and `slices`: the same by task, and by task and difficulty.
 
     `findings` are sentences about answers of `after` that do not come from the image: the verdict heeds them.
     """
@@ -71,8 +71,8 @@ def compare(before: Scored, after: Scored, difficulty: str, findings: Sequence[s
 
 def verdict(total: Mapping[str, Any], needed: Mapping[str, int]) -> str:
     """One sentence: better, worse, or not to be told apart; with how sure that is, or what it would take to be sure."""
-    told = total["p_value"] < 0.05
-    more = "" if told else f" To tell a difference of 2 points would take about {needed['2 points']} questions."
+    significant = total["p_value"] < 0.05
+    more = "" if significant else f" To tell a difference of 2 points would take about {needed['2 points']} questions."
     return f"{headline(total)} ({certainty(total)}).{more}"
 
 
@@ -86,11 +86,11 @@ def headline(total: Mapping[str, Any]) -> str:
     if low <= 0 <= high or total["p_value"] >= 0.05:
         return f"No change in accuracy can be told: {numbers}"
     change = f"Accuracy {'rose' if low > 0 else 'fell'} by {abs(100 * total['difference']):.1f} points, {numbers}"
-    return change + (doubt(total.get("findings", ())) if low > 0 else "")
+    return change + (caveat(total.get("findings", ())) if low > 0 else "")
 
 
-def doubt(findings: Sequence[str]) -> str:
-    """What is to be added to a gain, where the answers do not come from the image."""
+def caveat(findings: Sequence[str]) -> str:
+    """What a headline adds to a gain, where the answers do not come from the image."""
     if not findings:
         return ""
     blind = any(finding.startswith(NEEDS_NONE) for finding in findings)
@@ -98,10 +98,10 @@ def doubt(findings: Sequence[str]) -> str:
 
 
 def certainty(total: Mapping[str, Any]) -> str:
-    """The interval of the change in points, the p-value, and on what they rest."""
+    """The interval of the change in points, the p-value, and the number of questions and images."""
     low, high = (100 * bound for bound in total["difference_ci95"])
-    asked = f"{total['n']} questions about {total['images']} images"
-    return f"95% interval of the change {low:+.1f} to {high:+.1f} points, {p_text(total['p_value'])}; {asked}"
+    sample = f"{total['n']} questions about {total['images']} images"
+    return f"95% interval of the change {low:+.1f} to {high:+.1f} points, {p_text(total['p_value'])}; {sample}"
 
 
 def p_text(p_value: float) -> str:

@@ -1,4 +1,4 @@
-"""Scoring full assistant messages with the tasks' own rewards. No model, no files."""
+"""Scores of full assistant messages by the tasks' own rewards, and their means. No model, no files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from datagen.r1_format import extract_answer
 from datagen.registry import find_task
+from datagen.task import score
 from evaluation.metrics.statistics import mean_interval, pass_at_k
 
 Question = Mapping[str, Any]
@@ -52,23 +53,15 @@ class Scored:
         return [(key, self.only(**key)) for key in keys]
 
 
-def score_one(question: Question, message: str) -> dict[str, float]:
-    """Each reward of the question's task for one message.
+def score_messages(questions: Sequence[Question], messages: Sequence[str]) -> Scored:
+    """The rewards of one message for each question.
 
     Raises:
-        ValueError: where a reward is not in [0, 1]; and whatever a reward raises. Both are mistakes of ours.
+        ValueError: where there are not as many messages as questions.
+        RewardRangeError: where a reward is not in [0, 1]. That, and whatever a reward raises, is a mistake of ours.
     """
-    rewards = {name: reward(message, question) for name, reward in find_task(question["task"]).rewards.items()}
-    for name, value in rewards.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"reward {name!r} of {question['id']} is {value}, not in [0, 1]")
-    return rewards
-
-
-def score(questions: Sequence[Question], messages: Sequence[str]) -> Scored:
-    """The rewards of a message for each question; ValueError where there are not as many."""
     pairs = zip(questions, messages, strict=True)
-    return Scored(questions, messages, [score_one(question, message) for question, message in pairs])
+    return Scored(questions, messages, [score(find_task(q["task"]), message, q) for q, message in pairs])
 
 
 def summary(scored: Scored) -> dict[str, Any]:
@@ -102,7 +95,7 @@ def sampled(scored: Scored, samples: int) -> dict[str, Any]:
 
 
 def majority_right(answers: Sequence[tuple[str | None, bool]]) -> bool:
-    """Whether the commonest answer is right; messages without an answer have no vote."""
+    """Whether the commonest of some (answer, whether it is right) is; None has no vote."""
     votes = Counter(answer for answer, _ in answers if answer is not None)
     if not votes:
         return False
@@ -113,10 +106,10 @@ def majority_right(answers: Sequence[tuple[str | None, bool]]) -> bool:
 def mean_rewards(rewards: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each reward over the messages that have it."""
     values: dict[str, list[float]] = {}
-    for one in rewards:
-        for name, value in one.items():
+    for message_rewards in rewards:
+        for name, value in message_rewards.items():
             values.setdefault(name, []).append(value)
-    return {name: float(np.mean(each)) for name, each in values.items()}
+    return {name: float(np.mean(column)) for name, column in values.items()}
 
 
 def slices(scored: Scored, difficulty: str) -> dict[str, list[dict[str, Any]]]:

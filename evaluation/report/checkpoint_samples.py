@@ -1,4 +1,4 @@
-"""The training film: a few held-out questions, answered by successive checkpoints of a run."""
+"""A few held-out questions, answered by successive checkpoints of a run: the report plays them as a film."""
 
 from __future__ import annotations
 
@@ -14,43 +14,42 @@ from evaluation.metrics.scoring import Question, Scored
 from evaluation.model_source import open_model
 from evaluation.prompt_variants import R1
 
-FRAMES = 7  # checkpoints at most: each is loaded for it
-QUESTIONS = 8
+MAX_CHECKPOINTS = 7  # each is loaded
+MAX_QUESTIONS = 8
 
 
 @dataclass(frozen=True)
 class CheckpointSamples:
-    """The places of the questions among those of the plan, and their scored answers by the name of a checkpoint."""
+    """The indices of the questions among those of the plan, and their scored answers by the name of a checkpoint."""
 
-    places: Sequence[int]
-    frames: Mapping[str, Scored]
+    indices: Sequence[int]
+    scored: Mapping[str, Scored]
 
 
-def sample_checkpoints(plan: EvalPlan, asked: Questions) -> CheckpointSamples | None:
-    """The film of the run that the checkpoint is of, the baseline first; None where its checkpoints are not here."""
-    checkpoints = pick_evenly(checkpoints_of(plan), FRAMES)
+def sample_checkpoints(plan: EvalPlan, questions: Questions) -> CheckpointSamples | None:
+    """Answers of the run that the model is of, the baseline's first; None where the run's checkpoints are not here."""
+    checkpoints = pick_evenly(checkpoints_of(plan), MAX_CHECKPOINTS)
     if len(checkpoints) < 2:
         return None
-    places = pick_questions(asked.questions, plan.dataset.spec.difficulty)
-    few = Questions(asked.rows.select(places), [asked.questions[i] for i in places], asked.known)
-    subjects = {f"step {step_of(path)}": open_model(str(path)) for path in checkpoints}
+    indices = pick_questions(questions.examples, plan.dataset.spec.difficulty)
+    few = Questions(questions.rows.select(indices), [questions.examples[i] for i in indices], questions.split_ids)
+    models = {f"step {step_of(path)}": open_model(str(path)) for path in checkpoints}
     if plan.baseline is not None and plan.baseline.is_model:
-        subjects = {"before": plan.baseline, **subjects}
-    # Greedily, and by whatever pays off for a few questions, not by the engine for all of them.
-    short = replace(plan, engine="auto", sampling=Sampling(plan.sampling.max_new_tokens, 0.0, 1))
-    return CheckpointSamples(
-        places, {name: AnswerGenerator(short, subject).ask(R1, few)[1] for name, subject in subjects.items()}
-    )
+        models = {"before": plan.baseline, **models}
+    # Greedily, and by the backend that suits a few questions, not by that for all of them.
+    short = replace(plan, backend="auto", sampling=Sampling(plan.sampling.max_new_tokens, 0.0, 1))
+    scored = {name: AnswerGenerator(short, model).generate(R1, few)[1] for name, model in models.items()}
+    return CheckpointSamples(indices, scored)
 
 
 def checkpoints_of(plan: EvalPlan) -> list[Path]:
-    """The checkpoints of the subject's run up to itself, in order; none for a server or for completions."""
-    run = plan.subject.record.get("run")
-    if run is None or not plan.subject.is_model or plan.subject.endpoint is not None:
+    """The checkpoints of the model's run up to itself, in order; none for a server or for completions."""
+    run = plan.model.record.get("run")
+    if run is None or not plan.model.is_model or plan.model.endpoint is not None:
         return []
-    last = plan.subject.record.get("step", 0)
-    found = sorted(Path(run).glob("checkpoint-*"), key=step_of)
-    return [path for path in found if step_of(path) <= last]
+    last = plan.model.record.get("step", 0)
+    checkpoints = sorted(Path(run).glob("checkpoint-*"), key=step_of)
+    return [path for path in checkpoints if step_of(path) <= last]
 
 
 def step_of(checkpoint: Path) -> int:
@@ -65,10 +64,10 @@ def pick_evenly(paths: Sequence[Path], most: int) -> list[Path]:
     return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
 
 
-def pick_questions(questions: Sequence[Question], difficulty: str) -> list[int]:
-    """The places of a few questions: the first of each task and difficulty, then the second, and so on."""
+def pick_questions(examples: Sequence[Question], difficulty: str) -> list[int]:
+    """The indices of a few examples: the first of each task and difficulty, then the second, and so on."""
     groups: dict[tuple[str, object], list[int]] = {}
-    for place, question in enumerate(questions):
-        groups.setdefault((question["task"], question[difficulty]), []).append(place)
+    for index, example in enumerate(examples):
+        groups.setdefault((example["task"], example[difficulty]), []).append(index)
     turns = chain.from_iterable(zip_longest(*(groups[key] for key in sorted(groups, key=str))))
-    return [place for place in turns if place is not None][:QUESTIONS]
+    return [index for index in turns if index is not None][:MAX_QUESTIONS]

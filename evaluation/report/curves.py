@@ -56,27 +56,27 @@ def make_curve(path: Path, wanted: re.Pattern[str] = REWARDS, top: float = 1.0) 
     The sum of the rewards is drawn only where they were not logged apart.
     """
     series = read_series(path, wanted)
-    parts = {name: points for name, points in series.items() if name != "reward"} or series
-    parts = {name: points for name, points in parts.items() if len(points) > 1}
-    if not parts:
+    drawn = {name: points for name, points in series.items() if name != "reward"} or series
+    drawn = {name: points for name, points in drawn.items() if len(points) > 1}
+    if not drawn:
         return None
-    steps = [step for points in parts.values() for step, _ in points]
-    values = [value for points in parts.values() for _, value in points]
+    steps = [step for points in drawn.values() for step, _ in points]
+    values = [value for points in drawn.values() for _, value in points]
     first, last, top = int(min(steps)), int(max(steps)), max(top, *values)
 
-    def place(points: Points) -> str:
+    def svg_points(points: Points) -> str:
         return " ".join(f"{100 * (x - first) / (last - first):.2f},{100 * (1 - y / top):.2f}" for x, y in points)
 
     lines = []
-    for name, points in parts.items():
+    for name, points in drawn.items():
         smooth = smoothed(points)
-        lines.append(Line(name, place(points), place(smooth), smooth[-1][1]))
+        lines.append(Line(name, svg_points(points), svg_points(smooth), smooth[-1][1]))
     return Curve(lines, first, last, top)
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> Points:
     """The same steps, each with the mean over its neighbourhood: a twentieth of the run to either side."""
-    reach = len(points) // 20
+    radius = len(points) // 20
     values = [value for _, value in points]
-    near = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [(step, sum(part) / len(part)) for (step, _), part in zip(points, near, strict=True)]
+    windows = [values[max(0, i - radius) : i + radius + 1] for i in range(len(values))]
+    return [(step, sum(window) / len(window)) for (step, _), window in zip(points, windows, strict=True)]

@@ -71,8 +71,8 @@ def samples_of(plan: EvalPlan, side: Side, scored: Scored) -> Iterable[dict[str,
     file of completions has them.
     """
     settings = plan.sampling
-    asked = {"max_gen_toks": settings.max_new_tokens, "temperature": settings.temperature, "until": []}
-    asked["do_sample"] = settings.temperature > 0
+    generation = {"max_gen_toks": settings.max_new_tokens, "temperature": settings.temperature, "until": []}
+    generation["do_sample"] = settings.temperature > 0
     step = settings.samples
     for doc_id, start in enumerate(range(0, len(scored.questions), step)):
         doc = dict(scored.questions[start])
@@ -83,7 +83,7 @@ def samples_of(plan: EvalPlan, side: Side, scored: Scored) -> Iterable[dict[str,
             "doc_id": doc_id,
             "doc": doc,
             "target": doc["answer"],
-            "arguments": {"gen_args_0": {"arg_0": prompt, **({"arg_1": asked} if side.subject.is_model else {})}},
+            "arguments": {"gen_args_0": {"arg_0": prompt, **({"arg_1": generation} if side.model.is_model else {})}},
             "resps": [messages],
             "filtered_resps": [NO_ANSWER if (answer := extract_answer(text)) is None else answer for text in messages],
             "filter": "none",

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the numbers, the curves, the training film, and what was written, with the images."""
+"""One self-contained HTML page: the numbers, the curves, and what the model wrote, with the images."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SIDE, BYTES = 384, 30_000  # pixels and bytes of an image: all of them, as base6
 STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "GRPO"}
 
 
-def write_report(path: Path, plan: EvalPlan, outcome: EvalResult, film: CheckpointSamples | None) -> None:
-    """Write the page, in one step."""
-    write_text(path, render(plan, outcome, film))
+def write_report(path: Path, plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None) -> None:
+    """Write the page, in one step. `samples` are answers of earlier checkpoints, where there are any."""
+    write_text(path, render(plan, result, samples))
 
 
-def render(plan: EvalPlan, outcome: EvalResult, film: CheckpointSamples | None) -> str:
+def render(plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None) -> str:
     """The page as HTML. Every text in it is escaped, and none holds a control character.
 
     Its only script is ours: the page names the script's hash, and a browser runs no other.
@@ -57,9 +57,9 @@ def render(plan: EvalPlan, outcome: EvalResult, film: CheckpointSamples | None) 
     template, script = (
         files("evaluation.report").joinpath(name).read_text(encoding="utf-8") for name in (TEMPLATE, SCRIPT)
     )
-    comparison = outcome.comparison
+    comparison = result.comparison
     difficulty = plan.dataset.spec.difficulty
-    found = kinds(outcome)
+    groups = group_by_outcome(result)
     return environment.from_string(
         template
     ).render(
@@ -68,20 +68,20 @@ def render(plan: EvalPlan, outcome: EvalResult, film: CheckpointSamples | None) 
         script=Markup(script),  # noqa: S704 - it is a file of ours
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         plan=plan,
-        results=outcome.results,
+        results=result.results,
         comparison=comparison,
-        shown=comparison or outcome.results["after"],
+        summary=result.summary,
         headline=headline(comparison) if comparison else None,
         certainty=certainty(comparison) if comparison else None,
         stages=STAGES,
-        curve=make_curve(plan.metrics) if plan.metrics else None,
-        lengths=make_curve(plan.metrics, LENGTHS, 0.0) if plan.metrics else None,
-        film=rendered_samples(outcome, film) if film else None,
-        totals={kind: len(places) for kind, places in found.items()},
+        rewards_curve=make_curve(plan.metrics) if plan.metrics else None,
+        lengths_curve=make_curve(plan.metrics, LENGTHS, 0.0) if plan.metrics else None,
+        samples=render_samples(result, samples) if samples else None,
+        totals={kind: len(indices) for kind, indices in groups.items()},
         examples=[
-            {"kind": kind, **example(outcome, place, difficulty)}
-            for kind, places in found.items()
-            for place in places[:EXAMPLES]
+            {"kind": kind, **render_example(result, index, difficulty)}
+            for kind, indices in groups.items()
+            for index in indices[:EXAMPLES]
         ],
         at_most=EXAMPLES,
     )
@@ -92,38 +92,38 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def kinds(outcome: EvalResult) -> dict[str, list[int]]:
-    """The places of all questions by what became of them: without a baseline, by whether they are answered right."""
-    after = outcome.scored["after"].correctness == 1
-    if "before" in outcome.scored:
-        before = outcome.scored["before"].correctness == 1
-        chosen = {
+def group_by_outcome(result: EvalResult) -> dict[str, list[int]]:
+    """The indices of all answers by what became of the question: without a baseline, by whether they are right."""
+    after = result.scored["after"].correctness == 1
+    if "before" in result.scored:
+        before = result.scored["before"].correctness == 1
+        masks = {
             "from wrong to right": ~before & after,
             "from right to wrong": before & ~after,
             "wrong both times": ~before & ~after,
             "right both times": before & after,
         }
     else:
-        chosen = {"wrong": ~after, "right": after}
-    return {title: [int(i) for i in mask.nonzero()[0]] for title, mask in chosen.items()}
+        masks = {"wrong": ~after, "right": after}
+    return {kind: [int(i) for i in mask.nonzero()[0]] for kind, mask in masks.items()}
 
 
-def example(outcome: EvalResult, place: int, difficulty: str) -> dict[str, Any]:
-    """What the page shows of one question: of two sides, also which words are not those of the other."""
-    row = outcome.row(place)
+def render_example(result: EvalResult, index: int, difficulty: str) -> dict[str, Any]:
+    """What the page shows of the answer at `index`: of two sides, also which words are not those of the other."""
+    row = result.row(index)
     sides = [
-        {"name": name, **rendered_message(scored.messages[place], scored.rewards[place])}
-        for name, scored in outcome.scored.items()
+        {"name": name, **render_message(scored.messages[index], scored.rewards[index])}
+        for name, scored in result.scored.items()
     ]
     texts = [side["text"] for side in sides]
     parts = differing(texts[0], texts[1]) if len(texts) == 2 else [[(False, text)] for text in texts]
     for side, words in zip(sides, parts, strict=True):
         side["parts"] = words
-    return {"level": row[difficulty], **rendered_question(row), "sides": sides}
+    return {"level": row[difficulty], **render_question(row), "sides": sides}
 
 
-def rendered_question(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A question as the page shows it."""
+def render_question(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of a question."""
     return {
         "id": row["id"],
         "task": row["task"],
@@ -133,8 +133,8 @@ def rendered_question(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rendered_message(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
-    """A message as the page shows it: what follows the opening words, shortened, its answer, and its rewards."""
+def render_message(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
+    """What the page shows of a message: what follows the opening words, shortened, its answer, and its rewards."""
     answer = r1_format.extract_answer(message)
     return {
         "text": shortened(r1_format.completion_of(message), LONG),
@@ -144,16 +144,18 @@ def rendered_message(message: str, rewards: Mapping[str, float]) -> dict[str, An
     }
 
 
-def rendered_samples(outcome: EvalResult, film: CheckpointSamples) -> dict[str, Any]:
-    """What the page shows of a film: its frames' names with how many answers are right, and each question's answers."""
+def render_samples(result: EvalResult, samples: CheckpointSamples) -> dict[str, Any]:
+    """What the page shows of checkpoints: their names with how many answers are right, and each question's answers."""
     return {
-        "frames": [(name, int((scored.correctness == 1).sum())) for name, scored in film.frames.items()],
+        "checkpoints": [(name, int((scored.correctness == 1).sum())) for name, scored in samples.scored.items()],
         "questions": [
             {
-                **rendered_question(outcome.rows[place]),
-                "answers": [rendered_message(scored.messages[i], scored.rewards[i]) for scored in film.frames.values()],
+                **render_question(result.rows[index]),
+                "answers": [
+                    render_message(scored.messages[i], scored.rewards[i]) for scored in samples.scored.values()
+                ],
             }
-            for i, place in enumerate(film.places)
+            for i, index in enumerate(samples.indices)
         ],
     }
 
@@ -171,8 +173,8 @@ def differing(before: str, after: str) -> list[list[tuple[bool, str]]]:
 
 def shortened(text: str, length: int) -> str:
     """The beginning of `text` as it can be seen, with a note of how many characters are left out."""
-    shown = visible(text[:length])[:length]
-    return shown if len(text) <= length else f"{shown} … [{len(text) - length} more characters]"
+    start = visible(text[:length])[:length]
+    return start if len(text) <= length else f"{start} … [{len(text) - length} more characters]"
 
 
 def visible(text: str) -> str:

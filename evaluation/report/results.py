@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.files import sha256
@@ -26,28 +27,37 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What a report shows. `rows` are the questions with their images; `comparison` is None without a baseline.
+    """What came out of an evaluation, as a notebook or the report uses it.
 
-    Each question has been asked `samples` times, one after the other.
+    `out` is the folder with the files. `results` holds the record of each side, by its name: `after` alone, or `before`
+    (the baseline) and `after`. `scored` holds their messages and rewards, in the order of the dataset, with `samples`
+    answers to each question one after the other. `comparison` is the record of both sides, None without a baseline.
+    `rows` are the questions with their images.
     """
 
+    out: Path
     rows: Dataset
     samples: int
     results: Mapping[str, Record]
     scored: Mapping[str, Scored]
     comparison: Record | None
 
-    def row(self, place: int) -> dict[str, Any]:
-        """The question of the answer at a place."""
-        found: dict[str, Any] = self.rows[place // self.samples]
-        return found
+    @property
+    def summary(self) -> Record:
+        """The comparison, or without a baseline the only result."""
+        return self.comparison or self.results["after"]
+
+    def row(self, answer: int) -> dict[str, Any]:
+        """The question that an answer belongs to, by the answer's index in `scored`."""
+        row: dict[str, Any] = self.rows[answer // self.samples]
+        return row
 
 
 def make_result(plan: EvalPlan, side: Side, answers: Answers, scored: Scored) -> Record:
     """The record of one side. Its completions must be written already: the record holds their hash."""
-    record = side.subject.record
+    record = side.model.record
     return {
-        "model": side.subject.name,
+        "model": side.model.name,
         "stage": record.get("stage"),
         "shown": record.get("shown"),
         "data": plan.dataset.name,
@@ -58,13 +68,13 @@ def make_result(plan: EvalPlan, side: Side, answers: Answers, scored: Scored) ->
         **summary(scored),
         **(sampled(scored, plan.sampling.samples) if plan.sampling.samples > 1 else {}),
         "slices": slices(scored, plan.dataset.spec.difficulty),
-        "engine": dict(answers.engine),
-        "settings": plan.sampling.as_json() if side.subject.is_model else {},
+        "engine": dict(answers.backend),
+        "settings": plan.sampling.as_json() if side.model.is_model else {},
         "seconds": answers.seconds,
         "reward_hash": {name: reward_hash(find_task(name)) for name in plan.tasks},
         "versions": {"r1vlm": version("r1vlm")},
         "completions_sha256": sha256(side.completions),
-        "warnings": record_mismatches(side.subject, plan.dataset, plan.tasks),
+        "warnings": record_mismatches(side.model, plan.dataset, plan.tasks),
     }
 
 

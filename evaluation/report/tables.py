@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datagen.common.formatting import percent
-from evaluation.metrics.external_results import SAME, Row
+from evaluation.metrics.external_results import QUESTION_KEYS, Row
 
 
 def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:
@@ -22,19 +22,19 @@ def result_table(result: Mapping[str, Any]) -> str:
         [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), percent(row["rewards"]["format"]), str(row["n"])]
         for name, row in rows
     ]
-    further = [
+    more = [
         [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", str(row["n"])]
-        for name, row in [*controlled(result), *((row["name"], row) for row in result["beside"])]
+        for name, row in [*ablation_rows(result), *((row["name"], row) for row in result["beside"])]
     ]
     if result.get("samples"):
-        voted = accuracy_text(result["majority"], result["majority_ci95"])
-        further.insert(0, [f"majority of {result['samples']}", voted, "", ""])
-        further[1:1] = [[f"pass@{k}", percent(share).rjust(6), "", ""] for k, share in result["pass_at"].items()]
-    return _aligned([["task", "accuracy (95% interval)", "format", "n"], *lines, *further])
+        majority = accuracy_text(result["majority"], result["majority_ci95"])
+        more.insert(0, [f"majority of {result['samples']}", majority, "", ""])
+        more[1:1] = [[f"pass@{k}", percent(share).rjust(6), "", ""] for k, share in result["pass_at"].items()]
+    return _aligned([["task", "accuracy (95% interval)", "format", "n"], *lines, *more])
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-    """The same with before and after side by side; further results stand under `after`."""
+    """The same with before and after side by side; ablations and results beside them stand under `after`."""
     tasks = [(row["task"], row) for row in comparison["slices"]["by_task"]]
     rows = [*tasks, *([("all", comparison)] if len(tasks) > 1 else [])]
     lines = [
@@ -48,21 +48,21 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         ]
         for name, row in rows
     ]
-    further = [
+    more = [
         [name, "", accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", "", str(row["n"])]
-        for name, row in [*controlled(comparison), *((row["name"], row) for row in comparison["beside"])]
+        for name, row in [*ablation_rows(comparison), *((row["name"], row) for row in comparison["beside"])]
     ]
     if direct := comparison["direct"]:
         before = accuracy_text(direct["accuracy"], direct["accuracy_ci95"])
-        further.insert(0, ["answering at once", before, "", "", "", str(direct["n"])])
+        more.insert(0, ["answering at once", before, "", "", "", str(direct["n"])])
     head = ["task", "before (95% interval)", "after (95% interval)", "change", "format", "n"]
-    return _aligned([head, *lines, *further])
+    return _aligned([head, *lines, *more])
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    """Results of several evaluations under one another, the best first; `*` marks those scored on other questions."""
+    """Results of several evaluations in one table, the best first; `*` marks those scored on other questions."""
     first = rows[0]
-    marks = ["" if all(row.get(key) == first.get(key) for key in SAME) else " *" for row in rows]
+    marks = ["" if all(row.get(key) == first.get(key) for key in QUESTION_KEYS) else " *" for row in rows]
     lines = [
         [row["name"] + mark, accuracy_text(row["accuracy"], row["accuracy_ci95"]), str(row["n"])]
         for row, mark in sorted(zip(rows, marks, strict=True), key=lambda pair: -pair[0]["accuracy"])
@@ -75,18 +75,18 @@ def curve_table(rows: Sequence[Mapping[str, Any]], best: int) -> str:
     """The accuracy of each checkpoint of a run, with a bar; the best has a mark."""
     lines = [
         [
-            f"{row['step']:>6}{' *' if place == best else ''}",
+            f"{row['step']:>6}{' *' if index == best else ''}",
             accuracy_text(row["accuracy"], row["accuracy_ci95"]),
             "#" * round(40 * row["accuracy"]),
             str(row["n"]),
         ]
-        for place, row in enumerate(rows)
+        for index, row in enumerate(rows)
     ]
     return _aligned([["  step", "accuracy (95% interval)", "", "n"], *lines])
 
 
-def controlled(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The controls of a result, each with what it is called in a table."""
+def ablation_rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(label, summary) of each ablation of a result."""
     return [(f"with {row['title']}", row) for row in result.get("controls", {}).values()]
 
 

@@ -33,10 +33,10 @@ class Server:
 @contextmanager
 def serving(checkpoint: Path, max_new_tokens: int) -> Iterator[Server]:
     """A server of a checkpoint, as the model `served`, for as long as the block runs."""
-    engine = transformers_backend.load(checkpoint, Sampling(max_new_tokens), 1)
+    backend = transformers_backend.load(checkpoint, Sampling(max_new_tokens), 1)
 
     def say(prompt: Prompt) -> str:
-        [(_, text)] = engine.answer([prompt])
+        [(_, text)] = backend.generate([prompt])
         return text
 
     with playing(say) as server:

@@ -10,7 +10,7 @@ from datagen import r1_format
 from datagen.common.errors import UserError
 from evaluation.metrics.comparison import compare, paired_summary, verdict
 from evaluation.metrics.external_results import external_result, mark_other_questions
-from evaluation.metrics.scoring import Scored, score
+from evaluation.metrics.scoring import Scored, score_messages
 
 WRONG = r1_format.format_solution("I see nothing.", "999")
 
@@ -22,7 +22,7 @@ def sums(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def answered(questions: list[dict[str, Any]], wrong: set[int]) -> Scored:
     """All solved but for the questions at these places."""
-    return score(questions, [WRONG if i in wrong else q["solution"] for i, q in enumerate(questions)])
+    return score_messages(questions, [WRONG if i in wrong else q["solution"] for i, q in enumerate(questions)])
 
 
 def test_numbers_by_hand(sums: list[dict[str, Any]]) -> None:

@@ -104,7 +104,7 @@ def honest(data: Path) -> Say:
     known = {}
     for variant in (R1, *ablation_variants(built.spec, built.manifest["recipe"]["options"])):
         if variant.name in ("r1", "exchanged"):
-            for place, question in enumerate(variant.judged(rows, questions)):
+            for place, question in enumerate(variant.ground_truths(rows, questions)):
                 prompt = variant.prompt(rows, place)
                 task = next(task for task in built.spec.tasks if task.name == question["task"])
                 right = r1.format_solution(task.solve(question), task.answer(question))

@@ -18,7 +18,7 @@ from datagen.export.lmms_eval import export_lmms_eval
 from datagen.reward_audit import ATTACKS
 from evaluation.backends.base import Prompt, Sampling
 from evaluation.backends.transformers import load
-from evaluation.metrics.scoring import mean_rewards, score
+from evaluation.metrics.scoring import mean_rewards, score_messages
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed: make test-lmms-eval"
@@ -81,7 +81,7 @@ def test_every_answer_gets_our_rewards(digits_folder: Path, tasks: Path, tmp_pat
     (tmp_path / "answers.json").write_text(json.dumps(texts))
     python("-c", SCRIPTED, tasks, tmp_path / "answers.json", tmp_path / "out.json")
     out: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
-    ours = score(questions, [r1_format.full_message(texts[question["id"]]) for question in questions])
+    ours = score_messages(questions, [r1_format.full_message(texts[question["id"]]) for question in questions])
     assert out["rewards"] == {q["id"]: rewards for q, rewards in zip(questions, ours.rewards, strict=True)}
     assert {name: out["group"][f"{name},none"] for name in ("format", "correctness")} == pytest.approx(
         mean_rewards(ours.rewards)
@@ -101,7 +101,7 @@ def test_a_checkpoint_is_asked_the_same_and_says_the_same(digits_folder: Path, t
         asked = open_dataset(digits_folder).questions("test", [task])
         ours = [
             text
-            for _, text in engine.answer(
+            for _, text in engine.generate(
                 [Prompt(row["id"], row["prompt"], row["image"], opening=True) for row in asked]
             )
         ]

@@ -18,6 +18,7 @@ from datagen.dataset.reader import open_dataset
 from datagen.registry import find_task
 from datagen.task import reward_hash
 from evaluation import generation
+from evaluation.model_source import open_model, record_mismatches
 
 RESULT_KEYS = {
     *("model", "data", "dataset_fingerprint", "split", "task", "n", "accuracy", "accuracy_ci95", "rewards", "slices"),
@@ -79,14 +80,14 @@ def test_help() -> None:
 def test_mistakes_are_found_before_anything_heavy_is_imported(random_checkpoint: Path, digits_folder: Path) -> None:
     code = (
         "import sys\n"
-        f"sys.argv = ['r1vlm-eval', {str(random_checkpoint)!r}, '--data', {str(digits_folder)!r}, '--split', 'exam']\n"
+        f"sys.argv = ['r1vlm-eval', {str(random_checkpoint)!r}, '--data', {str(digits_folder)!r}, '--task', 'summ']\n"
         "from evaluation.cli import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    print(ended.code)\n"
         "print(sorted({'torch', 'transformers', 'scipy', 'datasets', 'matplotlib'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n[]\n"
-    assert done.stderr == "r1vlm-eval: there is no split 'exam': take one of train, validation, test\n"
+    assert done.stderr == "r1vlm-eval: there is no task 'summ': did you mean 'sum'?\n"
 
 
 def test_rescoring_a_run_gives_its_numbers(
@@ -121,7 +122,7 @@ def test_the_checkpoints_record_is_used(recorded: Path, tmp_path: Path, r1vlm_ev
 
 
 def test_a_record_that_does_not_fit_is_the_first_line(recorded: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
-    change_record(recorded, dataset_fingerprint="0" * 64, reward_hash={"sum": "0" * 16, "list": "0" * 16})
+    change_record(recorded, dataset_fingerprint="0" * 64, reward_hash=dict.fromkeys(("sum", "list"), "v2-" + "0" * 16))
     called = r1vlm_eval(recorded, "--task", "sum", "--out", tmp_path / "o", "--limit", 2, "--max-new-tokens", 2)
     first, second, *_ = called.out.splitlines()
     assert first.startswith("warning: run/checkpoint-3 was made with another dataset than")
@@ -130,13 +131,20 @@ def test_a_record_that_does_not_fit_is_the_first_line(recorded: Path, tmp_path: 
     assert [f"warning: {text}" for text in warnings] == [first, second]
 
 
+def test_an_older_kind_of_reward_hash_is_explained_and_not_compared(recorded: Path, digits_folder: Path) -> None:
+    change_record(recorded, reward_hash=dict.fromkeys(("sum", "list"), "0" * 16))
+    (warning,) = record_mismatches(open_model(str(recorded)), open_dataset(digits_folder), ["sum"])
+    assert "records its rewards by an older kind of hash" in warning
+    assert "have changed" not in warning
+
+
 def test_a_question_is_asked_again_only_where_something_has_changed(
     recorded: Path, tmp_path: Path, r1vlm_eval: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "cache"))
     loads: list[object] = []
-    load = generation.load
-    monkeypatch.setattr(generation, "load", lambda *about: (loads.append(about[0].sampling), load(*about))[1])
+    load = generation.load_backend
+    monkeypatch.setattr(generation, "load_backend", lambda *about: (loads.append(about[0].sampling), load(*about))[1])
     arguments = (recorded, "--out", tmp_path / "out", "--limit", 3, "--max-new-tokens")
     assert r1vlm_eval(*arguments, 4).code == 0
     first = read(tmp_path / "out" / "results.json")
@@ -233,11 +241,11 @@ def refused(called: Any, message: str) -> None:
         (["--data", "/no/such"], "there is no dataset /no/such"),
         (["--data", "/etc"], "/etc is not a dataset folder"),
         (["--data", "{solved}"], "is not a dataset folder"),
-        (["--split", "exam"], "there is no split 'exam'"),
-        (["--limit", "0"], "0 is below 1"),
-        (["--limit", "many"], "'many' is not an integer"),
-        (["--batch-size", "-1"], "-1 is below 1"),
-        (["--max-new-tokens", "0"], "0 is below 1"),
+        (["--split", "exam"], "'exam' is not one of 'train', 'validation', 'test'"),
+        (["--limit", "0"], "invalid value for '--limit': it should be greater than or equal to 1"),
+        (["--limit", "many"], "invalid value for '--limit': it should be a valid integer"),
+        (["--batch-size", "-1"], "'--batch-size': it should be greater than or equal to 1"),
+        (["--max-new-tokens", "0"], "'--max-new-tokens': it should be greater than or equal to 1"),
         (["--out", "{solved}"], "is a file, and a folder is wanted there"),
         (["--out", "{solved}/below"], "is a file, and a folder is wanted there"),
         (["--out", "/proc/nowhere"], "can't write to /proc"),
@@ -245,7 +253,11 @@ def refused(called: Any, message: str) -> None:
         (["--beside", "{solved}"], "is not JSON"),
         (["--metrics", "/no/such.jsonl"], "there is no metrics file /no/such.jsonl"),
         (["--baseline", "/no/such"], "there is no /no/such: name a checkpoint folder or a .jsonl file"),
-        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--temperature", "11"], "'--temperature': it should be less than or equal to 10"),
+        (["--samples", "2", "--temperature", "0"], "raise --temperature"),
+        (["--lim", "3"], "no such option: --lim"),
+        (["--repo", "a/b"], "--repo says how to publish: add --push-card"),
+        (["--unknown"], "no such option: --unknown"),
     ],
 )
 def test_wrong_arguments(
@@ -285,7 +297,7 @@ def test_other_things_that_are_no_checkpoint(digits_folder: Path, tmp_path: Path
     refused(r1vlm_eval("Qwen/Qwen2.5-VL-3B-Instruct"), "no model of that name has been downloaded")
     refused(r1vlm_eval(digits_folder / "manifest.json"), "manifest.json holds no result")
     refused(r1vlm_eval(digits_folder / "README.md"), "neither a checkpoint folder nor a .jsonl file")
-    refused(r1vlm_eval(), "the following arguments are required: CHECKPOINT")
+    refused(r1vlm_eval(), "missing argument 'CHECKPOINT'")
 
 
 def test_input_is_never_overwritten(solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:

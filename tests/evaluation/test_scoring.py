@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from datagen import r1_format as r1
 from datagen.common.errors import UserError
-from datagen.registry import TASKS
+from datagen.registry import TASKS, find_task
+from datagen.task import score
 from evaluation.completions import read_completions, write_completions
-from evaluation.metrics.scoring import score, score_one, slices, summary
+from evaluation.metrics.scoring import score_messages, slices, summary
 
 HOSTILE = [
     *("", "<think>" * 1000, "</answer><answer>6</answer>", "<think><" * 12_500, "\x00\x1b[31m", "\ud800", "\u202e6"),
@@ -31,7 +32,7 @@ texts = st.one_of(st.sampled_from(HOSTILE), st.text(), st.lists(st.sampled_from(
 
 
 def test_solutions_earn_full_marks(questions: list[dict[str, Any]]) -> None:
-    result = summary(score(questions, [question["solution"] for question in questions]))
+    result = summary(score_messages(questions, [question["solution"] for question in questions]))
     assert result["n"] == len(questions) == 40
     assert result["accuracy"] == 1.0
     assert result["rewards"] == {"format": 1.0, "correctness": 1.0}
@@ -41,7 +42,7 @@ def test_solutions_earn_full_marks(questions: list[dict[str, Any]]) -> None:
 @given(texts)
 def test_any_text_gets_a_number(questions: list[dict[str, Any]], text: str) -> None:
     for question in questions[:2]:
-        assert all(0 <= value <= 1 for value in score_one(question, text).values())
+        assert all(0 <= value <= 1 for value in score(find_task(question["task"]), text, question).values())
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5])
@@ -50,7 +51,7 @@ def test_a_reward_out_of_range_stops_the_run(
 ) -> None:
     monkeypatch.setitem(TASKS, "sum", replace(TASKS["sum"], rewards={"correctness": lambda message, example: value}))
     with pytest.raises(ValueError, match="not in \\[0, 1\\]"):
-        score_one({"task": "sum", "id": "x"}, "")
+        score_messages([{"task": "sum", "id": "x"}], [""])
 
 
 def test_a_reward_that_raises_stops_the_run(questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,17 +60,17 @@ def test_a_reward_that_raises_stops_the_run(questions: list[dict[str, Any]], mon
 
     monkeypatch.setitem(TASKS, "sum", replace(TASKS["sum"], rewards={"correctness": broken}))
     with pytest.raises(ZeroDivisionError):
-        score(questions, [""] * len(questions))
+        score_messages(questions, [""] * len(questions))
 
 
 def test_as_many_messages_as_questions(questions: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        score(questions, [""])
+        score_messages(questions, [""])
 
 
 def test_slices_add_up(questions: list[dict[str, Any]]) -> None:
     messages = [q["solution"] if i % 3 else "" for i, q in enumerate(questions)]
-    scored = score(questions, messages)
+    scored = score_messages(questions, messages)
     cut = slices(scored, "num_digits")
     right = scored.correctness.sum()
     for rows in cut.values():

@@ -78,9 +78,9 @@ def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits
     rows = open_dataset(digits_folder).questions("test")
     prompts = [R1.prompt(rows, place) for place in range(11)]
     copies = vllm_backend.DataParallelVLLM(checkpoint, Sampling(24), [{"OMP_NUM_THREADS": "1"}] * 2)
-    found = dict(copies.answer(prompts))
+    found = dict(copies.generate(prompts))
     assert sorted(found) == list(range(11))
-    assert dict(copies.answer(prompts[:1])) == {0: found[0]}
+    assert dict(copies.generate(prompts[:1])) == {0: found[0]}
     processes = multiprocessing.active_children()
     assert len(processes) == 2
     about = copies.describe()
@@ -88,7 +88,7 @@ def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits
     assert not any(process.is_alive() for process in processes)  # their memory is free for the next model
     alone = vllm_backend.DataParallelVLLM(checkpoint, Sampling(24), [{}])
     assert alone.describe() == about
-    assert sum(found[place] == text for place, text in alone.answer(prompts)) >= 10
+    assert sum(found[place] == text for place, text in alone.generate(prompts)) >= 10
 
 
 def test_copies_of_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

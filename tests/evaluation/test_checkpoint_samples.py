@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.report.checkpoint_samples import QUESTIONS, pick_evenly, pick_questions, step_of
+from evaluation.report.checkpoint_samples import MAX_QUESTIONS, pick_evenly, pick_questions, step_of
 
 
 @given(st.integers(1, 100), st.integers(2, 10))
@@ -27,4 +27,4 @@ def test_questions_of_every_kind_come_first() -> None:
     kinds = [("sum", 1), ("sum", 1), ("list", 2), ("sum", 3), ("sum", 1), ("list", 2)]
     questions = [{"task": task, "level": level} for task, level in kinds]
     assert pick_questions(questions, "level") == [2, 0, 3, 5, 1, 4]
-    assert len(pick_questions(questions * 10, "level")) == QUESTIONS
+    assert len(pick_questions(questions * 10, "level")) == MAX_QUESTIONS

@@ -42,7 +42,7 @@ def prompts(rows: Any, count: int) -> list[Prompt]:
 
 def answers(loaded: engine.TransformersBackend, some: list[Prompt]) -> list[str]:
     """What was generated for each, in order."""
-    found = dict(loaded.answer(some))
+    found = dict(loaded.generate(some))
     return [found[place] for place in range(len(some))]
 
 

@@ -18,7 +18,7 @@ from datagen.dataset.executors import process_executor
 from datagen.dataset.reader import open_dataset
 from datagen.registry import TASKS
 from evaluation.metrics.ablations import findings
-from evaluation.metrics.scoring import majority_right, score
+from evaluation.metrics.scoring import majority_right, score_messages
 from evaluation.prompt_variants import DIRECT, ablation_variants
 from tests.processes import kill_when, run
 
@@ -104,8 +104,13 @@ def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
     rows = built.questions("train")
     questions = rows.remove_columns("image").to_list()
     for place, question in enumerate(questions):
-        assert score([question], [DIRECT.message(question, question["answer"])]).correctness == 1
-        assert score([question], [DIRECT.message(question, TASKS[question["task"]].example_answer)]).correctness == 0
+        assert score_messages([question], [DIRECT.full_message(question, question["answer"])]).correctness == 1
+        assert (
+            score_messages(
+                [question], [DIRECT.full_message(question, TASKS[question["task"]].example_answer)]
+            ).correctness
+            == 0
+        )
         prompt = DIRECT.prompt(rows, place)
         assert not prompt.opening
         assert "think" not in prompt.messages[0]["content"]
@@ -116,7 +121,7 @@ def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
         assert len(found["blank"].prompt(rows, place).image.getcolors()) == 1
         assert found["other"].prompt(rows, place).image.tobytes() != image.tobytes()
     if "exchanged" in found:
-        judged = found["exchanged"].judged(rows, questions)
+        judged = found["exchanged"].ground_truths(rows, questions)
         for place, (question, other) in enumerate(zip(questions, judged, strict=True)):
             assert other["coded_message"] == question["coded_message"]
             assert other["message"] != question["message"]
@@ -124,17 +129,17 @@ def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
             assert question["message"].translate(letters) == other["message"]
             assert sum(a != b for a, b in zip(question["key"], other["key"], strict=True)) == 2
             right = r1_format.format_solution(TASKS[other["task"]].solve(other), other["message"])
-            assert score([other], [right]).correctness == 1
-            assert score([question], [right]).correctness == 0
+            assert score_messages([other], [right]).correctness == 1
+            assert score_messages([question], [right]).correctness == 0
             assert found["exchanged"].prompt(rows, place).image.tobytes() != rows[place]["image"].tobytes()
 
 
 def test_findings(questions: list[dict[str, Any]]) -> None:
     by_task = {task: [q for q in questions if q["task"] == task] for task in ("list", "sum")}
 
-    def said(answer: Any, controlled: dict[str, Any] | None = None) -> str:
+    def said(answer: Any, ablations: dict[str, Any] | None = None) -> str:
         messages = [r1_format.format_solution("So.", answer(question)) for question in questions]
-        return " ".join(findings(score(questions, messages), controlled or {}))
+        return " ".join(findings(score_messages(questions, messages), ablations or {}))
 
     most = max((q["answer"] for q in by_task["sum"]), key=[q["answer"] for q in by_task["sum"]].count)
     said_most = f"sum: 100.0% of the answers are {most!r} (the most frequent right answer), whatever the question"

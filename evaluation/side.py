@@ -1,0 +1,72 @@
+"""One side of an evaluation: generate or read the completions of one model, score them, and write its files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from datagen.common.files import write_json
+from evaluation.completions import read_completions, write_completions
+from evaluation.config import EvalPlan, Side
+from evaluation.generation import AnswerGenerator, Answers, Questions
+from evaluation.metrics.ablations import findings
+from evaluation.metrics.external_results import mark_other_questions
+from evaluation.metrics.scoring import Scored, score_messages, summary
+from evaluation.metrics.statistics import paired_difference
+from evaluation.prompt_variants import DIRECT, R1, ablation_variants
+from evaluation.report.exports import write_samples
+from evaluation.report.results import Record, make_result
+
+
+def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Record, Scored]:
+    """The result of one side, and its scores. Its result, completions and sample logs are written."""
+    more: Record = {"controls": {}}
+    if side.model.is_model:
+        generator = AnswerGenerator(plan, side.model)
+        answers, scored = generator.generate(R1, questions)
+        if side.model is plan.baseline:
+            more["direct"] = summary(generator.generate(DIRECT, questions)[1])
+        elif plan.controls:
+            more["controls"] = run_ablations(generator, questions, scored)
+    else:
+        answers, scored = _read_answers(plan, side.model.path, questions)
+    write_completions(side.completions, [question["id"] for question in scored.questions], answers.messages)
+    if plan.log_samples:
+        write_samples(plan, side, scored)
+    more["findings"] = findings(scored, more["controls"])
+    result = make_result(plan, side, answers, scored) | more
+    if plan.baseline is None:
+        result["beside"] = mark_other_questions(plan.beside, result)
+    write_json(side.result, result)
+    return result, scored
+
+
+def run_ablations(generator: AnswerGenerator, questions: Questions, scored: Scored) -> dict[str, Any]:
+    """For each ablation its summary, and `lost`, by how much the accuracy is lower than with the right image.
+
+    A question is asked as often as it was with its image.
+    """
+    dataset = generator.plan.dataset
+    ablations = {}
+    for variant in ablation_variants(dataset.spec, dataset.manifest["recipe"]["options"]):
+        _, without = generator.generate(variant, questions)
+        lost = paired_difference(without.correctness, scored.correctness, scored.images)
+        ablations[variant.name] = {
+            "title": variant.title,
+            **summary(without),
+            "lost": lost.mean,
+            "lost_ci95": list(lost.interval),
+            "p_value": lost.p_value,
+        }
+    return ablations
+
+
+def _read_answers(plan: EvalPlan, path: Path, questions: Questions) -> tuple[Answers, Scored]:
+    """The answers in a file of completions, and their scores."""
+    start = time.perf_counter()
+    examples = [example for example in questions.examples for _ in range(plan.sampling.samples)]
+    split_name = f"the {plan.split} split of {plan.dataset.name}"
+    messages = read_completions(path, [example["id"] for example in examples], questions.split_ids, split_name)
+    answers = Answers(messages, {"name": "completions file"}, time.perf_counter() - start)
+    return answers, score_messages(examples, messages)

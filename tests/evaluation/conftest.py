@@ -1,28 +1,23 @@
-"""What the tests of the evaluation share: questions, files of completions, and a way to call the command."""
+"""What the tests of the evaluation share: questions, small datasets, files of completions, a call of the command."""
 
 from __future__ import annotations
 
 import json
-import sys
+import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datagen.dataset.build import build
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
+from datagen.registry import DATASETS
+from tests.conftest import MakeOnce
+from tests.processes import invoke
 
-Call = Callable[..., "Called"]
-
-
-@dataclass(frozen=True)
-class Called:
-    """How a call of `r1vlm-eval` ended."""
-
-    code: object
-    out: str
-    err: str
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -31,24 +26,30 @@ def questions(digits_folder: Path) -> list[dict[str, Any]]:
     return open_dataset(digits_folder).questions("test").remove_columns("image").to_list()
 
 
+@pytest.fixture(scope="session")
+def small_datasets(make_once: MakeOnce) -> dict[str, Path]:
+    """A dataset of each kind, of 30 images: their tasks have different rewards."""
+
+    def fill(folder: Path) -> None:
+        for name in DATASETS:
+            build(DatasetConfig(dataset=name, size=30, seed=0), folder / name, workers=1)
+
+    folder = make_once("small-datasets", fill)
+    return {name: folder / name for name in DATASETS}
+
+
 @pytest.fixture(autouse=True)
-def own_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Answers that a test keeps are met by no other: two servers of two tests may have had the same address."""
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Completions that a test caches are met by no other: two servers of two tests may have had the same address."""
     monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "answers"))
 
 
 @pytest.fixture
-def r1vlm_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def r1vlm_eval() -> Call:
     """Call the command in this process, with any arguments."""
 
-    def call(*arguments: object) -> Called:
-        from evaluation.cli import main
-
-        monkeypatch.setattr(sys, "argv", ["r1vlm-eval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Called(ended.value.code, printed.out, printed.err)
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return invoke("evaluation.cli", *map(str, arguments))
 
     return call
 

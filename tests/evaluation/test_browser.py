@@ -9,66 +9,75 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call, read, solutions, write_lines
 
 from datagen import r1_format
+from tests.evaluation.conftest import read, solutions, write_lines
+from tests.processes import invoke
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
+]
 HOSTILE = (
     r1_format.OPENING + "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 )
 
 
-@pytest.fixture
-def run_folder(random_checkpoint: Path, digits_folder: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run_folder(random_checkpoint: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three checkpoints that have learned nothing."""
+    run = tmp_path_factory.mktemp("browser") / "run"
     for step in (10, 20, 30):
-        folder = shutil.copytree(random_checkpoint, tmp_path / "run" / f"checkpoint-{step}")
-        record = {"dataset": str(digits_folder), "stage": "grpo", "step": step, "run": str(tmp_path / "run")}
+        folder = shutil.copytree(random_checkpoint, run / f"checkpoint-{step}")
+        record = {"dataset": str(digits_folder), "stage": "grpo", "step": step, "run": str(run)}
         (folder / "r1vlm.json").write_text(json.dumps(record))
-    return tmp_path / "run"
+    return run
 
 
-@pytest.fixture
-def report(run_folder: Path, questions: list[dict[str, Any]], tmp_path: Path, r1vlm_eval: Call) -> Path:
-    """Before: solutions, every fifth hostile. After: what the model says, and the film of its run."""
+@pytest.fixture(scope="module")
+def report(run_folder: Path, questions: list[dict[str, Any]]) -> Path:
+    """Before: solutions, every fifth hostile. After: what the model says, and the answers of its run's checkpoints."""
     messages = solutions(questions)
     for question in questions[::5]:
         messages[question["id"]] = HOSTILE
-    before = write_lines(tmp_path / "before.jsonl", messages)
-    called = r1vlm_eval(
-        *(run_folder / "checkpoint-30", "--baseline", before, "--out", tmp_path / "out", "--report"),
-        *("--max-new-tokens", "4"),
-    )
-    assert called.code == 0, called.err
-    return tmp_path / "out" / "report.html"
+    before, out = write_lines(run_folder.parent / "before.jsonl", messages), run_folder.parent / "out"
+    words = (run_folder / "checkpoint-30", "--baseline", before, "--report", "--max-new-tokens", "4", "--out", out)
+    called = invoke("evaluation.cli", *words)
+    assert called.returncode == 0, called.stderr
+    return out / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(params=["wide", "phone, dark"])
-def page(report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+def page(report: Path, browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The report as a reader has it; the test fails where it logs, asks for anything, or is wider than the screen."""
-    from playwright.sync_api import sync_playwright
-
     kinds: dict[str, dict[str, Any]] = {
         "wide": {"viewport": {"width": 1200, "height": 900}},
         "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True},
     }
-    said: list[str] = []
-    asked: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(**kinds[request.param])
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(report.as_uri())
-        yield page
-        assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
-        assert "taken" not in page.title()
-        browser.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    logged: list[str] = []
+    requested: list[str] = []
+    page = browser.new_page(**kinds[request.param])
+    page.on("console", lambda message: logged.append(message.text))
+    page.on("pageerror", lambda error: logged.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
+    page.goto(report.as_uri())
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert "taken" not in page.title()
+    page.close()
+    assert logged == []
+    assert [url for url in requested if not url.startswith("data:")] == [report.as_uri()]
 
 
 def shown(page: Any) -> int:

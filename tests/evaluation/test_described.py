@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call, read, write_lines
-from server import playing
 
 from datagen import r1_format as r1
 from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from evaluation.backends.base import Prompt
 from evaluation.prompt_variants import R1, ablation_variants
+from tests.conftest import MakeOnce
+from tests.evaluation.conftest import Call, read, write_lines
+from tests.evaluation.server import playing
 
 Say = Callable[[Prompt], str]
+Describe = Callable[[Say, Path], "tuple[Described, Described]"]
 
 
 def text_of(prompt: Prompt) -> str:
@@ -44,31 +45,35 @@ class Described:
 
 
 @pytest.fixture(scope="module")
-def words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "words"
-    build(make_config("words", size=100, seed=0), out, process_executor(1))
-    return out
+def words_folder(make_once: MakeOnce) -> Path:
+    return make_once("words", lambda out: build(DatasetConfig(dataset="words", size=100, seed=0), out, workers=1))
 
 
 @pytest.fixture
-def described(tmp_path: Path, r1vlm_eval: Call) -> Callable[..., Described]:
-    """Ask a model all questions of the train split, against completions that are all wrong where `before` is set."""
+def described(tmp_path: Path, r1vlm_eval: Call) -> Describe:
+    """Ask a model all questions of the train split: alone, and against completions that are all wrong.
 
-    def ask(say: Say, data: Path, before: bool = False) -> Described:
-        out = tmp_path / f"out-{before}"
-        words: list[object] = ["--data", data, "--split", "train", "--controls", "--report", "--out", out]
-        if before:
-            ids = open_dataset(data).questions("train")["id"]
-            words += ["--baseline", write_lines(tmp_path / "wrong.jsonl", dict.fromkeys(ids, "I don't know."))]
+    The second time its answers are cached.
+    """
+
+    def ask(say: Say, data: Path) -> tuple[Described, Described]:
+        ids = open_dataset(data).questions("train")["id"]
+        wrong = write_lines(tmp_path / "wrong.jsonl", dict.fromkeys(ids, "I don't know."))
         with playing(say) as server:
-            called = r1vlm_eval("served", "--endpoint", server.address, *words)
-        assert called.code == 0, called.err
-        record = read(out / ("comparison.json" if before else "results.json"))
+            common = ("served", "--endpoint", server.address, "--data", data, "--split", "train", "--controls")
+            alone = describe(common, tmp_path / "alone")
+            compared = describe((*common, "--baseline", wrong), tmp_path / "compared")
+        return alone, compared
+
+    def describe(words: tuple[object, ...], out: Path) -> Described:
+        called = r1vlm_eval(*words, "--report", "--out", out)
+        assert called.returncode == 0, called.stderr
+        record = read(out / ("comparison.json" if "--baseline" in words else "results.json"))
         page = html.unescape((out / "report.html").read_text(encoding="utf-8"))
         for finding in record["findings"]:
-            assert finding in called.out
+            assert finding in called.stdout
             assert finding in page
-        return Described(called.out, record, page)
+        return Described(called.stdout, record, page)
 
     return ask
 
@@ -118,61 +123,57 @@ def honest(data: Path) -> Say:
     return say
 
 
-def test_the_most_frequent_label(digits_folder: Path, described: Callable[..., Described]) -> None:
+def test_the_most_frequent_label(digits_folder: Path, described: Describe) -> None:
     say, labels = most_frequent(digits_folder)
-    found = described(say, digits_folder)
+    alone, compared = described(say, digits_folder)
     for task, label in labels.items():
         finding = (
             f"{task}: 100.0% of the answers are {label!r} (the most frequent right answer), whatever the question."
         )
-        assert finding in found.record["findings"]
-    accuracy = found.record["accuracy"]
+        assert finding in alone.record["findings"]
+    accuracy = alone.record["accuracy"]
     assert 0 < accuracy < 0.2
-    assert all(control["accuracy"] == accuracy for control in found.record["controls"].values())
-    assert any(finding.startswith("It does not need the image: ") for finding in found.record["findings"])
-    compared = described(say, digits_folder, before=True)
+    assert all(control["accuracy"] == accuracy for control in alone.record["controls"].values())
+    assert any(finding.startswith("It does not need the image: ") for finding in alone.record["findings"])
     assert ", but not by looking at the images" in compared.record["verdict"]
     assert compared.record["verdict"] in compared.printed
 
 
-def test_the_example_of_the_instruction(digits_folder: Path, described: Callable[..., Described]) -> None:
-    found = described(copies, digits_folder)
-    assert found.record["accuracy"] == 0
-    assert found.record["findings"] == [
+def test_the_example_of_the_instruction(digits_folder: Path, described: Describe) -> None:
+    alone, compared = described(copies, digits_folder)
+    assert alone.record["accuracy"] == 0
+    assert alone.record["findings"] == [
         f"{task}: 100.0% of the answers are the example of the instruction, whatever the question."
         for task in ("list", "sum")
     ]
-    compared = described(copies, digits_folder, before=True)
     assert compared.record["verdict"].startswith("No change in accuracy can be told: from 0.0% to 0.0%")
 
 
-def test_a_model_that_ignores_the_image(words_folder: Path, described: Callable[..., Described]) -> None:
-    found = described(blind(words_folder), words_folder)
-    assert found.record["accuracy"] == 1
-    assert {name: row["accuracy"] for name, row in found.record["controls"].items()} == {
+def test_a_model_that_ignores_the_image(words_folder: Path, described: Describe) -> None:
+    alone, compared = described(blind(words_folder), words_folder)
+    assert alone.record["accuracy"] == 1
+    assert {name: row["accuracy"] for name, row in alone.record["controls"].items()} == {
         "blank": 1,
         "other": 1,
         "exchanged": 0,
     }
-    assert found.record["findings"] == [
+    assert alone.record["findings"] == [
         "It does not need the image: with an empty image 100.0% of the answers are right, with its own 100.0%.",
         "It does not follow what the image shows: with two letters exchanged in the image 0.0% of the answers are "
         "right, with its own 100.0%.",
     ]
-    compared = described(blind(words_folder), words_folder, before=True)
     rose = "Accuracy rose by 100.0 points, from 0.0% to 100.0%, but not by looking at the images"
     assert compared.record["verdict"].startswith(rose)
     assert rose in compared.page
 
 
 @pytest.mark.parametrize("folder", ["digits_folder", "words_folder"])
-def test_an_honest_model(folder: str, described: Callable[..., Described], request: pytest.FixtureRequest) -> None:
+def test_an_honest_model(folder: str, described: Describe, request: pytest.FixtureRequest) -> None:
     data = request.getfixturevalue(folder)
-    found = described(honest(data), data)
-    assert found.record["accuracy"] == 1
-    assert found.record["controls"]["blank"]["accuracy"] < 0.2
-    assert found.record["controls"]["other"]["accuracy"] < 0.2
-    assert found.record["controls"].get("exchanged", {"accuracy": 1})["accuracy"] == 1
-    assert found.record["findings"] == []
-    compared = described(honest(data), data, before=True)
+    alone, compared = described(honest(data), data)
+    assert alone.record["accuracy"] == 1
+    assert alone.record["controls"]["blank"]["accuracy"] < 0.2
+    assert alone.record["controls"]["other"]["accuracy"] < 0.2
+    assert alone.record["controls"].get("exchanged", {"accuracy": 1})["accuracy"] == 1
+    assert alone.record["findings"] == []
     assert compared.record["verdict"].startswith("Accuracy rose by 100.0 points, from 0.0% to 100.0% (")

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call, read, solutions, write_lines
 
-from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
 from datagen.dataset.reader import open_dataset
 from datagen.registry import DATASETS, TASKS
+from tests.evaluation.conftest import Call, read, solutions, write_lines
 
 # The keys that lm-evaluation-harness's own logs have, beside one for each metric.
 KEYS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
@@ -25,25 +22,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small dataset of each kind: their tasks have different rewards."""
-    out = tmp_path_factory.mktemp("all")
-    for name in DATASETS:
-        build(make_config(name, size=30, seed=0), out / name, process_executor(1))
-    return {name: out / name for name in DATASETS}
-
-
-def test_rows_of_several_runs_are_one_table(folders: dict[str, Path], tmp_path: Path, r1vlm_eval: Call) -> None:
+def test_rows_of_several_runs_are_one_table(small_datasets: dict[str, Path], tmp_path: Path, r1vlm_eval: Call) -> None:
     from datasets import load_dataset
 
-    for name, folder in folders.items():
+    for name, folder in small_datasets.items():
         questions = open_dataset(folder).questions("train").remove_columns("image").to_list()
         right = write_lines(tmp_path / f"{name}.jsonl", solutions(questions))
         wrong = write_lines(tmp_path / f"{name}-wrong.jsonl", {question["id"]: "" for question in questions})
         words = (right, "--baseline", wrong, "--data", folder, "--split", "train", "--out", tmp_path / "runs" / name)
         called = r1vlm_eval(*words)
-        assert called.code == 0, called.err
+        assert called.returncode == 0, called.stderr
     files = sorted(str(path) for path in tmp_path.glob("runs/*/rows.jsonl"))
     table = load_dataset("json", data_files=files, split="train")
     asked = {task.name: set(task.rewards) for spec in DATASETS.values() for task in spec.tasks}
@@ -59,7 +47,7 @@ def test_rows_say_what_the_result_says(digits_folder: Path, tmp_path: Path, r1vl
     questions = open_dataset(digits_folder).questions("test").remove_columns("image").to_list()
     messages = solutions(questions) | {question["id"]: "no" for question in questions[::3]}
     done = write_lines(tmp_path / "c.jsonl", messages)
-    assert r1vlm_eval(done, "--data", digits_folder, "--out", tmp_path / "out").code == 0
+    assert r1vlm_eval(done, "--data", digits_folder, "--out", tmp_path / "out").returncode == 0
     result, rows = read(tmp_path / "out" / "results.json"), lines(tmp_path / "out" / "rows.jsonl")
     said = {(row["task"], row["reward"]): row for row in rows}
     for part in result["slices"]["by_task"]:
@@ -69,16 +57,16 @@ def test_rows_say_what_the_result_says(digits_folder: Path, tmp_path: Path, r1vl
         assert row["reward_hash"] == result["reward_hash"][part["task"]]
 
 
-def test_sample_logs(folders: dict[str, Path], tmp_path: Path, r1vlm_eval: Call) -> None:
+def test_sample_logs(small_datasets: dict[str, Path], tmp_path: Path, r1vlm_eval: Call) -> None:
     from datasets import load_dataset
 
-    for name, folder in folders.items():
+    for name, folder in small_datasets.items():
         questions = open_dataset(folder).questions("train").remove_columns("image").to_list()
         messages = solutions(questions) | {questions[0]["id"]: "half a pair: \ud800"}
         done = write_lines(tmp_path / f"{name}.jsonl", messages)
         out = tmp_path / name
         called = r1vlm_eval(done, "--data", folder, "--split", "train", "--log-samples", "--out", out)
-        assert called.code == 0, called.err
+        assert called.returncode == 0, called.stderr
         result = read(out / "results.json")
         for part in result["slices"]["by_task"]:
             path = out / f"samples_{part['task']}.jsonl"
@@ -105,7 +93,7 @@ def test_sample_logs_of_several_samples(
 ) -> None:
     words = (random_checkpoint, "--data", digits_folder, "--task", "sum", "--limit", 3, "--max-new-tokens", 4)
     called = r1vlm_eval(*words, "--samples", 2, "--log-samples", "--out", tmp_path)
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     logged = lines(tmp_path / "samples_sum.jsonl")
     assert [line["doc_id"] for line in logged] == [0, 1, 2]
     said = [line["completion"] for line in lines(tmp_path / "completions.jsonl")]

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call, read, solutions, write_lines
-from server import serving
 
 from datagen import r1_format
-from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
 from datagen.dataset.reader import open_dataset
 from datagen.registry import TASKS
 from evaluation.metrics.ablations import findings
 from evaluation.metrics.scoring import majority_right, score_messages
 from evaluation.prompt_variants import DIRECT, ablation_variants
-from tests.processes import kill_when, run
+from tests.evaluation.conftest import Call, read, solutions, write_lines
+from tests.evaluation.server import serving
+from tests.processes import kill_when
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "findings")
 
@@ -29,24 +25,27 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_killed_evaluation_goes_on(random_checkpoint: Path, digits_folder: Path, tmp_path: Path) -> None:
-    words = [random_checkpoint, "--data", digits_folder, "--max-new-tokens", "24", "--batch-size", "2", "--out"]
-    env = os.environ | {"R1VLM_CACHE": str(tmp_path / "cache")}
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [random_checkpoint, "--data", digits_folder, "--max-new-tokens", "8", "--batch-size", "2", "--out"]
+    monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "cache"))
 
     def kept() -> list[dict[str, Any]]:
         files = list((tmp_path / "cache").rglob("*.jsonl"))
         whole = [line for file in files for line in file.read_bytes().split(b"\n")[:-1]]
         return [value for value in map(json.loads, whole) if "id" in value]
 
-    kill_when(lambda: len(kept()) >= 6, "evaluation.cli", *words, tmp_path / "out", env=env)
+    kill_when(lambda: len(kept()) >= 6, "evaluation.cli", *words, tmp_path / "out")
     before = kept()
     assert 6 <= len(before) < 40
     assert not (tmp_path / "out" / "results.json").exists()
-    assert run("evaluation.cli", *words, tmp_path / "out", env=env).returncode == 0
+    assert r1vlm_eval(*words, tmp_path / "out").returncode == 0
     assert kept()[: len(before)] == before
     assert len(kept()) == len({line["id"] for line in kept()}) == 40  # nothing was asked twice
-    fresh = os.environ | {"R1VLM_CACHE": str(tmp_path / "other")}
-    assert run("evaluation.cli", *words, tmp_path / "undisturbed", env=fresh).returncode == 0
+    monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "other"))
+    assert r1vlm_eval(*words, tmp_path / "undisturbed").returncode == 0
     one, other = (read(tmp_path / name / "results.json") for name in ("out", "undisturbed"))
     assert {key: one[key] for key in SCORES} == {key: other[key] for key in SCORES}
 
@@ -55,19 +54,19 @@ def test_a_server_answers_as_the_model_here_even_where_it_fails(
     random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
 ) -> None:
     common = ("--data", digits_folder, "--max-new-tokens", 12, "--out")
-    assert r1vlm_eval(random_checkpoint, *common, tmp_path / "here").code == 0
+    assert r1vlm_eval(random_checkpoint, *common, tmp_path / "here").returncode == 0
     with serving(random_checkpoint, 12) as server:
         server.fails = 5  # a fifth of the requests
         called = r1vlm_eval("served", "--endpoint", server.address, "--batch-size", 4, *common, tmp_path / "there")
-        assert called.code == 0, called.err
+        assert called.returncode == 0, called.stderr
         assert server.asked == 40 + server.failed
         assert server.failed >= 8
         again = r1vlm_eval("served", "--endpoint", server.address, *common, tmp_path / "again")
-        assert "all 40 answers are there already" in again.out
-        assert "of this server: where it has other weights by now, set R1VLM_CACHE" in again.out
+        assert "all 40 answers are there already" in again.stdout
+        assert "of this server: where it has other weights by now, set R1VLM_CACHE" in again.stdout
         assert server.asked == 40 + server.failed
         wrong = r1vlm_eval("other", "--endpoint", server.address, *common, tmp_path / "wrong")
-        assert "has no model other: name one of served" in wrong.err
+        assert "has no model other: name one of served" in wrong.stderr
     here, there = (read(tmp_path / name / "results.json") for name in ("here", "there"))
     assert (tmp_path / "here/completions.jsonl").read_text() == (tmp_path / "there/completions.jsonl").read_text()
     assert {key: here[key] for key in SCORES} == {key: there[key] for key in SCORES}
@@ -77,7 +76,7 @@ def test_a_server_answers_as_the_model_here_even_where_it_fails(
 def test_several_samples(random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
     words = (random_checkpoint, "--data", digits_folder, "--limit", 5, "--max-new-tokens", 4, "--out", tmp_path / "o")
     called = r1vlm_eval(*words, "--samples", 4)
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     result = read(tmp_path / "o" / "results.json")
     assert (result["n"], result["samples"], set(result["pass_at"])) == (20, 4, {"1", "2", "4"})
     assert result["settings"]["temperature"] == 1.0
@@ -85,9 +84,9 @@ def test_several_samples(random_checkpoint: Path, digits_folder: Path, tmp_path:
     assert [line.get("sample", 0) for line in written] == [0, 1, 2, 3] * 5
     assert len({line["completion"] for line in written[:4]}) > 1
     called = r1vlm_eval(tmp_path / "o/completions.jsonl", *words[1:-1], tmp_path / "again", "--samples", 4)
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     assert read(tmp_path / "again" / "results.json")["majority"] == result["majority"]
-    assert "raise --temperature" in r1vlm_eval(*words, "--samples", 2, "--temperature", 0).err
+    assert "raise --temperature" in r1vlm_eval(*words, "--samples", 2, "--temperature", 0).stderr
 
 
 def test_the_majority() -> None:
@@ -98,9 +97,8 @@ def test_the_majority() -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "counting", "words", "messages"])
-def test_variants_ask_what_they_say(name: str, tmp_path: Path) -> None:
-    build(make_config(name, size=30, seed=0), tmp_path / name, process_executor(1))
-    built = open_dataset(tmp_path / name)
+def test_variants_ask_what_they_say(name: str, small_datasets: dict[str, Path]) -> None:
+    built = open_dataset(small_datasets[name])
     rows = built.questions("train")
     questions = rows.remove_columns("image").to_list()
     for place, question in enumerate(questions):
@@ -170,11 +168,11 @@ def test_controls_of_a_model_that_does_not_look(
 ) -> None:
     words = (random_checkpoint, "--data", digits_folder, "--limit", 6, "--max-new-tokens", 4, "--controls")
     called = r1vlm_eval(*words, "--report", "--out", tmp_path / "out")
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     assert "With an empty image" in (tmp_path / "out" / "report.html").read_text()
     result = read(tmp_path / "out" / "results.json")
     assert set(result["controls"]) == {"blank", "other"}
     assert all(len(one["lost_ci95"]) == 2 for one in result["controls"].values())
-    assert "with an empty image" in called.out
+    assert "with an empty image" in called.stdout
     done = write_lines(tmp_path / "c.jsonl", solutions([]))
-    assert "these are completions" in r1vlm_eval(done, "--data", digits_folder, "--controls").err
+    assert "these are completions" in r1vlm_eval(done, "--data", digits_folder, "--controls").stderr

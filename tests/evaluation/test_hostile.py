@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import read
-from server import playing, reply
 
 from datagen import r1_format
-from tests.processes import run
+from tests.evaluation.conftest import read
+from tests.evaluation.server import playing, reply
+from tests.processes import invoke, run
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "findings")
 MARK = "HOSTILE"  # is in every text, to find it where it does not belong
@@ -103,7 +103,7 @@ def test_the_page_is_small_and_calm(evaluated: tuple[Path, str]) -> None:
 
 def test_scoring_again_gives_the_same_numbers(evaluated: tuple[Path, str], digits_folder: Path, tmp_path: Path) -> None:
     out, _ = evaluated
-    done = run("evaluation.cli", out / "completions.jsonl", "--data", digits_folder, "--out", tmp_path / "again")
+    done = invoke("evaluation.cli", out / "completions.jsonl", "--data", digits_folder, "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     one, other = read(out / "results.json"), read(tmp_path / "again" / "results.json")
     kept = [name for name in SCORES if name != "findings"]  # the controls need the model
@@ -114,7 +114,7 @@ def test_scoring_again_gives_the_same_numbers(evaluated: tuple[Path, str], digit
 def test_one_answer_whatever_the_question_is_quoted_calmly(digits_folder: Path, tmp_path: Path) -> None:
     with playing(lambda _: answered("\x1b[31m\u202e\x00\ud800<b>")) as server:
         words = ["--endpoint", server.address, "--data", digits_folder, "--report", "--out", tmp_path / "out"]
-        done = run("evaluation.cli", "served", *words)
+        done = invoke("evaluation.cli", "served", *words)
     assert done.returncode == 0, done.stderr
     assert_calm((done.stdout + done.stderr).replace("\r", ""))
     said = "sum: 100.0% of the answers are '\\x1b[31m\\u202e\\x00\\ud800<b>', whatever the question."
@@ -127,7 +127,9 @@ def test_one_answer_whatever_the_question_is_quoted_calmly(digits_folder: Path, 
 
 def test_a_server_whose_models_have_wild_names(digits_folder: Path, tmp_path: Path) -> None:
     with playing(lambda _: "", model="\x1b[31m\u202ewild") as server:
-        done = run("evaluation.cli", "served", "--endpoint", server.address, "--data", digits_folder, "--out", tmp_path)
+        done = invoke(
+            "evaluation.cli", "served", "--endpoint", server.address, "--data", digits_folder, "--out", tmp_path
+        )
     assert done.returncode == 2
     assert_calm(done.stderr)
     assert "has no model served: name one of  [31m wild" in done.stderr

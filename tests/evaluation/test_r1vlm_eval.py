@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Call, read, solutions, write_lines
 
 from datagen import r1_format
 from datagen.dataset.reader import open_dataset
@@ -19,6 +18,7 @@ from datagen.registry import find_task
 from datagen.task import reward_hash
 from evaluation import generation
 from evaluation.model_source import open_model, record_mismatches
+from tests.evaluation.conftest import Call, read, solutions, write_lines
 
 RESULT_KEYS = {
     *("model", "data", "dataset_fingerprint", "split", "task", "n", "accuracy", "accuracy_ci95", "rewards", "slices"),
@@ -55,14 +55,8 @@ def change_record(checkpoint: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "evaluation.cli", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-def test_solutions_score_one(solved: Path, digits_folder: Path, tmp_path: Path) -> None:
-    done = command(solved, "--task", "sum", "--data", digits_folder, "--out", tmp_path / "out")
+def test_solutions_score_one(solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    done = r1vlm_eval(solved, "--task", "sum", "--data", digits_folder, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     result = read(tmp_path / "out" / "results.json")
     assert set(result) >= RESULT_KEYS
@@ -71,8 +65,8 @@ def test_solutions_score_one(solved: Path, digits_folder: Path, tmp_path: Path) 
     assert "100.0%" in done.stdout
 
 
-def test_help() -> None:
-    done = command("--help")
+def test_help(r1vlm_eval: Call) -> None:
+    done = r1vlm_eval("--help")
     assert done.returncode == 0
     assert "CHECKPOINT" in done.stdout
 
@@ -95,11 +89,11 @@ def test_rescoring_a_run_gives_its_numbers(
 ) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     called = r1vlm_eval(random_checkpoint, "--data", digits_folder, "--out", first, "--max-new-tokens", 6)
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     lines = [json.loads(line) for line in (first / "completions.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [question["id"] for question in questions]
     assert all(line["completion"].startswith(r1_format.OPENING) for line in lines)
-    assert r1vlm_eval(first / "completions.jsonl", "--data", digits_folder, "--out", again).code == 0
+    assert r1vlm_eval(first / "completions.jsonl", "--data", digits_folder, "--out", again).returncode == 0
     one, other = read(first / "results.json"), read(again / "results.json")
     assert {key: one[key] for key in SCORES} == {key: other[key] for key in SCORES}
     assert one["engine"]["name"] == "transformers"
@@ -109,13 +103,13 @@ def test_rescoring_a_run_gives_its_numbers(
 def test_the_checkpoints_record_is_used(recorded: Path, tmp_path: Path, r1vlm_eval: Call, digits_folder: Path) -> None:
     out = tmp_path / "out"
     called = r1vlm_eval(recorded, "--out", out, "--limit", 3, "--max-new-tokens", 4, "--report")
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     result = read(out / "results.json")
     assert (result["data"], result["n"], result["warnings"]) == (str(digits_folder), 3, [])
     assert (result["stage"], result["shown"]) == ("grpo", "It has been shown nothing at all.")
     assert [row["name"] for row in result["beside"]] == ["supervised"]
-    assert "supervised" in called.out
-    assert "supervised was scored on other questions" in called.out  # on 40, and here are 3
+    assert "supervised" in called.stdout
+    assert "supervised was scored on other questions" in called.stdout  # on 40, and here are 3
     page = (out / "report.html").read_text()
     assert "It has been shown nothing at all." in page
     assert page.count("<polyline") == 2
@@ -124,7 +118,7 @@ def test_the_checkpoints_record_is_used(recorded: Path, tmp_path: Path, r1vlm_ev
 def test_a_record_that_does_not_fit_is_the_first_line(recorded: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
     change_record(recorded, dataset_fingerprint="0" * 64, reward_hash=dict.fromkeys(("sum", "list"), "v2-" + "0" * 16))
     called = r1vlm_eval(recorded, "--task", "sum", "--out", tmp_path / "o", "--limit", 2, "--max-new-tokens", 2)
-    first, second, *_ = called.out.splitlines()
+    first, second, *_ = called.stdout.splitlines()
     assert first.startswith("warning: run/checkpoint-3 was made with another dataset than")
     assert second.startswith("warning: The rewards of task 'sum' have changed since run/checkpoint-3 was made")
     warnings = read(tmp_path / "o" / "results.json")["warnings"]
@@ -146,18 +140,18 @@ def test_a_question_is_asked_again_only_where_something_has_changed(
     load = generation.load_backend
     monkeypatch.setattr(generation, "load_backend", lambda *about: (loads.append(about[0].sampling), load(*about))[1])
     arguments = (recorded, "--out", tmp_path / "out", "--limit", 3, "--max-new-tokens")
-    assert r1vlm_eval(*arguments, 4).code == 0
+    assert r1vlm_eval(*arguments, 4).returncode == 0
     first = read(tmp_path / "out" / "results.json")
-    assert "all 3 answers are there already" in r1vlm_eval(*arguments, 4).out
+    assert "all 3 answers are there already" in r1vlm_eval(*arguments, 4).stdout
     assert read(tmp_path / "out" / "results.json") == first
-    assert r1vlm_eval(recorded, "--out", tmp_path / "elsewhere", "--limit", 2, "--max-new-tokens", 4).code == 0
+    assert r1vlm_eval(recorded, "--out", tmp_path / "elsewhere", "--limit", 2, "--max-new-tokens", 4).returncode == 0
     assert len(loads) == 1
-    assert r1vlm_eval(*arguments, 5).code == 0  # another setting
+    assert r1vlm_eval(*arguments, 5).returncode == 0  # another setting
     from safetensors.torch import load_file, save_file
 
     weights = {name: tensor + 0.1 for name, tensor in load_file(recorded / "model.safetensors").items()}
     save_file(weights, recorded / "model.safetensors", {"format": "pt"})
-    assert r1vlm_eval(*arguments, 5).code == 0  # other weights
+    assert r1vlm_eval(*arguments, 5).returncode == 0  # other weights
     assert len(loads) == 3
     [kept] = [
         path
@@ -166,7 +160,7 @@ def test_a_question_is_asked_again_only_where_something_has_changed(
     ]
     torn = kept.read_bytes()
     kept.write_bytes(torn[: torn.rindex(b'{"id"') + 9])  # what a kill may leave
-    assert r1vlm_eval(*arguments, 5).code == 0
+    assert r1vlm_eval(*arguments, 5).returncode == 0
     assert len(loads) == 4
     asked = [line["id"] for line in map(json.loads, kept.read_bytes().splitlines()) if "id" in line]
     written = [line["id"] for line in map(json.loads, (tmp_path / "out/completions.jsonl").read_text().splitlines())]
@@ -177,7 +171,7 @@ def test_baseline(solved: Path, recorded: Path, tmp_path: Path, r1vlm_eval: Call
     out = tmp_path / "out"
     sides = (solved, "--baseline", recorded)  # the dataset is the one of the baseline's record
     called = r1vlm_eval(*sides, "--task", "sum", "--out", out, "--max-new-tokens", 3, "--report")
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     names = {"before.json", "after.json", "comparison.json", "rows.jsonl"}
     names |= {"before.completions.jsonl", "after.completions.jsonl"}
     assert {path.name for path in out.iterdir()} == {*names, "report.html"}
@@ -186,19 +180,19 @@ def test_baseline(solved: Path, recorded: Path, tmp_path: Path, r1vlm_eval: Call
     assert comparison["after"] == read(out / "after.json")["accuracy"] == 1.0
     assert comparison["shown"] == {"before": "It has been shown nothing at all.", "after": None}
     assert comparison["p_value"] == pytest.approx(2 / 2**20)
-    assert comparison["verdict"] in called.out
+    assert comparison["verdict"] in called.stdout
     assert comparison["verdict"].startswith("Accuracy rose by 100.0 points")
 
 
 def test_results_beside(solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
     common = (solved, "--data", digits_folder, "--task", "sum", "--out")
-    assert r1vlm_eval(*common, tmp_path / "supervised").code == 0
+    assert r1vlm_eval(*common, tmp_path / "supervised").returncode == 0
     beside = tmp_path / "supervised" / "results.json"
     called = r1vlm_eval(*common, tmp_path / "out", "--baseline", solved, "--beside", beside)
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     [row] = read(tmp_path / "out" / "comparison.json")["beside"]
     assert (row["name"], row["accuracy"], row["n"], row["other_questions"]) == ("supervised", 1.0, 20, False)
-    assert "supervised" in called.out
+    assert "supervised" in called.stdout
 
 
 def test_hostile_completions_are_scored(
@@ -208,7 +202,7 @@ def test_hostile_completions_are_scored(
     messages = {q["id"]: texts[i % len(texts)] for i, q in enumerate(questions)}
     path = write_lines(tmp_path / "c.jsonl", messages)
     called = r1vlm_eval(path, "--data", digits_folder, "--out", tmp_path / "out", "--report")
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     assert read(tmp_path / "out" / "results.json")["accuracy"] == 0.0
     written = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
     assert {line["id"]: line["completion"] for line in written} == messages
@@ -219,19 +213,19 @@ def test_limit_takes_the_first_questions(
 ) -> None:
     few = write_lines(tmp_path / "few.jsonl", solutions(questions[:5]))
     out = tmp_path / "out"
-    assert r1vlm_eval(few, "--data", digits_folder, "--out", out, "--limit", 5).code == 0
+    assert r1vlm_eval(few, "--data", digits_folder, "--out", out, "--limit", 5).returncode == 0
     assert read(out / "results.json")["n"] == 5
     refused = r1vlm_eval(few, "--data", digits_folder, "--out", out)
-    assert refused.code == 2
-    assert "5 of 40 questions, 35 missing" in refused.err
+    assert refused.returncode == 2
+    assert "5 of 40 questions, 35 missing" in refused.stderr
 
 
 def refused(called: Any, message: str) -> None:
     """One sentence on stderr, exit code 2, no traceback."""
-    assert called.code == 2
-    assert called.err.count("\n") == 1, called.err
-    assert called.err.startswith("r1vlm-eval: ")
-    assert message in called.err
+    assert called.returncode == 2
+    assert called.stderr.count("\n") == 1, called.stderr
+    assert called.stderr.startswith("r1vlm-eval: ")
+    assert message in called.stderr
 
 
 @pytest.mark.parametrize(
@@ -311,12 +305,12 @@ def test_result_files_are_compared_without_a_model(
     solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
 ) -> None:
     for task in ("sum", "list"):
-        assert r1vlm_eval(solved, "--data", digits_folder, "--task", task, "--out", tmp_path / task).code == 0
+        assert r1vlm_eval(solved, "--data", digits_folder, "--task", task, "--out", tmp_path / task).returncode == 0
     one, other = (tmp_path / task / "results.json" for task in ("sum", "list"))
     called = r1vlm_eval(one, one, other)
-    assert called.code == 0
-    assert called.out.count("100.0%") == 3
-    assert called.out.count(" *") == 1  # it answers other questions
+    assert called.returncode == 0
+    assert called.stdout.count("100.0%") == 3
+    assert called.stdout.count(" *") == 1  # it answers other questions
     refused(r1vlm_eval(one, solved), "only result files (.json) are compared by name alone")
     refused(r1vlm_eval(tmp_path / "none.json"), "there is no result file")
 
@@ -331,14 +325,14 @@ def test_the_best_checkpoint_is_chosen_on_validation(
     save_file(weights, later / "model.safetensors", {"format": "pt"})
     words = (recorded.parent, "--curve", "--limit", 4, "--max-new-tokens", 3, "--out", tmp_path / "out")
     called = r1vlm_eval(*words)
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     curve = read(tmp_path / "out" / "curve.json")
     assert [row["step"] for row in curve["checkpoints"]] == [3, 12]
     assert curve["split"] == "validation"
     chosen = read(tmp_path / "out" / "results.json")
     assert chosen["model"].endswith(f"checkpoint-{curve['best']}")
     assert chosen["split"] == "test"
-    assert f"chosen on validation: checkpoint-{curve['best']}" in called.out
+    assert f"chosen on validation: checkpoint-{curve['best']}" in called.stdout
     refused(r1vlm_eval(digits_folder, "--curve", "--out", tmp_path / "o"), "holds no checkpoints")
 
 
@@ -361,6 +355,6 @@ def test_a_lora_checkpoint_answers_as_the_merged_one(
     for name, folder in {"base": random_checkpoint, **{n: tmp_path / n for n in ("adapter", "merged")}}.items():
         words = ("--data", digits_folder, "--limit", 6, "--max-new-tokens", 6, "--out", tmp_path / f"out-{name}")
         called = r1vlm_eval(folder, *words)
-        assert called.code == 0, called.err
+        assert called.returncode == 0, called.stderr
         said[name] = (tmp_path / f"out-{name}" / "completions.jsonl").read_text()
     assert said["adapter"] == said["merged"] != said["base"]

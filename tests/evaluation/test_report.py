@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Call, solutions, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +20,7 @@ from PIL import Image
 from datagen import r1_format as r1
 from evaluation.report.curves import make_curve, read_series, smoothed
 from evaluation.report.html import BYTES, EXAMPLES, LONG, differing, image_url, shortened, visible
+from tests.evaluation.conftest import Call, solutions, write_lines
 
 HOSTILE = (
     r1.OPENING + "<script>alert(1)</script><img src=http://x.y/z onerror=a()>\x00\x1b[31m\u202e\ud800</pre>{{ 7 * 7 }}"
@@ -70,7 +70,7 @@ def page(tmp_path: Path, questions: list[dict[str, Any]], digits_folder: Path, m
         *(after, "--baseline", before, "--data", digits_folder, "--out", tmp_path / "out", "--report"),
         *("--metrics", metrics),
     )
-    assert called.code == 0, called.err
+    assert called.returncode == 0, called.stderr
     return (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -123,7 +123,7 @@ def test_without_a_baseline(
 ) -> None:
     messages = {**solutions(questions), questions[3]["id"]: HOSTILE}
     path = write_lines(tmp_path / "c.jsonl", messages)
-    assert r1vlm_eval(path, "--data", digits_folder, "--out", tmp_path / "out", "--report").code == 0
+    assert r1vlm_eval(path, "--data", digits_folder, "--out", tmp_path / "out", "--report").returncode == 0
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     Page(page)
     assert "97.5% of 40 questions are answered correctly" in page

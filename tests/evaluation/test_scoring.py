@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import solutions, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from datagen.registry import TASKS, find_task
 from datagen.task import score
 from evaluation.completions import read_completions, write_completions
 from evaluation.metrics.scoring import score_messages, slices, summary
+from tests.evaluation.conftest import solutions, write_lines
 
 HOSTILE = [
     *("", "<think>" * 1000, "</answer><answer>6</answer>", "<think><" * 12_500, "\x00\x1b[31m", "\ud800", "\u202e6"),

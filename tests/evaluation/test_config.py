@@ -1,0 +1,136 @@
+"""The typed way in: the function, the command and a YAML file leave the same files; what is cached stays reachable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pydantic import ValidationError
+
+from datagen.common.errors import UserError
+from evaluation import EvalConfig, EvalResult, cli, evaluate, generation
+from evaluation.backends.base import Sampling
+from evaluation.completion_cache import cache_path, open_cache
+from evaluation.generation import AnswerGenerator
+from evaluation.prompt_variants import R1
+from tests.evaluation.conftest import Call, solutions, write_lines
+from tests.processes import refused
+
+
+@pytest.fixture
+def solved(tmp_path: Path, questions: list[dict[str, Any]]) -> Path:
+    return write_lines(tmp_path / "solved.jsonl", solutions(questions) | {questions[0]["id"]: "no"})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_function_the_command_and_a_yaml_file_leave_the_same_files(
+    random_checkpoint: Path, solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    """Of the model, which answers once: then its completions are cached, with the seconds that they took."""
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {
+        "checkpoint": str(random_checkpoint),
+        "data": str(digits_folder),
+        "limit": 4,
+        "max_new_tokens": 3,
+        "controls": True,
+        "report": True,
+        "log_samples": True,
+        "out": str(out),
+    }
+    evaluate(EvalConfig(**settings))
+    result = evaluate(EvalConfig(**settings))  # as the others: everything is cached
+    by_function = files(out)
+    assert isinstance(result, EvalResult)
+    assert (result.out, result.comparison, len(result.rows)) == (out, None, 4)
+    assert result.summary == result.results["after"]
+    assert result.scored["after"].correctness.mean() == result.summary["accuracy"]
+
+    words = ("--data", digits_folder, "--limit", 4, "--max-new-tokens", 3, "--controls", "--report", "--log-samples")
+    assert r1vlm_eval(random_checkpoint, *words, "--out", out).returncode == 0
+    assert files(out) == by_function
+
+    (tmp_path / "eval.yaml").write_text(yaml.safe_dump({**settings, "limit": 40}))
+    assert r1vlm_eval(tmp_path / "eval.yaml", "--limit", 4).returncode == 0  # a flag overrides the file
+    assert files(out) == by_function
+
+
+def test_every_flag_is_a_field_with_the_same_default() -> None:
+    others = {"checkpoint", "version", "install_completion", "show_completion", *cli.PUBLISH_FLAGS}
+    flags = {flag.name: flag.default for flag in typer.main.get_command(cli.app).params if flag.name not in others}
+    fields = EvalConfig(checkpoint="x").model_dump(exclude={"checkpoint", "push"})
+    assert {**flags, "beside": ()} == fields
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("checkpoint: x\nlimt: 3", "eval.yaml has an unknown key 'limt': did you mean 'limit'?"),
+        ("checkpoint: x\nlimit: 0", "eval.yaml has a wrong 'limit', 0: input should be greater than or equal to 1"),
+        ("checkpoint: x\nsplit: exam", "eval.yaml has a wrong 'split', 'exam': input should be 'train', 'validation'"),
+        ("checkpoint: x\npush: {repos: a/b}", "eval.yaml has a wrong 'push.repos', 'a/b': unexpected keyword argument"),
+        ("limit: 3", "eval.yaml has no 'checkpoint': add it"),
+        ("- checkpoint", "eval.yaml holds no configuration"),
+        ("checkpoint: [", "eval.yaml is not valid YAML"),
+    ],
+)
+def test_a_wrong_yaml_file(text: str, message: str, tmp_path: Path, r1vlm_eval: Call) -> None:
+    (tmp_path / "eval.yaml").write_text(text)
+    assert message in refused(r1vlm_eval(tmp_path / "eval.yaml"))
+    assert "can't read" in refused(r1vlm_eval(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"temperature": 11}, {"split": "exam"}, {"engine": "x"}, {"limt": 1}])
+def test_a_wrong_configuration(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        EvalConfig(checkpoint="x", **wrong)
+
+
+def test_results_behind_the_checkpoint_are_beside_it(
+    solved: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    common = ("--data", digits_folder, "--task", "sum", "--out")
+    for name in ("one", "two", "three"):
+        assert r1vlm_eval(solved, *common, tmp_path / name).returncode == 0
+    one, two, three = (tmp_path / name / "results.json" for name in ("one", "two", "three"))
+    called = r1vlm_eval(solved, *common, tmp_path / "out", "--beside", one, two, "--beside", three)
+    assert called.returncode == 0, called.stderr
+    assert all(f"\n{name} " in called.stdout for name in ("one", "two", "three"))
+
+
+def test_what_was_cached_before_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash is that of the first released format: another one would pay for every completion again."""
+    versions = {"name": "transformers", "transformers": "5.17.0", "torch": "2.13.0"}
+    monkeypatch.setattr(generation, "backend_versions", lambda name: versions)
+    plan: Any = SimpleNamespace(
+        sampling=Sampling(512), dataset=SimpleNamespace(fingerprint="d" * 64), backend="transformers"
+    )
+    model: Any = SimpleNamespace(fingerprint="m" * 64, endpoint=None)
+    assert cache_path(AnswerGenerator(plan, model).cache_key(R1, 40)).name == "a97e9f1f2d7206dc81aac7ed.jsonl"
+
+
+def test_two_do_not_ask_the_same_questions_at_once() -> None:
+    with (
+        open_cache({"model": "a"}),
+        open_cache({"model": "b"}),
+        pytest.raises(UserError, match="another r1vlm-eval is asking the same questions"),
+        open_cache({"model": "a"}),
+    ):
+        pass
+    with open_cache({"model": "a"}) as cache:
+        assert cache.completions == {}
+
+
+def test_the_package_is_light_to_import() -> None:
+    code = "import sys, evaluation; evaluation.EvalConfig; print({'torch', 'datasets', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

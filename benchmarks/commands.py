@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from datagen.dataset.config import make_config
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.shards import sample_questions
 from datagen.registry import DATASETS
 from datagen.reward_audit import LONG, audit
@@ -30,7 +30,7 @@ def slowest_reward() -> tuple[float, str]:
     """Seconds of the slowest judgement of any attack by any reward, and which."""
     found = []
     for spec in DATASETS.values():
-        asked = sample_questions(make_config(spec.name, size=1000, seed=0), 12)
+        asked = sample_questions(DatasetConfig(dataset=spec.name, size=1000, seed=0), 12)
         for task in spec.tasks:
             findings = audit(task, asked[task.name])
             found += [(finding.seconds, f"{task.name}, {finding.attack}") for finding in findings]

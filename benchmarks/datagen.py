@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from PIL import Image, ImageDraw, ImageFont
 
-from datagen.dataset.config import make_config
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.rng import example_rng
 from datagen.dataset.shards import load_material
 from datagen.registry import DATASETS
@@ -48,14 +48,12 @@ def rate(work: Callable[[], object], images: int) -> float:
 BUILD = """
 import sys, tempfile, time
 from pathlib import Path
-from datagen.build import build
-from datagen.engines import processes
-from datagen.recipe import make_recipe
+from datagen import DatasetConfig, build
 if __name__ == "__main__":
     name, size, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        build(make_recipe(name, size=size, seed=0), Path(folder) / name, processes(workers))
+        build(DatasetConfig(dataset=name, size=size), Path(folder) / name, workers=workers)
         print(time.perf_counter() - started)
 """
 
@@ -88,7 +86,7 @@ def memory(pid: int) -> int:
 
 def floors(name: str) -> tuple[float, float]:
     """Images a second of encoding and writing alone, by Pillow's defaults and our way; drawn before that."""
-    spec, recipe = DATASETS[name], make_config(name, size=SIZE, seed=0)
+    spec, recipe = DATASETS[name], DatasetConfig(dataset=name, size=SIZE, seed=0)
     material = load_material(recipe.source, "train")
     images = [
         spec.draw(example_rng(spec.name, spec.version, 0, "train", i), material, recipe.options).image

@@ -41,8 +41,7 @@ from benchmarks.steps import Step, Worker, WorkerError, make_run, ratios
 from datagen.common.errors import UserError
 from datagen.common.files import write_json
 from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
+from datagen.dataset.config import DatasetConfig
 from training.launch.memory import GIB, Shape, built_in, shape_of
 from training.launch.planner import LaunchPlan, Machine, PlanRequest, check_fits, choose_plan, largest_question
 from training.launch.presets import GPU, Generation, visible_gpus
@@ -185,7 +184,7 @@ class Bench:
                 process.kill()
                 raise WorkerError("the random model could not be made: see above")
         if not data.exists():
-            build(make_config("words", size=500, seed=0), data, process_executor(2))
+            build(DatasetConfig(dataset="words", size=500, seed=0), data, workers=2)
         return model, data
 
     def planned(self, model: Path, lora: dict[str, Any], generation: Generation) -> LaunchPlan:
@@ -362,7 +361,8 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 def measure(bench: Bench, parts: list[str], out: Path) -> dict[str, Any]:
     """What the file has when all parts were tried; those that it has already are kept."""
-    from training.trainers.checkpoints import git_commit, versions
+    from datagen.common.versions import installed_versions
+    from training.trainers.checkpoints import PACKAGES, git_commit
 
     machine = {
         "gpu": bench.gpu.name if bench.gpu else None,
@@ -372,7 +372,7 @@ def measure(bench: Bench, parts: list[str], out: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"parts": {}}
     if found["parts"] and found["machine"] != machine:
         raise UserError(f"{out} was measured on another machine, {found['machine']}: name another file with --out")
-    found |= {"machine": machine, "versions": versions(), "commit": git_commit()}
+    found |= {"machine": machine, "versions": installed_versions(PACKAGES), "commit": git_commit()}
     for name in parts:
         if "error" not in found["parts"].get(name, {"error": "not tried"}):
             continue

@@ -16,8 +16,7 @@ from typing import Any
 
 from benchmarks.steps import Step, Worker, make_run, ratios
 from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
+from datagen.dataset.config import DatasetConfig
 from training.models import model_folder
 
 STEPS = int(os.environ.get("STEPS", "24"))
@@ -45,7 +44,7 @@ SETTINGS: dict[str, Any] = {
 
 def take_turns(folder: Path) -> tuple[dict[str, list[Step]], dict[str, float]]:
     """The steps of each way, and the seconds each took to start, imports included."""
-    build(make_config("digits", size=2000, seed=0), folder / "data", process_executor(2))
+    build(DatasetConfig(dataset="digits", size=2000, seed=0), folder / "data", workers=2)
     with ExitStack() as stack:
         workers = {}
         for i, (name, way) in enumerate(WAYS.items()):

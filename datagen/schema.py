@@ -1,4 +1,4 @@
-"""The columns of the two configs: their types, what they hold, and how Arrow and the Hub write that down.
+"""The columns of the two tables: their types, what they hold, and how Arrow and the Hub write that down.
 
 Written here, since importing `datasets` for it takes longer than drawing ten thousand images.
 """
@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from datagen.task import Column, DatasetSpec
+
+TABLES = ("r1", "raw")  # `datasets` and the Hub call them configs; the first is the default
 
 RAW = {
     "id": Column("string", "the image's name: dataset, seed, split, number"),
@@ -29,7 +31,7 @@ R1 = {
 
 
 def dataset_columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
-    """The columns of each config by their names, in order."""
+    """The columns of each table by their names, in order."""
     return {
         "r1": {**R1, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
         "raw": {**RAW, **spec.raw_columns},
@@ -37,12 +39,12 @@ def dataset_columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
 
 
 def arrow_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
-    """The Arrow schema of each config, with the metadata by which `datasets` and the Hub's viewer show images."""
-    return {config: _schema(named) for config, named in dataset_columns(spec).items()}
+    """The Arrow schema of each table, with the metadata by which `datasets` and the Hub's viewer show images."""
+    return {table: _schema(columns) for table, columns in dataset_columns(spec).items()}
 
 
-def _schema(named: Mapping[str, Column]) -> pa.Schema:
-    types = {name: _arrow(column.kind) for name, column in named.items()}
+def _schema(columns: Mapping[str, Column]) -> pa.Schema:
+    types = {name: _arrow(column.kind) for name, column in columns.items()}
     features = {name: feature for name, (_, feature) in types.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema([(name, kind) for name, (kind, _) in types.items()], metadata)
@@ -61,9 +63,9 @@ def _arrow(kind: Any) -> tuple[pa.DataType, dict[str, Any]]:
     return pa.type_for_alias(kind), {"dtype": kind, "_type": "Value"}
 
 
-def card_features(named: Mapping[str, Column]) -> list[dict[str, Any]]:
+def card_features(columns: Mapping[str, Column]) -> list[dict[str, Any]]:
     """The columns as `dataset_info` in a card's YAML has them."""
-    return [{"name": name, **_feature(column.kind)} for name, column in named.items()]
+    return [{"name": name, **_feature(column.kind)} for name, column in columns.items()]
 
 
 def _feature(kind: Any) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from datagen.common.code_hash import code_hash
 from datagen.common.options import Option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 GroundTruth = Mapping[str, Any]
 """The ground truth of an example: the columns of its row that the drawing fixed."""

@@ -50,11 +50,10 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
 def digits_folder(make_once: MakeOnce) -> Path:
     """A digits dataset: 160 train, 20 validation and 20 test images, two questions each."""
     from datagen.dataset.build import build
-    from datagen.dataset.config import make_config
-    from datagen.dataset.executors import process_executor
+    from datagen.dataset.config import DatasetConfig
 
     def fill(folder: Path) -> None:
-        build(make_config("digits", size=200, seed=3), folder / "digits", process_executor(2))
+        build(DatasetConfig(dataset="digits", size=200, seed=3), folder / "digits", workers=2)
 
     return make_once("data", fill) / "digits"
 

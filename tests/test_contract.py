@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from datagen import r1_format
-from datagen.dataset.config import make_config
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.shards import make_questions, raw_row
 from datagen.registry import DATASETS, TASKS
 from datagen.reward_audit import audit
@@ -28,8 +28,8 @@ def spec(request: pytest.FixtureRequest) -> DatasetSpec:
 
 
 def rows(spec: DatasetSpec, split: str = "test", count: int = 30, seed: int = 5) -> list[dict[str, Any]]:
-    recipe = make_config(spec.name, size=1000, seed=seed)
-    return [raw_row(spec, recipe, split, index) for index in range(count)]
+    config = DatasetConfig(dataset=spec.name, size=1000, seed=seed)
+    return [raw_row(config, split, index) for index in range(count)]
 
 
 def test_names_are_unique(spec: DatasetSpec) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datagen.dataset.config import list_shards, make_config
+from datagen.dataset.config import DatasetConfig, list_shards
 from datagen.dataset.manifest import write_manifest
 from datagen.dataset.reader import open_dataset
 from datagen.dataset.shards import draw_shard
@@ -47,7 +47,7 @@ def test_the_task_of_the_readme_is_a_dataset_like_any_other(tmp_path: Path, monk
     for name, check in vars(test_contract).items():
         if name.startswith("test_"):
             check(spec, *([monkeypatch] if "monkeypatch" in check.__annotations__ else []))
-    recipe = make_config(spec.name, size=20, seed=0)
+    recipe = DatasetConfig(dataset=spec.name, size=20, seed=0)
     for shard in list_shards(recipe):  # here and not in workers, which do not know a task that this test alone has
         draw_shard(tmp_path / "built", recipe, arrow_schemas(spec), shard)
     write_manifest(tmp_path / "built", recipe)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from datagen.common.errors import UserError
+from datagen.common.errors import UserError, writable_folder
 
 RECORD = "r1vlm.json"  # in a checkpoint, written by training and read by evaluation; every key is optional there
 METRICS = "metrics.jsonl"  # in a run folder, a line a logged step
@@ -39,6 +39,46 @@ def parse_path(text: str) -> Path:
     except (ImportError, ValueError) as error:
         raise UserError(f"can't reach {text}: {' '.join(str(error).split())}") from error
     return path if is_remote(path) else Path(path.path)
+
+
+def resolve_input(text: str) -> Path:
+    """The folder, or the place in an object store, that `text` names.
+
+    Raises:
+        UserError: where a store refuses to be read.
+    """
+    path = parse_path(text)
+    if is_remote(path):
+        try:
+            path.exists()
+        except Exception as error:  # each store raises its own
+            raise UserError(f"can't read {text}: {_one_line(error)}") from error
+    return path
+
+
+def resolve_output(name: str | Path) -> Path:
+    """The folder, or the place in an object store, that is to be written, as an absolute path.
+
+    Raises:
+        UserError: where it can't be written to, or is a mount point.
+    """
+    path = parse_path(name) if isinstance(name, str) else name
+    if not is_remote(path):
+        if os.path.ismount(path):
+            raise UserError(f"{path} is a mount point, which can't be renamed: name a folder in it with --out")
+        return writable_folder(path)
+    try:
+        probe = path / ".probe"
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except Exception as error:  # each store raises its own
+        raise UserError(f"can't write to {name}: {_one_line(error)}") from error
+    return path
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def local_folder(text: str) -> Path:

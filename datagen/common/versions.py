@@ -28,8 +28,10 @@ def dataset_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES} | built_on
 
 
-def version_mismatches(noted: Mapping[str, str]) -> list[str]:
-    """What has another version here than the one noted, as `numpy 2.4, not 2.3`."""
+def version_mismatches(recorded: Mapping[str, str]) -> list[str]:
+    """What has another version here than the one recorded, as `numpy 2.4, not 2.3`."""
     return [
-        f"{name} {here}, not {noted.get(name)}" for name, here in dataset_versions().items() if noted.get(name) != here
+        f"{name} {here}, not {recorded.get(name)}"
+        for name, here in dataset_versions().items()
+        if recorded.get(name) != here
     ]

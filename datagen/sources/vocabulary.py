@@ -11,12 +11,14 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from datagen.common.errors import UserError
 from datagen.sources.split import SPLITS, assign_split, content_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_RANK = 50_000  # by rank; rarer "words" are names and misspellings
 # The commonest letters first: a smaller alphabet still has words.
@@ -73,6 +75,8 @@ class Vocabulary:
 
 @cache
 def _letters(alphabet: int) -> NDArray[np.str_]:
+    import numpy as np
+
     return np.array(list(ALPHABETS[alphabet]))
 
 

@@ -6,17 +6,17 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
 from datagen.common.options import Option, integer_range
 from datagen.rendering.compositing import Box, colorize, composite, random_boxes
 from datagen.sources.mnist import DigitImages
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CANVAS = 168  # pixels: 6 x 6 merged patches of Qwen2.5-VL
 SIDES = (18, 32)  # pixels, of the smallest and the largest glyph
@@ -31,6 +31,8 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     outlines that are none. `digits`, `boxes` and `glyph_ids` are of all digits in the image, `count` is
     of those asked for.
     """
+    import numpy as np
+
     low, high = options["count"]
     count = int(rng.integers(low, high, endpoint=True))
     others = int(rng.integers(0 if count else 1, DISTRACTORS, endpoint=True))  # an empty image would occur twice
@@ -60,6 +62,9 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
 
 def outline(rng: np.random.Generator) -> NDArray[np.uint8]:
     """Ink (28, 28) of a triangle, square, pentagon or hexagon, turned at random: no digit."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
     picture = Image.new("L", (28, 28))
     corners, angle = int(rng.integers(3, 6, endpoint=True)), float(rng.uniform(0, 2 * math.pi))
     turns = [angle + 2 * math.pi * i / corners for i in range(corners)]
@@ -177,7 +182,7 @@ COUNTING = DatasetSpec(
     summary="0 to 10 handwritten digits of many sizes among distractors: how many are there of a kind, and where",
     draw=draw,
     sources=("mnist-5k", "mnist"),
-    options=(Option("count", (0, 10), integer_range(0, 10), "digits to be counted"),),
+    options=(Option("count", (0, 10), integer_range(0, 10), "LOW..HIGH", "Digits to be counted in an image."),),
     raw_columns={
         "target": Column("int64", "the digit that is to be counted; null for all digits"),
         "count": Column("int64", "how many there are of it: the right answer, and the difficulty"),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from datagen.common.options import Option, integer_range
 from datagen.r1_format import extract_answer, format_reward, read_integer
 from datagen.rendering.compositing import colorize, composite, random_boxes
 from datagen.sources.mnist import SIDE, DigitImages
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, Any]) -> DrawnExample:
@@ -90,7 +91,7 @@ DIGITS = DatasetSpec(
     summary="one to three handwritten digits: list them in order, add them up",
     draw=draw,
     sources=("mnist-5k", "mnist"),
-    options=(Option("digits", (1, 3), integer_range(1, 3), "digits in an image"),),
+    options=(Option("digits", (1, 3), integer_range(1, 3), "LOW..HIGH", "Digits in an image."),),
     raw_columns={
         "digits": Column(["int64"], "the digits in the image, in the order of `boxes`"),
         "boxes": Column([["int64"]], "where each is: x1, y1, x2, y2 in pixels from the upper left corner"),

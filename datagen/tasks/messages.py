@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from datagen import r1_format
@@ -16,6 +15,9 @@ from datagen.rendering.cipher_table import OPTIONS
 from datagen.sources.vocabulary import ALPHABETS, Vocabulary
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, encipher, lookup_trace, swap_letters
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PLAIN = re.compile(r"[a-z ]+")
 
@@ -115,8 +117,8 @@ MESSAGES = DatasetSpec(
     draw=draw,
     sources=("wordfreq",),
     options=(
-        Option("words", (1, 3), integer_range(1, 3), "words in a message"),
-        Option("alphabet", 26, integer_choice(*ALPHABETS), "letters in the cipher: 8, 13 or 26"),
+        Option("words", (1, 3), integer_range(1, 3), "LOW..HIGH", "Words in a message."),
+        Option("alphabet", 26, integer_choice(*ALPHABETS), "8|13|26", "Letters in the cipher."),
         VOCABULARY,
         replace(LETTERS, default=(3, 10)),
         *OPTIONS,

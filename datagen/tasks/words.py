@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from datagen.common.options import Option, integer, integer_range
 from datagen.r1_format import extract_answer, format_reward, spell_out
@@ -13,9 +11,12 @@ from datagen.rendering.cipher_table import OPTIONS, draw_cipher_table
 from datagen.sources.vocabulary import ALPHABETS, MAX_RANK, Vocabulary
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
+if TYPE_CHECKING:
+    import numpy as np
+
 QUOTES = "\"'`“”‘’«»"
-VOCABULARY = Option("vocabulary", 20_000, integer(1, MAX_RANK), "the most frequent English words to draw from")
-LETTERS = Option("letters", (3, 12), integer_range(3, 20), "letters in a word")
+VOCABULARY = Option("vocabulary", 20_000, integer(1, MAX_RANK), "N", "Draw from the N most frequent English words.")
+LETTERS = Option("letters", (3, 12), integer_range(3, 20), "LOW..HIGH", "Letters in a word.")
 ALPHABET = 26
 
 

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
+import datagen
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
-from datagen.dataset import build as building
-from datagen.dataset.build import build
-from datagen.dataset.config import DatasetConfig, list_shards, make_config
+from datagen.dataset.build import LOCK, RECIPE, build, is_built
+from datagen.dataset.config import DatasetConfig, list_shards
 from datagen.dataset.executors import process_executor
-from datagen.dataset.manifest import MANIFEST, example_files, prove
+from datagen.dataset.manifest import MANIFEST, compare_splits, example_files
 from datagen.dataset.reader import open_dataset
 from datagen.registry import DATASETS
 from datagen.schema import arrow_schemas
 from datagen.sources.mnist import load_digits
 from datagen.sources.split import SPLITS, assign_split
-from tests.processes import kill_when, run
+from tests.processes import invoke, kill_when, refused, run
 
 
-def recipe(size: int = 2400, seed: int = 7, **options: Any) -> DatasetConfig:
-    return make_config("digits", size=size, seed=seed, shares=(80, 10, 10), source="mnist-5k", options=options)
+def config(size: int = 2400, seed: int = 7, **options: Any) -> DatasetConfig:
+    return DatasetConfig(dataset="digits", size=size, seed=seed, source="mnist-5k", options=options)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -37,14 +39,13 @@ def hashes(folder: Path) -> dict[str, str]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four shards, drawn in one go by one worker."""
     out = tmp_path_factory.mktemp("build") / "digits"
-    assert build(recipe(), out, process_executor(1))
-    return out
+    return build(config(), out, workers=1)
 
 
-def test_same_recipe_same_bytes_with_another_number_of_workers(undisturbed: Path, tmp_path: Path) -> None:
-    assert build(recipe(), tmp_path / "again", process_executor(2))
+def test_same_config_same_bytes_with_another_number_of_workers(undisturbed: Path, tmp_path: Path) -> None:
+    build(config(), tmp_path / "again", workers=2)
     assert hashes(tmp_path / "again") == hashes(undisturbed)
-    assert len(hashes(undisturbed)) == 2 + 2 * len(list_shards(recipe())) + len(example_files(recipe()))
+    assert len(hashes(undisturbed)) == 2 + 2 * len(list_shards(config())) + len(example_files(config()))
 
 
 def test_a_killed_build_goes_on_and_gives_the_same_files(undisturbed: Path, tmp_path: Path) -> None:
@@ -66,29 +67,98 @@ def test_a_shard_that_a_power_cut_emptied_is_drawn_again(tmp_path: Path) -> None
         yield from process_executor(1)(function, items)
         raise KeyboardInterrupt
 
-    assert build(recipe(size=20), tmp_path / "whole", process_executor(1))
+    build(config(size=20), tmp_path / "whole", workers=1)
     with pytest.raises(KeyboardInterrupt):
-        build(recipe(size=20), tmp_path / "digits", stops)
+        build(config(size=20), tmp_path / "digits", executor=stops)
     emptied = next((tmp_path / "digits.partial" / "raw").glob("test-*"))
     emptied.write_bytes(b"")
-    assert build(recipe(size=20), tmp_path / "digits", process_executor(1))
+    build(config(size=20), tmp_path / "digits", workers=1)
     assert hashes(tmp_path / "digits") == hashes(tmp_path / "whole")
 
 
 def test_a_build_that_is_there_is_left_alone(undisturbed: Path) -> None:
     before = hashes(undisturbed)
-    assert not build(recipe(), undisturbed, process_executor(1))
+    times = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    assert is_built(undisturbed, config())
+    build(config(), undisturbed, workers=1) == undisturbed
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == times
     with pytest.raises(UserError, match="holds something else"):
-        build(recipe(seed=8), undisturbed, process_executor(1))
+        build(config(seed=8), undisturbed, workers=1)
     assert hashes(undisturbed) == before
 
 
 def test_a_folder_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
     partial = tmp_path / "digits.partial"
     partial.mkdir()
-    (partial / building.RECIPE).write_text("{}")
+    (partial / RECIPE).write_text("{}")
     with pytest.raises(UserError, match="unfinished build of another recipe"):
-        build(recipe(size=10), tmp_path / "digits", process_executor(1))
+        build(config(size=10), tmp_path / "digits", workers=1)
+
+
+def test_two_builds_of_one_folder_do_not_mix(tmp_path: Path) -> None:
+    out, partial = tmp_path / "digits", tmp_path / "digits.partial"
+    refusals: list[str] = []
+
+    def meets_another(function: Any, items: list[Any]) -> Iterator[Any]:
+        if not refusals:
+            done = run("datagen.cli", "build", "digits", "--size", "20", "--seed", "7", "--out", out)
+            refusals.append(refused(done))
+        yield from map(function, items)
+
+    build(config(size=20), out, executor=meets_another)
+    assert f"another process is building in {partial}: wait for it" in refusals[0]
+    assert not partial.exists()
+    assert not (out / LOCK).exists()
+    assert not (out / RECIPE).exists()
+
+
+def test_the_function_and_the_command_write_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--size", "30", "--seed", "3", "--splits", "60/20/20", "--words", "1..2", "--font", "any"]
+    assert invoke("datagen.cli", "build", "messages", *words, "--out", "command").returncode == 0
+    same = datagen.DatasetConfig(
+        dataset="messages", size=30, seed=3, shares=(60, 20, 20), options={"words": (1, 2), "font": "any"}
+    )
+    assert datagen.build(same) == tmp_path / "data" / "messages"
+    assert hashes(tmp_path / "data" / "messages") == hashes(tmp_path / "command")
+
+
+CONFIG = {"dataset": "messages", "seed": 2, "size": 50, "shares": [50, 25, 25]}
+
+
+def test_a_config_is_filled_checked_and_written_as_it_always_was() -> None:
+    options = {"words": [1, 3], "alphabet": 26, "vocabulary": 20000, "letters": [3, 10], "font": "sans"}
+    options |= {"cell": 28, "noise": 0}
+    full = DatasetConfig(**CONFIG)
+    assert json.dumps(full.as_json()) == json.dumps(
+        {"dataset": "messages", "version": "1", "seed": 2, "size": 50, "shares": [50, 25, 25]}
+        | {"source": "wordfreq", "options": options}
+    )
+    assert DatasetConfig(**CONFIG, source="wordfreq", options={"letters": "3..10", "words": (1, 3)}) == full
+    with pytest.raises(ValidationError, match="frozen"):
+        full.size = 60  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"dataset": "message"}, "there is no dataset 'message': did you mean 'messages'"),
+        ({"source": "mnist"}, "messages is not drawn from mnist: take --source wordfreq"),
+        ({"options": {"digits": (1, 2)}}, "messages has no option 'digits'"),
+        ({"options": {"words": (1, 4)}}, "--words: '1..4' is not a number from 1 to 3"),
+        ({"options": {"font": 5}}, "--font: '5' is not one of sans, serif, mono, any"),
+        ({"shares": (50, 50, 0)}, "at least 1"),
+    ],
+)
+def test_a_wrong_config_gets_one_sentence(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        DatasetConfig(**CONFIG | changes)
+
+
+@pytest.mark.parametrize("changes", [{"sizes": 5}, {"seed": -1}, {"dataset": 5}, {"size": "many"}])
+def test_a_key_or_a_type_that_no_config_has_is_a_validation_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        DatasetConfig(**CONFIG | changes)
 
 
 def test_splits_share_no_glyph_and_no_image(undisturbed: Path) -> None:
@@ -119,13 +189,13 @@ def test_the_proof_finds_a_glyph_that_two_splits_share(undisturbed: Path, tmp_pa
         (tmp_path / "raw" / f"{split}-00000-of-00001.parquet").write_bytes(
             (undisturbed / "raw" / f"{source}.parquet").read_bytes()
         )
-    found = prove(tmp_path, open_dataset(undisturbed).spec)["shared_between_splits"]
+    found = compare_splits(tmp_path, open_dataset(undisturbed).spec)["shared_between_splits"]
     assert found["images"] == 1000
     assert found["glyph_ids"] > 100
 
 
 def test_another_seed_shares_no_image(undisturbed: Path, tmp_path: Path) -> None:
-    build(recipe(seed=8), tmp_path / "other", process_executor(2))
+    build(config(seed=8), tmp_path / "other", workers=2)
 
     def images(folder: Path) -> set[bytes]:
         return {row["bytes"] for path in (folder / "raw").iterdir() for row in pq.read_table(path)["image"].to_pylist()}
@@ -133,7 +203,7 @@ def test_another_seed_shares_no_image(undisturbed: Path, tmp_path: Path) -> None
     assert len(images(undisturbed) | images(tmp_path / "other")) == 4800
 
 
-def test_datasets_reads_both_configs_and_the_boxes_hold_the_glyphs(undisturbed: Path) -> None:
+def test_datasets_reads_both_tables_and_the_boxes_hold_the_glyphs(undisturbed: Path) -> None:
     import numpy as np
     from datasets import load_dataset
 
@@ -162,19 +232,19 @@ def test_datasets_cache_does_not_take_one_folder_for_another_of_the_same_name(tm
     from datasets import load_dataset
 
     for seed in (1, 2):
-        build(recipe(size=20, seed=seed), tmp_path / str(seed) / "digits", process_executor(1))
+        build(config(size=20, seed=seed), tmp_path / str(seed) / "digits", workers=1)
     first, second = (load_dataset(str(tmp_path / str(seed) / "digits"), "r1", split="test") for seed in (1, 2))
     assert set(first["id"]).isdisjoint(second["id"])
 
 
 def test_digits_option_and_counts(tmp_path: Path) -> None:
-    build(recipe(size=30, digits=(2, 2)), tmp_path / "two", process_executor(1))
+    build(config(size=30, digits=(2, 2)), tmp_path / "two", workers=1)
     assert set(open_dataset(tmp_path / "two").questions("train")["num_digits"]) == {2}
-    assert recipe(size=2400).counts() == {"train": 1920, "validation": 240, "test": 240}
+    assert config(size=2400).counts() == {"train": 1920, "validation": 240, "test": 240}
     with pytest.raises(UserError, match="at least 10"):
-        recipe(size=9)
+        config(size=9)
     with pytest.raises(UserError, match="add up to 100"):
-        make_config("digits", size=100, seed=0, shares=(80, 10, 11), source="mnist-5k", options={})
+        DatasetConfig(dataset="digits", size=100, seed=0, shares=(80, 10, 11), source="mnist-5k", options={})
 
 
 @pytest.mark.parametrize("name", DATASETS)

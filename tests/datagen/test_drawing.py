@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datagen.common.errors import UserError
-from datagen.dataset.config import make_config
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.shards import load_material, raw_row
 from datagen.registry import DATASETS
 from datagen.rendering.cipher_table import FONTS, SHADES, _entry
@@ -19,8 +19,8 @@ from datagen.sources.vocabulary import ALPHABETS, load_vocabulary
 
 
 def rows(name: str, count: int, seed: int = 1, split: str = "train", **options: Any) -> list[dict[str, Any]]:
-    recipe = make_config(name, size=10_000, seed=seed, options=options)
-    return [raw_row(DATASETS[name], recipe, split, index) for index in range(count)]
+    config = DatasetConfig(dataset=name, size=10_000, seed=seed, options=options)
+    return [raw_row(config, split, index) for index in range(count)]
 
 
 def ink(row: dict[str, Any]) -> np.ndarray:

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from datagen import r1_format
 from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.export import lmms_eval_utils
 from datagen.export.lmms_eval import UTILS, export_lmms_eval
@@ -30,7 +29,7 @@ from tests.processes import run
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of each kind."""
     out = tmp_path_factory.mktemp("export") / request.param
-    build(make_config(request.param, size=80, seed=2), out, process_executor(1))
+    build(DatasetConfig(dataset=request.param, size=80, seed=2), out, workers=1)
     return out
 
 
@@ -121,7 +120,7 @@ def test_several_answers_get_the_mean(digits_folder: Path) -> None:
 
 
 def test_a_task_that_is_not_asked_is_left_out(tmp_path: Path) -> None:
-    build(make_config("messages", size=20, seed=1, options={"words": (1, 1)}), tmp_path / "data", process_executor(1))
+    build(DatasetConfig(dataset="messages", size=20, seed=1, options={"words": (1, 1)}), tmp_path / "data", workers=1)
     done = run("datagen.cli", "export", "lmms-eval", "data", "--out", "tasks", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "tasks").iterdir()} == {

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen import r1_format as r1
-from datagen.dataset.config import make_config
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.shards import make_questions, raw_row
 from datagen.registry import DATASETS, TASKS
 from datagen.reward_audit import audit
+from datagen.task import RewardRangeError, score
 from datagen.tasks.counting import grounding
 from datagen.tasks.messages import chars, extract_characters, partial
 
@@ -54,8 +55,8 @@ def questions() -> list[dict[str, Any]]:
     """Some questions of every task."""
     found = []
     for spec in DATASETS.values():
-        recipe = make_config(spec.name, size=1000, seed=9)
-        found += make_questions(spec, [raw_row(spec, recipe, "test", index) for index in range(12)])
+        config = DatasetConfig(dataset=spec.name, size=1000, seed=9)
+        found += make_questions(spec, [raw_row(config, "test", index) for index in range(12)])
     assert {question["task"] for question in found} == set(TASKS)
     return found
 
@@ -64,15 +65,13 @@ QUESTIONS = st.integers(0, 10**6).map(lambda i: questions()[i % len(questions())
 
 
 def scores(message: str, question: dict[str, Any]) -> dict[str, float]:
-    return {name: reward(message, question) for name, reward in TASKS[question["task"]].rewards.items()}
+    return score(TASKS[question["task"]], message, question)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}: {case['message']!r}"[:80])
 def test_golden_cases(case: dict[str, Any]) -> None:
-    rewards = TASKS[case["task"]].rewards
-    assert {name: reward(case["message"], case["example"]) for name, reward in rewards.items()} == pytest.approx(
-        case["scores"], abs=1e-9
-    )
+    found = score(TASKS[case["task"]], case["message"], case["example"])
+    assert found == pytest.approx(case["scores"], abs=1e-9)
 
 
 def test_there_are_golden_cases_of_every_kind_of_task() -> None:
@@ -83,7 +82,7 @@ def test_there_are_golden_cases_of_every_kind_of_task() -> None:
 @given(text=SOUP, question=QUESTIONS)
 def test_any_text_gets_a_number_and_format_means_what_it_says(text: str, question: dict[str, Any]) -> None:
     found = scores(text, question)
-    assert all(0.0 <= score <= 1.0 for score in found.values())
+    assert all(0.0 <= reward <= 1.0 for reward in found.values())
     assert {found["format"], found["correctness"]} <= {0.0, 1.0}
     if found["format"]:
         assert [text.count(tag) for tag in r1.TAGS] == [1, 1, 1, 1]
@@ -146,9 +145,9 @@ def test_characters_are_scored_by_how_many_are_right(question: dict[str, Any], s
         message = r1.format_solution(f"<chars> {' '.join(given_)} </chars>", question["message"])
         assert extract_characters(message) == given_
         right = sum(a == b for a, b in zip(given_, true, strict=True))
-        score = chars(message, question)
-        assert score == 0.0 or score >= right / len(true) - 1e-9
-        assert (score == 1.0) == (given_ == true)
+        reward = chars(message, question)
+        assert reward == 0.0 or reward >= right / len(true) - 1e-9
+        assert (reward == 1.0) == (given_ == true)
         assert partial(message, question) == float(given_ == true)
 
 
@@ -162,7 +161,7 @@ def test_characters_are_scored_by_how_many_are_right(question: dict[str, Any], s
 )  # fmt: skip
 def test_hostile_texts_are_judged_in_linear_time(text: str) -> None:
     for question in questions():
-        assert {score for name, score in scores(text, question).items() if name == "correctness"} == {0.0}
+        assert scores(text, question)["correctness"] == 0.0
 
 
 CARELESS: dict[str, Any] = {
@@ -188,6 +187,15 @@ def test_the_audit_finds_careless_rewards(name: str) -> None:
     own = [question for question in questions() if question["task"] == "sum"]
     assert {finding.broke for finding in audit(TASKS["sum"], own)} == {None}
     assert reward in {finding.broke for finding in audit(task, own)}
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_reward_outside_its_range_is_an_error_and_found_by_the_audit(value: float) -> None:
+    task = replace(TASKS["sum"], rewards={**TASKS["sum"].rewards, "wild": lambda message, _: value if message else 0.0})
+    with pytest.raises(RewardRangeError, match=r"'wild' of task 'sum' gave .* not in \[0, 1\]"):
+        score(task, "anything", {"digits": [1]})
+    own = [question for question in questions() if question["task"] == "sum"]
+    assert {result.broke for result in audit(task, own)} == {"wild"}
 
 
 @pytest.mark.parametrize(("turn", "gap"), [("<A>", ""), ("A:", " ")])  # as Qwen opens a turn, and as SmolVLM does

@@ -16,22 +16,32 @@ import pytest
 
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
-from datagen.dataset.build import build
-from datagen.dataset.config import DatasetConfig, make_config
+from datagen.dataset.build import build, is_built
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.executors import process_executor, ray_executor
 from datagen.dataset.manifest import MANIFEST
 from tests.processes import refused, run
 
+SIZE = 600
 
-def recipe(size: int = 6000) -> DatasetConfig:
-    return make_config("messages", size=size, seed=4)
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards() -> Iterator[None]:
+    """Eight shards of 600 images: the executors are tested here, not the drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datagen.dataset.config.SHARD_SIZE", 100)
+        yield
+
+
+def config(size: int = SIZE) -> DatasetConfig:
+    return DatasetConfig(dataset="messages", size=size, seed=4)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The hash of every file, built by two processes of this machine."""
     out = tmp_path_factory.mktemp("here") / "messages"
-    build(recipe(), out, process_executor(2))
+    build(config(), out, workers=2)
     found: dict[str, str] = json.loads((out / MANIFEST).read_text())["files"]
     return found
 
@@ -64,7 +74,7 @@ def test_a_node_that_is_killed_loses_and_doubles_no_shard(
     out = tmp_path / "messages"
     drawn: list[int] = []
 
-    def engine(function: Any, items: list[Any]) -> Iterator[Any]:
+    def draw(function: Any, items: list[Any]) -> Iterator[Any]:
         for done in ray_executor(machines.address)(function, items):
             if isinstance(done, int):  # images, and no hash
                 drawn.append(done)
@@ -72,8 +82,8 @@ def test_a_node_that_is_killed_loses_and_doubles_no_shard(
                     machines.remove_node(nodes[0], allow_graceful=False)
             yield done
 
-    assert build(recipe(), out, engine)
-    assert sum(drawn) == 6000
+    build(config(), out, executor=draw)
+    assert sum(drawn) == SIZE
     assert json.loads((out / MANIFEST).read_text())["files"] == here
     assert {str(path.relative_to(out)): sha256(path) for path in out.glob("*/*")} == here
 
@@ -113,23 +123,22 @@ def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dic
     from upath import UPath
 
     def stops(function: Any, items: list[Any]) -> Iterator[Any]:
-        engine = process_executor(1)(function, items)
-        yield next(engine)
+        yield next(process_executor(1)(function, items))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(recipe(), UPath(store), stops)
+        build(config(), UPath(store), executor=stops)
     served = tmp_path / "served" / "messages"
     half = next(served.glob("r1/*.parquet"))
     half.write_bytes(half.read_bytes()[:5000])  # an upload that was cut off
     assert not (served / MANIFEST).exists()
     assert list(served.glob("r1/*.parquet"))
     with pytest.raises(UserError, match="another recipe"):
-        build(recipe(size=100), UPath(store), process_executor(1))
-    assert build(recipe(), UPath(store), process_executor(2))
-    assert not build(recipe(), UPath(store), process_executor(2))
+        build(config(size=100), UPath(store), workers=1)
+    assert str(build(config(), store, workers=2)) == str(UPath(store))
+    assert is_built(UPath(store), config())
     assert {str(path.relative_to(served)): sha256(path) for path in served.glob("*/*")} == here
-    assert sum(pq.read_metadata(path).num_rows for path in served.glob("raw/*")) == 6000
+    assert sum(pq.read_metadata(path).num_rows for path in served.glob("raw/*")) == SIZE
     assert {path.name for path in served.iterdir()} == {"raw", "r1", "examples", "README.md", MANIFEST}
 
 
@@ -138,9 +147,9 @@ def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:
         yield from process_executor(1)(function, items[1:])
 
     with pytest.raises(UserError, match="1 shards were drawn and are not in"):
-        build(recipe(size=20), tmp_path / "messages", forgetful)
+        build(config(size=20), tmp_path / "messages", executor=forgetful)
     assert not (tmp_path / "messages").exists()
-    assert build(recipe(size=20), tmp_path / "messages", process_executor(1))
+    build(config(size=20), tmp_path / "messages", workers=1)
 
 
 def test_a_store_that_refuses_gets_one_sentence_without_the_password(store: str, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import pytest
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
 from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.manifest import MANIFEST, read_manifest, write_card
 from datagen.dataset.verify import verify
 from datagen.registry import DATASETS
@@ -30,7 +29,7 @@ TEST_R1 = "r1/test-00000-of-00001.parquet"
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of each kind."""
     out = tmp_path_factory.mktemp("verify") / request.param
-    build(make_config(request.param, size=40, seed=2), out, process_executor(1))
+    build(DatasetConfig(dataset=request.param, size=40, seed=2), out, workers=1)
     return out
 
 

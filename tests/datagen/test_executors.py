@@ -21,18 +21,18 @@ WHERE = "__import__('datagen.dataset.shards').__file__"  # asked of a worker wit
 def test_workers_draw_with_the_code_of_their_parent_also_where_another_is_installed(tmp_path: Path) -> None:
     """A git worktree with the `.venv` of its main checkout, or a clone beside an installed r1vlm."""
     shutil.copytree(ROOT / "datagen", tmp_path / "datagen", ignore=shutil.ignore_patterns("__pycache__"))
-    code = f'from datagen.dataset.executors import processes; print(list(processes(1)(eval, ["{WHERE}"])))'
+    code = f'from datagen.dataset.executors import process_executor; print(*process_executor(1)(eval, ["{WHERE}"]))'
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert done.stdout == f"['{tmp_path}/datagen/__init__.py']\n"
+    assert done.stdout == f"{tmp_path}/datagen/__init__.py\n"
 
 
 def test_workers_have_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
-    engine = process_executor(1)
+    execute = process_executor(1)
     assert dict(os.environ) == before
     monkeypatch.setenv("R1VLM_LATER", "credentials")
     names = ["R1VLM_LATER", "PYTHONSAFEPATH", "PYTHONPATH"]
-    assert list(engine(os.getenv, names)) == [os.environ.get(name) for name in names]
+    assert list(execute(os.getenv, names)) == [os.environ.get(name) for name in names]
 
 
 def test_a_worker_that_dies_gets_one_sentence_however_early() -> None:

@@ -24,17 +24,17 @@ from datagen.dataset.reader import open_dataset
 from datagen.r1_format import full_message, vision_token_ids
 from datagen.registry import TASKS, reward_names
 from datagen.task import reward_hash
-from training.config import RunConfig
+from training.config import StageConfig
 
 Step = dict[str, Any]  # its `seconds`, those of `generation` and of the `sync` of weights in it, and its tokens
 
 
-def make_run(model: Path, data: Path, out: Path, settings: dict[str, Any], hardware: dict[str, Any]) -> RunConfig:
+def make_run(model: Path, data: Path, out: Path, settings: dict[str, Any], hardware: dict[str, Any]) -> StageConfig:
     """A run of GRPO on all tasks of a dataset folder, as `r1vlm-train` would make it."""
     built = open_dataset(data)
     tasks = [task.name for task in built.spec.tasks]
     hashes = {task: reward_hash(TASKS[task]) for task in tasks}
-    return RunConfig("grpo", str(model), built.name, tasks, str(out), 0, settings, built.fingerprint, hashes, hardware)
+    return StageConfig("grpo", str(model), built.name, tasks, str(out), 0, settings, built.fingerprint, hashes, hardware)
 
 
 class Measured(Exception):  # noqa: N818 - no error
@@ -108,7 +108,7 @@ def now() -> float:
     return time.perf_counter()
 
 
-def plain(run: RunConfig, meter: Meter) -> None:
+def plain(run: StageConfig, meter: Meter) -> None:
     """GRPO as a script has it that is written from TRL's documentation, with our rewards as reward functions.
 
     https://huggingface.co/docs/trl/grpo_trainer, "Using a custom reward function" and "Vision-Language Model (VLM)
@@ -151,24 +151,24 @@ def plain(run: RunConfig, meter: Meter) -> None:
     trainer.train()
 
 
-def ours(run: RunConfig, meter: Meter, *, preflight: bool) -> None:
+def ours(run: StageConfig, meter: Meter, *, preflight: bool) -> None:
     """The whole stage, as `r1vlm-train` runs it."""
-    from training import cli
+    from training import pipeline
     from training.trainers import grpo
 
-    cli.quiet()
-    go = grpo.run_trainer
+    pipeline.silence_libraries()
+    train = grpo.run_trainer
 
     def measured(trainer: Any, out: Path) -> Path:
         meter.attach(trainer)
-        return go(trainer, out)
+        return train(trainer, out)
 
     Path(run.out).mkdir(parents=True, exist_ok=True)
-    with patch.object(grpo, "go", measured):
+    with patch.object(grpo, "run_trainer", measured):
         grpo.train(run, preflight=preflight)
 
 
-WAYS: dict[str, Callable[[RunConfig, Meter], None]] = {
+WAYS: dict[str, Callable[[StageConfig, Meter], None]] = {
     "plain": plain,
     "ours": lambda run, meter: ours(run, meter, preflight=True),
     "ours, no preflight": lambda run, meter: ours(run, meter, preflight=False),
@@ -185,7 +185,7 @@ class Worker:
         WorkerError: here and in `step`, where the way ends with an error or takes too long.
     """
 
-    def __init__(self, way: str, run: RunConfig, count: int, seconds: float = 600) -> None:
+    def __init__(self, way: str, run: StageConfig, count: int, seconds: float = 600) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.deadline = time.monotonic() + seconds
@@ -232,7 +232,7 @@ class WorkerError(Exception):
     """A way of training that did not do its steps."""
 
 
-def _work(connection: Connection, way: str, run: RunConfig, count: int, log: Path) -> None:
+def _work(connection: Connection, way: str, run: StageConfig, count: int, log: Path) -> None:
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

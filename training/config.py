@@ -1,20 +1,28 @@
-"""The configuration of a run: recipe, then a YAML file, then options; checked before anything heavy is loaded."""
+"""The configuration of a run: as a user gives it (`RunConfig`), and of each stage as resolved (`StageConfig`)."""
 
 from __future__ import annotations
 
 import json
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from datagen.common.errors import UserError, suggest
+from datagen.hub.publish import PublishOptions
 from training.recipes import load_recipe
 
 Stage = Literal["cold_start", "grpo"]
+VLLM = Literal["off", "colocate", "server"]
+Curriculum = Literal["none", "difficulty"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RUN_FILE = "run.json"  # in a run folder: the configuration, and where the run is
 EXTRA_SETTINGS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
     "cold_start": {
@@ -25,7 +33,7 @@ EXTRA_SETTINGS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or n
     "grpo": {
         "freeze_vision": bool,
         "image_processor": dict[str, Any],
-        "curriculum": Literal["none", "difficulty"],  # the order of the questions: random, or the easiest first
+        "curriculum": Curriculum,  # the order of the questions: random, or the easiest first
         "drop_zero_variance": bool,  # see training/trainers/zero_variance.py
         "reward_weights": dict[str, float],  # by the reward's name; 1.0 for the others
         "lora": dict[str, Any],  # of PEFT's LoraConfig; all weights are trained without it
@@ -48,9 +56,94 @@ RESERVED_SETTINGS = {  # settings that would break what a run folder promises
 }
 
 
+class RunConfig(BaseModel):
+    """What `r1vlm-train` is asked for. Each field is the flag of that name; `push` stands for `--push-to-hub`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    """A task, or a dataset for all of its tasks."""
+    model: str | None = None
+    """`small`, `small-ciphers`, a folder or a model on the Hub; None for the recipe's, or the hardware's."""
+    data: str | None = None
+    """A dataset folder, or USER/NAME on the Hub; None for `data/` and the name of the dataset."""
+    out: Path | None = None
+    """The run folder; None for `runs/` and the name of the task."""
+    resume: bool = False
+    """Go on with the run in `out`."""
+    cold_start: bool = False
+    """Train on traces only, without GRPO."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    report: bool = True
+    """Score the checkpoints before and after GRPO, and write a report."""
+    hardware: str = "auto"
+    """A hardware preset, or `auto` for the one that uses most of what is there."""
+    nodes: Annotated[int, Field(ge=2)] | None = None
+    """Machines of a preset of several; one of them generates."""
+    gpu_memory: Annotated[float, Field(ge=1, le=10_000)] | None = None
+    """Memory of a GPU in GiB; None for what is there."""
+    vllm: Annotated[VLLM, BeforeValidator(lambda value: "off" if value is False else value)] | None = None
+    """Where vLLM generates; None for what the preset says. (In YAML, a plain `off` is false.)"""
+    preflight: bool = True
+    """Check before the first step that the trainer and vLLM agree."""
+    watchdog: Positive = 30.0
+    """Stop after so many minutes without a step."""
+    recipe: str | None = None
+    """A file of `training/recipes`; None for the model's."""
+    steps: Count | None = None
+    """Optimisation steps. This and what follows overrides the recipe; None for the recipe's value."""
+    learning_rate: Positive | None = None
+    num_generations: Annotated[int, Field(ge=2)] | None = None
+    """Completions of a question: the size of GRPO's groups."""
+    curriculum: Curriculum | None = None
+    """The order of the questions: at random, or the easiest first."""
+    traces: Count | None = None
+    """Solutions that the cold start trains on."""
+    eval_steps: Count | None = None
+    """Score validation so often, and keep the best checkpoint."""
+    report_to: str | None = None
+    """A tracker that transformers knows, such as tensorboard or wandb."""
+    config: Path | None = None
+    """A YAML file with fields of TRL's GRPOConfig (or SFTConfig)."""
+    settings: dict[str, Any] = {}
+    """Fields of TRL's GRPOConfig (or SFTConfig), which override all others: what `--set` says."""
+    push: PublishOptions | None = None
+    """Where to publish the last checkpoint; None: nowhere."""
+
+    def as_words(self) -> list[str]:
+        """The arguments of `r1vlm-train` that stand for this configuration."""
+        words = [self.task]
+        for name, info in type(self).model_fields.items():
+            value, flag = getattr(self, name), name.replace("_", "-")
+            if name == "task" or value == info.default:
+                continue
+            if name == "settings":
+                words += [word for key, setting in value.items() for word in ("--set", f"{key}={_as_yaml(setting)}")]
+            elif name == "push":
+                words += ["--push-to-hub", *_publish_words(value)]
+            elif isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", str(value)]
+        return words
+
+
+def _publish_words(push: PublishOptions) -> list[str]:
+    given = {name.replace("_", "-"): value for name, value in asdict(push).items() if value not in (None, False)}
+    return [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [value]))]
+
+
+def _as_yaml(value: Any) -> str:
+    """A value on one line of YAML, as an item of a list."""
+    import yaml
+
+    text: str = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
+    return text.removeprefix("[").removesuffix("]\n")
+
+
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that determines a run; `settings` are the fields of TRL's configuration class of the stage.
+class StageConfig:
+    """Everything that determines a stage; `settings` are the fields of TRL's configuration class of the stage.
 
     `hardware` is what does not: where the run is, and the settings that follow from that. A run may go on elsewhere.
     """
@@ -71,10 +164,19 @@ class RunConfig:
         return asdict(self)
 
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 def resolve_settings(
-    recipe: str, stage: Stage, file: Path | None, options: dict[str, Any], sets: list[str]
+    recipe: str,
+    stage: Stage,
+    file: Path | None = None,
+    options: Mapping[str, Any] = NOTHING,
+    settings: Mapping[str, Any] = NOTHING,
 ) -> dict[str, Any]:
-    """The merged and checked settings of a stage: recipe (of `recipes/`) < YAML file < options < `--set`.
+    """The merged and checked settings of a stage: recipe (of `recipes/`) < YAML file < options < `settings`.
+
+    Options that are None are left out; they have been checked before.
 
     Raises:
         UserError: for an unknown name (naming the nearest) or a value of the wrong type.
@@ -83,7 +185,23 @@ def resolve_settings(
     if file is not None:
         merged |= validate_settings(stage, _read_yaml(file))
     merged |= {name: value for name, value in options.items() if value is not None}
-    return merged | validate_settings(stage, dict(_assignment(text) for text in sets))
+    return merged | validate_settings(stage, settings)
+
+
+def settings_of(config: RunConfig, recipe: str, stage: Stage) -> dict[str, Any]:
+    """The settings of a stage of a run. What the user gives is for the stage asked for; a cold start before GRPO has
+    the recipe's, and `traces`.
+
+    Raises:
+        UserError: as `resolve_settings`.
+    """
+    traces = {"traces": config.traces} if stage == "cold_start" else {}
+    if stage == "cold_start" and not config.cold_start:
+        return resolve_settings(recipe, stage, None, traces)
+    options = {"max_steps": config.steps, "learning_rate": config.learning_rate, "report_to": config.report_to}
+    if stage == "grpo":
+        options |= {name: getattr(config, name) for name in ("num_generations", "curriculum", "eval_steps")}
+    return resolve_settings(recipe, stage, config.config, options | traces, config.settings)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -100,7 +218,16 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """The settings in texts of the form `name=value`, with values in YAML; the later of two for one name counts.
+
+    Raises:
+        UserError: for a text of another form.
+    """
+    return dict(map(_parse_assignment, texts))
+
+
+def _parse_assignment(text: str) -> tuple[str, Any]:
     import yaml
 
     name, equals, value = text.partition("=")
@@ -112,10 +239,14 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text!r} has a value that is not valid YAML") from error
 
 
-def validate_settings(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
-    """`values`, where each is a field of the stage's TRL configuration and of its type."""
+def validate_settings(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, each converted to the type of the field of the stage's TRL configuration that it is for.
+
+    Raises:
+        UserError: for an unknown name (naming the nearest), a name in `RESERVED_SETTINGS`, and a wrong value.
+    """
     if not values:
-        return values
+        return {}
     from huggingface_hub import get_token
     from pydantic import TypeAdapter, ValidationError
 
@@ -136,13 +267,13 @@ def validate_settings(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
         except ValidationError as error:
             wanted = error.errors()[0]["msg"]
             raise UserError(f"{name}={value!r} is not possible: {wanted[0].lower() + wanted[1:]}") from error
-        if why := _why_impossible(name, result[name]):
-            raise UserError(f"{name}={value!r} is not possible: {why}")
+        if reason := _impossible(name, result[name]):
+            raise UserError(f"{name}={value!r} is not possible: {reason}")
     return result
 
 
-def _why_impossible(name: str, value: Any) -> str | None:
-    """Why a value of the right type is none that a run can have."""
+def _impossible(name: str, value: Any) -> str | None:
+    """The reason why no run can have a value, though it is of the right type; None where one can."""
     if isinstance(value, float) and not math.isfinite(value):
         return "input should be a finite number"
     if name in ("eval_steps", "save_steps") and value is not None and (value <= 0 or (value > 1 and value % 1)):
@@ -153,7 +284,7 @@ def _why_impossible(name: str, value: Any) -> str | None:
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """What `run.json` in a run folder says; empty where there is none.
+    """The content of `run.json` in a run folder; empty where there is none.
 
     Raises:
         UserError: where it is damaged.
@@ -162,12 +293,12 @@ def read_run(out: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
+        recorded = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        noted = None
-    if not isinstance(noted, dict) or not isinstance(noted.get("settings", {}), dict):
+        recorded = None
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("settings", {}), dict):
         raise UserError(f"{path} is damaged: name another folder with --out, and train anew")
-    return noted
+    return recorded
 
 
 def config_class(stage: Stage) -> Any:
@@ -181,8 +312,8 @@ def config_class(stage: Stage) -> Any:
     return SFTConfig
 
 
-def make_trl_config(run: RunConfig) -> Any:
-    """TRL's configuration object of a run.
+def make_trl_config(stage: StageConfig) -> Any:
+    """TRL's configuration object of a stage.
 
     Raises:
         UserError: where TRL refuses the combination of settings; the sentence is TRL's.
@@ -190,35 +321,35 @@ def make_trl_config(run: RunConfig) -> Any:
     import torch
 
     fixed = {
-        "output_dir": run.out,
-        "seed": run.seed,
+        "output_dir": stage.out,
+        "seed": stage.seed,
         "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
     }
-    settings = {name: value for name, value in run.settings.items() if name not in EXTRA_SETTINGS[run.stage]}
-    if run.stage == "grpo":
-        settings["reward_weights"] = reward_weights(run)
-    settings |= run.hardware.get("settings", {})
+    settings = {name: value for name, value in stage.settings.items() if name not in EXTRA_SETTINGS[stage.stage]}
+    if stage.stage == "grpo":
+        settings["reward_weights"] = reward_weights(stage)
+    settings |= stage.hardware.get("settings", {})
     with trl_errors_explained():
-        return config_class(run.stage)(**{**fixed, **settings})
+        return config_class(stage.stage)(**{**fixed, **settings})
 
 
-def reward_weights(run: RunConfig) -> list[float]:
+def reward_weights(stage: StageConfig) -> list[float]:
     """The weight of each of the tasks' rewards, in the order in which the trainer is given them.
 
     Raises:
-        UserError: for the weight of a reward that no task of the run has.
+        UserError: for the weight of a reward that no task of the stage has.
     """
     from datagen.registry import reward_names
 
-    names, given = reward_names(run.tasks), run.settings.get("reward_weights", {})
-    for name in given:
+    names, weights = reward_names(stage.tasks), stage.settings.get("reward_weights", {})
+    for name in weights:
         if name not in names:
-            raise UserError(f"{', '.join(run.tasks)} has no reward {name!r} to weigh: {suggest(name, names)}")
-    return [given.get(name, 1.0) for name in names]
+            raise UserError(f"{', '.join(stage.tasks)} has no reward {name!r} to weigh: {suggest(name, names)}")
+    return [weights.get(name, 1.0) for name in names]
 
 
 @contextmanager
@@ -228,3 +359,8 @@ def trl_errors_explained() -> Iterator[None]:
         yield
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
+
+
+def precision(args: Any) -> str:
+    """What a TRL configuration computes in: `float32`, `bfloat16` or `float16`."""
+    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"

@@ -6,8 +6,8 @@ import gc
 import os
 import sys
 
-# In the environment of a trainer: a plan of r1vlm-train has started it; and a launcher goes on when it has ended.
-LAUNCHED, FOLLOWED = "R1VLM_LAUNCHED", "R1VLM_FOLLOWED"
+LAUNCHED = "R1VLM_LAUNCHED"  # "1" in the environment of the processes that a plan of r1vlm-train starts
+SUPERVISED = "R1VLM_FOLLOWED"  # "1" where a launcher of r1vlm-train waits for their end, and finishes the run
 
 
 def is_main() -> bool:
@@ -20,9 +20,19 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_trainer() -> bool:
-    """Whether this process was started to train, by r1vlm-train or by a launcher such as torchrun."""
-    return os.environ.get(LAUNCHED) == "1" or world_size() > 1
+def has_plan() -> bool:
+    """Whether a plan of r1vlm-train has started this process."""
+    return os.environ.get(LAUNCHED) == "1"
+
+
+def is_launched() -> bool:
+    """Whether this process was started to train with others, by r1vlm-train or by a launcher such as torchrun."""
+    return has_plan() or world_size() > 1
+
+
+def finishes_run() -> bool:
+    """Whether this process says that the run is complete, and publishes it; else its launcher does."""
+    return is_main() and os.environ.get(SUPERVISED) != "1"
 
 
 def leave_process_group() -> None:

@@ -22,14 +22,15 @@ from transformers import AutoModelForImageTextToText
 from datagen.common.errors import Parser, UserError, run_command, writable_folder
 from datagen.common.files import RECORD, write_json, write_text
 from datagen.common.options import integer
+from datagen.common.versions import installed_versions
 from datagen.hub.cards import render
 from datagen.r1_format import vision_token_ids
 from datagen.sources.mnist import DigitImages, load_digits
 from training.builtin_models.architecture import make_model, make_processor
 from training.builtin_models.language import decoding_accuracy, learn_to_speak, transcription_accuracy
 from training.builtin_models.reading import digit_accuracy, learn_to_read, letter_accuracy
-from training.trainers.checkpoints import versions
 
+PACKAGES = ("r1vlm", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 SHOWN = "Pretrained to read digits aloud, to add, and to look letters up in decoders, without a trace."
 
 
@@ -81,7 +82,8 @@ def make(
 
     for name, work in (("reading", read), ("letters", read_letters), ("speaking", speak), ("whole", polish)):
         seconds[name] = stage(partial / name, model, work)
-    record = {"stage": "base", "shown": SHOWN, "settings": settings, "seconds": seconds, "versions": versions()}
+    versions = installed_versions(PACKAGES)
+    record = {"stage": "base", "shown": SHOWN, "settings": settings, "seconds": seconds, "versions": versions}
     record["measured"] = measure(model, processor, glyphs)
     finished = partial / "model"
     model.save_pretrained(finished)

@@ -5,7 +5,6 @@ Every rule looks at means over the last `WINDOW` steps, and says nothing before 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from datagen.common.files import METRICS, write_json
+from datagen.common.metrics_log import read_metrics
 
 WINDOW = 20  # steps
 FORMAT, CORRECT, SPREAD = "rewards/format/mean", "rewards/correctness/mean", "rewards/correctness/std"
@@ -160,14 +160,12 @@ class DiagnosisCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, out: Path) -> None:
         self.out = out
         self.rows: list[dict[str, Any]] = []
-        self.said: dict[str, Symptom] = {}
+        self.reported: dict[str, Symptom] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on from what the run has logged before."""
-        path = self.out / METRICS
-        if path.is_file():
-            self.rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        self.said = {finding.name: finding for finding in history(self.rows)}
+        self.rows = read_metrics(self.out / METRICS)
+        self.reported = {finding.name: finding for finding in history(self.rows)}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Look at the run again, with the numbers of this step."""
@@ -175,8 +173,8 @@ class DiagnosisCallback(TrainerCallback):  # type: ignore[misc]
             return
         self.rows.append({"step": state.global_step, **logs})
         for finding in diagnose(self.rows):
-            if finding.name not in self.said:
-                self.said[finding.name] = finding
+            if finding.name not in self.reported:
+                self.reported[finding.name] = finding
                 tqdm.write(f"diagnosis: {finding}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -184,11 +182,11 @@ class DiagnosisCallback(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         still = {finding.name for finding in diagnose(self.rows)} if self.rows else set()
-        for finding in self.said.values():
+        for finding in self.reported.values():
             tqdm.write(
                 f"diagnosis: {finding.name}, {'to the end' if finding.name in still else 'for a while'}; {finding}"
             )
-        if not self.said and len(self.rows) >= WINDOW:
+        if not self.reported and len(self.rows) >= WINDOW:
             tqdm.write(f"diagnosis: nothing wrong was seen in {state.global_step} steps")
-        found = [{**asdict(finding), "at_the_end": finding.name in still} for finding in self.said.values()]
+        found = [{**asdict(finding), "at_the_end": finding.name in still} for finding in self.reported.values()]
         write_json(self.out / DIAGNOSIS, found)

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from datagen.common.files import CURVE, METRICS, atomic_path, write_text
+from datagen.common.metrics_log import read_metrics
 
 COMPLETIONS = "completions.jsonl"
-SHOWN = {"reward": "reward", "rewards/correctness/mean": "correct", "loss": "loss", "entropy": "entropy"}
+ON_THE_BAR = {"reward": "reward", "rewards/correctness/mean": "correct", "loss": "loss", "entropy": "entropy"}
 
 
 class MetricsLogger(TrainerCallback):  # type: ignore[misc]
@@ -42,7 +43,7 @@ class MetricsLogger(TrainerCallback):  # type: ignore[misc]
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
         if self.bar is not None:
-            self.bar.set_postfix({short: f"{logs[name]:.3f}" for name, short in SHOWN.items() if name in logs})
+            self.bar.set_postfix({short: f"{logs[name]:.3f}" for name, short in ON_THE_BAR.items() if name in logs})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar and draw the curve."""
@@ -79,8 +80,7 @@ def draw_curve(out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    path = out / METRICS
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = read_metrics(out / METRICS)
     names = [name for name in ("reward", "rewards/format/mean", "rewards/correctness/mean") if rows and name in rows[0]]
     if not names:
         return

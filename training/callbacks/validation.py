@@ -19,7 +19,9 @@ from trl.models.utils import unwrap_model_for_generation
 
 from datagen.r1_format import full_message
 from datagen.registry import TASKS
+from datagen.task import score
 from training.rollout.parity import images_of, render
+from training.rollout.protocols import GRPOTrainerLike
 
 QUESTIONS = 200  # of validation, the first: a standard error of at most 3.5 points
 BEST = "best"  # a link to the best checkpoint
@@ -32,7 +34,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     behind. The scores are logged as `held_out/NAME`.
     """
 
-    trainer: Any
+    trainer: GRPOTrainerLike
 
     def __init__(self, questions: Any, weights: dict[str, float]) -> None:
         self.questions = questions.select(range(min(QUESTIONS, len(questions))))
@@ -42,8 +44,8 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         """Score what the step has made, and have it saved."""
         if state.global_step % state.eval_steps and state.global_step < state.max_steps:
             return
-        with evaluating(self.trainer.model):
-            means = self.score()
+        with eval_mode(self.trainer.model):
+            means = self.mean_rewards()
             total = sum(self.weights[name] * mean for name, mean in means.items())
             self.trainer.log({"held_out/reward": total, **{f"held_out/{name}": mean for name, mean in means.items()}})
         if state.best_metric is None or total > state.best_metric:
@@ -58,21 +60,19 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
             temporary.symlink_to(f"checkpoint-{state.best_global_step}")
             os.replace(temporary, link)
 
-    def score(self) -> dict[str, float]:
+    def mean_rewards(self) -> dict[str, float]:
         """The mean of each reward over the questions, which the trainer's processes share evenly; the same on each."""
-        where = self.trainer.accelerator
-        share = max(1, len(self.questions) // where.num_processes)
-        rows = [self.questions[(where.process_index * share + i) % len(self.questions)] for i in range(share)]
-        earned = []
-        for row, text in zip(rows, answers(self.trainer, rows), strict=True):
-            rewards = TASKS[row["task"]].rewards
-            earned.append({name: rewards[name](full_message(text), row) for name in self.weights})
-        everywhere = gather_object(earned)
+        accelerator = self.trainer.accelerator
+        share = max(1, len(self.questions) // accelerator.num_processes)
+        rows = [self.questions[(accelerator.process_index * share + i) % len(self.questions)] for i in range(share)]
+        texts = answers(self.trainer, rows)
+        scores = [score(TASKS[row["task"]], full_message(text), row) for row, text in zip(rows, texts, strict=True)]
+        everywhere = gather_object(scores)
         return {name: sum(one[name] for one in everywhere) / len(everywhere) for name in self.weights}
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def eval_mode(model: Any) -> Iterator[None]:
     """Inside, without dropout and gradients."""
     training = model.training
     model.eval()
@@ -83,14 +83,14 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def answers(trainer: Any, rows: Sequence[dict[str, Any]]) -> list[str]:
+def answers(trainer: GRPOTrainerLike, rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the trainer's model answers greedily to questions, by whatever it samples with in training."""
     prompts = [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows]
-    ask = ask_vllm if trainer.use_vllm else ask_transformers
-    return list(trainer.processing_class.batch_decode(ask(trainer, prompts), skip_special_tokens=True))
+    generate = generate_with_vllm if trainer.use_vllm else generate_with_transformers
+    return list(trainer.processing_class.batch_decode(generate(trainer, prompts), skip_special_tokens=True))
 
 
-def ask_vllm(trainer: Any, prompts: list[Any]) -> list[list[int]]:
+def generate_with_vllm(trainer: GRPOTrainerLike, prompts: list[Any]) -> list[list[int]]:
     """Greedy completions by vLLM, with the weights as they are now; each question is asked once."""
     vllm = trainer.vllm_generation
     vllm.sync_weights()
@@ -102,11 +102,11 @@ def ask_vllm(trainer: Any, prompts: list[Any]) -> list[list[int]]:
         vllm.temperature, trainer.num_generations_eval = sampling
 
 
-def ask_transformers(trainer: Any, prompts: list[Any]) -> list[list[int]]:
+def generate_with_transformers(trainer: GRPOTrainerLike, prompts: list[Any]) -> list[list[int]]:
     """Greedy completions by the model itself, as many at a time as a step trains on."""
     processor, device = trainer.processing_class, trainer.accelerator.device
     size = trainer.args.per_device_train_batch_size
-    done: list[list[int]] = []
+    completions: list[list[int]] = []
     with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
         for start in range(0, len(prompts), size):
             batch = prompts[start : start + size]
@@ -119,5 +119,5 @@ def ask_transformers(trainer: Any, prompts: list[Any]) -> list[list[int]]:
                     max_new_tokens=trainer.max_completion_length,
                     suppress_tokens=trainer.args.generation_kwargs["suppress_tokens"],
                 )
-            done += ids[:, inputs["input_ids"].shape[1] :].tolist()
-    return done
+            completions += ids[:, inputs["input_ids"].shape[1] :].tolist()
+    return completions

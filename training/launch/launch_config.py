@@ -1,8 +1,7 @@
-"""Where a run runs: from the options of `r1vlm-train` to a plan for the hardware that is there."""
+"""Where a run runs: from its configuration to a plan for the hardware that is there."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import shutil
@@ -14,7 +13,7 @@ from datagen.common.errors import UserError, writable_folder
 from datagen.common.files import write_text
 from datagen.hub.fetch import parse_repo_id
 from datagen.task import DatasetSpec
-from training.config import RunConfig, read_run
+from training.config import RunConfig, StageConfig, read_run
 from training.launch.memory import GIB, gib, shape_of
 from training.launch.plan_rendering import render_plan, script_path, slurm_script
 from training.launch.planner import (
@@ -30,9 +29,9 @@ from training.launch.presets import AUTO, GPU, PRESETS, Generation, visible_gpus
 from training.models import DEFAULT_MODEL, model_folder
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
-ENOUGH = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
+ROOM = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
 ASSUMED = 80 * GIB  # memory of a GPU that can't be seen
-PLACING = {"--hardware": True, "--nodes": True, "--gpu-memory": True, "--dry-run": False}  # and whether a value follows
+PLACEMENT = {"hardware": AUTO, "nodes": None, "gpu_memory": None}  # fields that say where a run runs; their defaults
 
 
 def generation_of(vllm: str | None) -> Generation | None:
@@ -42,44 +41,44 @@ def generation_of(vllm: str | None) -> Generation | None:
 
 
 def plan_for(
-    arguments: argparse.Namespace, dataset: DatasetSpec, run: RunConfig, recipe: dict[str, Any], words: list[str]
+    config: RunConfig, dataset: DatasetSpec, stage: StageConfig, recipe: dict[str, Any]
 ) -> tuple[LaunchPlan, str]:
-    """The plan of a GRPO run, and why it is this one. `recipe` has its settings before the user's own.
+    """The plan of a run's GRPO, and why it is this one. `recipe` has its settings before the user's own.
 
     Raises:
         UserError: where the preset is unknown, or its processes can't share the batch.
     """
-    gpus = [] if arguments.hardware == "cpu" else visible_gpus()
-    noted = recorded_hardware(Path(run.out)) if arguments.resume else {}
-    asked = PlanRequest(
-        model=vllm_model_name(run.model),
-        shape=shape_of(run.model),
-        settings=run.settings,
-        question=largest_question(dataset.name, run.tasks),
-        words=words,
-        out=Path(run.out),
-        fixed=any(run.settings.get(name) != recipe.get(name) for name in BATCH),
-        completions=noted.get("completions"),
+    gpus = [] if config.hardware == "cpu" else visible_gpus()
+    recorded = recorded_hardware(Path(stage.out)) if config.resume else {}
+    request = PlanRequest(
+        model=vllm_model_name(stage.model),
+        shape=shape_of(stage.model),
+        settings=stage.settings,
+        question=largest_question(dataset.name, stage.tasks),
+        words=launched_words(config),
+        out=Path(stage.out),
+        fixed=any(stage.settings.get(name) != recipe.get(name) for name in BATCH),
+        completions=recorded.get("completions"),
     )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     memory = min((gpu.memory for gpu in gpus), default=None)
-    if arguments.gpu_memory is not None:
-        memory = int(arguments.gpu_memory * GIB)
-    elif memory is None and arguments.hardware not in (AUTO, "cpu"):
+    if config.gpu_memory is not None:
+        memory = int(config.gpu_memory * GIB)
+    elif memory is None and config.hardware not in (AUTO, "cpu"):
         memory = ASSUMED
     machine = Machine(
         gpu=memory,
         devices=tuple(name.strip() for name in visible.split(",")) if gpus and visible else (),
-        host=_host_memory() if memory is None or (gpus and arguments.gpu_memory is None) else None,
+        host=_host_memory() if memory is None or (gpus and config.gpu_memory is None) else None,
         cores=os.cpu_count() or 1,
     )
     return choose_plan(
-        asked,
-        arguments.hardware,
+        request,
+        config.hardware,
         machine,
         gpus,
-        nodes=arguments.nodes,
-        generation=generation_of(arguments.vllm),
+        nodes=config.nodes,
+        generation=generation_of(config.vllm),
         vllm=importlib.util.find_spec("vllm") is not None,
         deepspeed=importlib.util.find_spec("deepspeed") is not None,
     )
@@ -92,32 +91,25 @@ def vllm_model_name(model: str) -> str:
 
 def with_model(plan: LaunchPlan, model: str) -> LaunchPlan:
     """The same plan for a model of the same shape: what a cold start has made of the one it was made for."""
-    return make_plan(replace(plan.asked, model=vllm_model_name(model)), plan.preset, plan.machine)
+    return make_plan(replace(plan.request, model=vllm_model_name(model)), plan.preset, plan.machine)
 
 
 def _host_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def strip_launch_options(words: list[str]) -> list[str]:
-    """The arguments of a command without those that say where it runs."""
-    found, skip = [], False
-    for word in words:
-        option, _, value = word.partition("=")
-        if skip or option in PLACING:
-            skip = not skip and option in PLACING and PLACING[option] and not value
-            continue
-        found.append(word)
-    return found
+def launched_words(config: RunConfig) -> list[str]:
+    """The arguments of the processes that a plan launches; the plan adds its own preset to them."""
+    return config.model_copy(update=PLACEMENT).as_words()
 
 
-def print_plan(plan: LaunchPlan, why: str) -> None:
+def print_plan(plan: LaunchPlan, reason: str) -> None:
     """Print the plan, and write its Slurm script where it is one of several machines.
 
     Raises:
         UserError: where the memory does not suffice, or the script can't be written.
     """
-    print(render_plan(plan, why))
+    print(render_plan(plan, reason))
     check_fits(plan)
     if plan.preset.nodes > 1:
         script = script_path(plan)
@@ -142,9 +134,9 @@ def check_resources(plan: LaunchPlan, gpus: list[GPU]) -> None:
     if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"{preset.name} trains with DeepSpeed: install it with  pip install 'r1vlm[deepspeed]'")
     check_fits(plan)
-    out, each, most = plan.asked.out, plan.disk.checkpoint, min(plan.disk.most, ENOUGH)
-    there = len(list(out.glob("checkpoint-*")))
-    if (free := free_disk(out)) < (most - min(there, most - 1)) * each:
+    out, each, most = plan.request.out, plan.disk.checkpoint, min(plan.disk.most, ROOM)
+    existing = len(list(out.glob("checkpoint-*")))
+    if (free := free_disk(out)) < (most - min(existing, most - 1)) * each:
         raise UserError(
             f"checkpoints take {gib(each)} each, {most:g} at a time, and {gib(free)} are free at {out}: free some, "
             "name another disk with --out, or keep fewer with --set save_total_limit=1"
@@ -153,10 +145,10 @@ def check_resources(plan: LaunchPlan, gpus: list[GPU]) -> None:
 
 def free_disk(folder: Path) -> int:
     """Bytes that are free where a folder is, or will be."""
-    at = folder.absolute()
-    while not at.exists():
-        at = at.parent
-    return shutil.disk_usage(at).free
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def hardware_record(plan: LaunchPlan) -> dict[str, Any]:
@@ -201,7 +193,7 @@ def check_move(out: Path, now: dict[str, Any]) -> None:
     )
 
 
-def planned_model(arguments: argparse.Namespace, small: str) -> str:
+def planned_model(hardware: str, small: str) -> str:
     """The model of a plan that is only printed: on GPUs the default one, and `small` without any."""
-    gpus = arguments.hardware not in (AUTO, "cpu") or bool(visible_gpus())
-    return arguments.model or (DEFAULT_MODEL if gpus else small)
+    gpus = hardware not in (AUTO, "cpu") or bool(visible_gpus())
+    return DEFAULT_MODEL if gpus else small

@@ -21,30 +21,30 @@ from typing import Any, NoReturn
 
 from datagen.common.errors import UserError
 from datagen.common.files import METRICS
-from training.distributed import FOLLOWED
+from training.distributed import SUPERVISED
 from training.launch.planner import Job, LaunchPlan, Ports, make_plan
 from training.launch.process_supervisor import adopt_orphans, descendants, end_all, send
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
-FAILED, HUNG, INTERRUPTED = 1, 124, 130  # exit codes; 124 as of timeout(1)
+FAILED, HUNG = 1, 124  # exit codes; 124 as of timeout(1)
 LAST_LINES = 20
 
 
 @dataclass
 class Child:
-    """A job that was started: the guard that runs it, and the log of what it prints."""
+    """A job that was started: the supervisor that runs it, and the log of what it prints."""
 
     name: str
     log: Path
-    guard: subprocess.Popen[bytes]
+    supervisor: subprocess.Popen[bytes]
 
     def ended(self) -> str | None:
         """How it ended, in words; None while it runs."""
-        code = self.guard.poll()
+        code = self.supervisor.poll()
         if code is None:
             return None
         if code < 0:
-            return "lost its guard process"
+            return "lost its supervisor process"
         if code > 128:
             with contextlib.suppress(ValueError):
                 return f"was killed by {signal.Signals(code - 128).name}"
@@ -57,98 +57,93 @@ class Child:
         return "\n".join(lines[-LAST_LINES:])
 
 
-class EndedError(Exception):
-    """A run that can't go on: the exit code, and what to say."""
+class LaunchError(Exception):
+    """A run that can't go on. `code` is the exit code: 1 where a process failed, 124 where no step came in time."""
 
-    def __init__(self, code: int, says: str) -> None:
-        super().__init__(says)
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
-def launch(plan: LaunchPlan, *, watchdog: float) -> int:
-    """Start the server, then the trainer, and wait for its end; returns the exit code of r1vlm-train.
-
-    0 is the trainer's good end, 1 that either side failed, 124 that no step came within `watchdog` seconds, 130 Ctrl-C.
+def launch(plan: LaunchPlan, *, watchdog: float) -> None:
+    """Start the server, then the trainer, and wait for its good end.
 
     Raises:
         UserError: where the run folder can't be written.
+        LaunchError: where either side fails, or no step comes within `watchdog` seconds.
+        KeyboardInterrupt: for SIGINT, SIGTERM and SIGHUP.
     """
-    plan = make_plan(plan.asked, plan.preset, plan.machine, free_ports())
+    plan = make_plan(plan.request, plan.preset, plan.machine, free_ports())
     jobs = {job.name: job for job in plan.jobs}
-    trainer = replace(jobs["trainer"], environment=jobs["trainer"].environment | {FOLLOWED: "1"})
-    return supervise(plan.asked.out, trainer, jobs.get("server"), plan.ports.server, watchdog)
+    trainer = replace(jobs["trainer"], environment=jobs["trainer"].environment | {SUPERVISED: "1"})
+    supervise(plan.request.out, trainer, jobs.get("server"), plan.ports.server, watchdog)
 
 
-def supervise(out: Path, trainer: Job, server: Job | None, port: int, watchdog: float) -> int:
-    """Run a trainer in the folder `out`, with a server that answers at a port where there is one; see `launch`."""
+def supervise(out: Path, trainer: Job, server: Job | None, port: int, watchdog: float, *, grace: float = GRACE) -> None:
+    """Run a trainer in the folder `out`, with a server that answers at a port where there is one; see `launch`.
+
+    What is ended gets `grace` seconds between SIGTERM and SIGKILL.
+    """
     logs = out / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"can't write to {out} ({error.strerror}): name another folder with --out") from error
-    adopt_orphans()  # of a guard that is killed
+    adopt_orphans()  # of a supervisor that is killed
     children: list[Child] = []
-    try:
-        with _ending(children):
-            if server is not None:
-                children.append(start(server, logs))
-                print(f"waiting for vLLM at 127.0.0.1:{port}; its log is {children[0].log}", flush=True)
-                _await_answer(children[0], port, watchdog)
-            children.append(start(trainer, logs))
-            _await_end(children, out, watchdog)
-    except EndedError as ended:
-        print(f"r1vlm-train: {ended}", file=sys.stderr)
-        return ended.code
-    except KeyboardInterrupt:
-        print("r1vlm-train: interrupted: the same command with --resume goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    with _ending(children, grace):
+        if server is not None:
+            children.append(start(server, logs, grace))
+            print(f"waiting for vLLM at 127.0.0.1:{port}; its log is {children[0].log}", flush=True)
+            _await_answer(children[0], port, watchdog)
+        children.append(start(trainer, logs, grace))
+        _await_end(children, out, watchdog)
 
 
-def start(job: Job, logs: Path) -> Child:
-    """Start a job under a guard; what it prints is appended to its log."""
+def start(job: Job, logs: Path, grace: float) -> Child:
+    """Start a job under a supervisor; what it prints is appended to its log."""
     log = logs / f"{job.name}.log"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # vllm and accelerate are there
     with log.open("ab") as file:
-        guard = subprocess.Popen(
-            [sys.executable, "-m", "training.launch.process_supervisor", str(GRACE), *job.command],
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "training.launch.process_supervisor", str(grace), *job.command],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PATH": path, **job.environment},
             start_new_session=True,  # Ctrl-C is for the launcher, which then says what to do
         )
-    return Child(job.name, log, guard)
+    return Child(job.name, log, supervisor)
 
 
-def stop(children: list[Child]) -> None:
+def stop(children: list[Child], grace: float) -> None:
     """End all children and whatever they started; returns when nothing is left."""
     for child in children:
-        if child.guard.stdin is not None:
-            child.guard.stdin.close()
-    deadline = time.monotonic() + GRACE + 5
+        if child.supervisor.stdin is not None:
+            child.supervisor.stdin.close()
+    deadline = time.monotonic() + grace + 5
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.guard.wait(max(0.1, deadline - time.monotonic()))
+            child.supervisor.wait(max(0.1, deadline - time.monotonic()))
     end_all(0)
 
 
-def _await_answer(server: Child, port: int, patience: float) -> None:
+def _await_answer(server: Child, port: int, seconds: float) -> None:
     """Wait until the server is healthy.
 
     Raises:
-        EndedError: where it ends before, or does not answer in `patience` seconds.
+        LaunchError: where it ends before, or does not answer in so many seconds.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + seconds
     while True:
         _check([server])
         if _healthy(port):
             return
         if time.monotonic() > deadline:
             _dump([server])
-            raise EndedError(
+            raise LaunchError(
                 HUNG,
-                f"the server did not answer within {patience / 60:g} minutes: its stacks are in {server.log}; where it "
+                f"the server did not answer within {seconds / 60:g} minutes: its stacks are in {server.log}; where it "
                 "only needs longer, raise --watchdog",
             )
         time.sleep(0.5)
@@ -166,22 +161,22 @@ def _await_end(children: list[Child], out: Path, watchdog: float) -> None:
     """Show what the trainer prints until it ends well.
 
     Raises:
-        EndedError: where one of the children ends otherwise, or no step comes within `watchdog` seconds.
+        LaunchError: where one of the children ends otherwise, or no step comes within `watchdog` seconds.
     """
     trainer = children[-1]
     started = time.time()
     with trainer.log.open("rb") as log:
         log.seek(0, os.SEEK_END)
         while True:
-            over = trainer.guard.poll() == 0
+            complete = trainer.supervisor.poll() == 0
             _show(log)
-            if over:
+            if complete:
                 return
             _check(children)
             if time.time() - max(started, last_step(out)) > watchdog:
                 _dump(children)
                 logs = " and ".join(str(child.log) for child in children)
-                raise EndedError(
+                raise LaunchError(
                     HUNG,
                     f"no step within {watchdog / 60:g} minutes: all processes are stopped, and their stacks are in "
                     f"{logs}; where a step only takes longer, raise --watchdog, and go on with --resume",
@@ -197,10 +192,12 @@ def _show(log: Any) -> None:
 
 
 def _check(children: list[Child]) -> None:
-    """Raise `EndedError` where a child has ended: the first of them is the cause."""
+    """Raise `LaunchError` where a child has ended: the first of them is the cause."""
     for child in children:
-        if how := child.ended():
-            raise EndedError(FAILED, f"the {child.name} {how}; the last lines of {child.log}:\n{child.last_lines()}")
+        if ending := child.ended():
+            raise LaunchError(
+                FAILED, f"the {child.name} {ending}; the last lines of {child.log}:\n{child.last_lines()}"
+            )
 
 
 def _dump(children: list[Child]) -> None:
@@ -208,14 +205,14 @@ def _dump(children: list[Child]) -> None:
 
     Each has Python's fault handler on (PYTHONFAULTHANDLER), vLLM's own included, which writes them on SIGABRT.
     """
-    send([process for child in children for process in descendants(child.guard.pid)], signal.SIGABRT)
+    send([process for child in children for process in descendants(child.supervisor.pid)], signal.SIGABRT)
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(descendants(child.guard.pid) for child in children):
+    while time.monotonic() < deadline and any(descendants(child.supervisor.pid) for child in children):
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
-def _ending(children: list[Child]) -> Iterator[None]:
+def _ending(children: list[Child], grace: float) -> Iterator[None]:
     """However this is left, the children end. It is left as by Ctrl-C where a batch system or the terminal goes away.
 
     The first signal counts: a second one, of somebody impatient, must not leave processes behind.
@@ -235,7 +232,7 @@ def _ending(children: list[Child]) -> Iterator[None]:
         yield
     finally:
         ignore()
-        stop(children)
+        stop(children, grace)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -10,19 +10,19 @@ from training.launch.memory import GIB, SERVER_SHARE, Parts, gib
 from training.launch.planner import Job, LaunchPlan, Machine, PlanRequest, largest_question, possible
 from training.launch.presets import PRESETS, Preset
 
-OWN = re.compile(r"(http://)?\$(SERVER|RANK|MAIN)(:\d+)?")  # words with the variables of a plan of several machines
+PLAN_VARIABLE = re.compile(r"(http://)?\$(SERVER|RANK|MAIN)(:\d+)?")  # set by the shell
 
 
-def render_plan(plan: LaunchPlan, why: str) -> str:
+def render_plan(plan: LaunchPlan, reason: str) -> str:
     """The plan in words: what each GPU does, the memory it takes, and every command with its environment."""
     preset, batch = plan.preset, plan.batch
-    generations = plan.asked.settings.get("num_generations") or 8
+    generations = plan.request.settings.get("num_generations") or 8
     trained = f"LoRA of rank {plan.work.lora_rank}" if plan.work.lora_rank else "all weights"
     if plan.work.freeze_vision and not plan.work.lora_rank:
         trained = "all weights but the vision tower's"
     lines = [
-        f"{plan.asked.shape.name}, {trained} ({plan.asked.shape.parameters / 1e6:,.1f} million parameters)",
-        f"hardware: {preset.name} ({why}): {preset.summary}",
+        f"{plan.request.shape.name}, {trained} ({plan.request.shape.parameters / 1e6:,.1f} million parameters)",
+        f"hardware: {preset.name} ({reason}): {preset.summary}",
         f"a step: {batch.completions} completions of {batch.completions // generations} questions = {batch.processes} "
         f"process{'es' if batch.processes > 1 else ''} x {batch.per_device} at a time x {batch.accumulation}",
         "",
@@ -32,23 +32,23 @@ def render_plan(plan: LaunchPlan, why: str) -> str:
         f"disk: a checkpoint takes {gib(plan.disk.checkpoint)}, and there are up to {plan.disk.most:g} at a time",
     ]
     if not plan.jobs:
-        command = f"r1vlm-train {shlex.join(plan.asked.words)} --hardware {preset.name}"
+        command = f"r1vlm-train {shlex.join(plan.request.words)} --hardware {preset.name}"
         lines += ["", "# trains, in this process", command]
     for job in plan.jobs:
-        log = plan.asked.out / "logs" / f"{job.name}.log"
-        lines += ["", f"# {_where(job, preset)}{_what(job, preset)}; its log is {log}", shell(job)]
+        log = plan.request.out / "logs" / f"{job.name}.log"
+        lines += ["", f"# {_machine(job, preset)}{_task(job, preset)}; its log is {log}", shell(job)]
     if preset.nodes > 1:
         lines += ["", f"# all of it, as a job of Slurm:  sbatch {shlex.quote(str(script_path(plan)))}"]
     return "\n".join(lines)
 
 
-def _what(job: Job, preset: Preset) -> str:
+def _task(job: Job, preset: Preset) -> str:
     if job.name == "server":
         return "generates"
     return "trains, once the server answers" if preset.generation == "server" else "trains and generates"
 
 
-def _where(job: Job, preset: Preset) -> str:
+def _machine(job: Job, preset: Preset) -> str:
     if preset.nodes == 1:
         return ""
     if job.name == "server":
@@ -63,7 +63,7 @@ def shell(job: Job) -> str:
 
 
 def _quoted(word: str) -> str:
-    return f'"{word}"' if OWN.fullmatch(word) else shlex.quote(word)
+    return f'"{word}"' if PLAN_VARIABLE.fullmatch(word) else shlex.quote(word)
 
 
 def _gpus(plan: LaunchPlan) -> list[str]:
@@ -71,16 +71,16 @@ def _gpus(plan: LaunchPlan) -> list[str]:
     preset, memory, gpu = plan.preset, plan.memory, plan.machine.gpu
     if gpu is None or not preset.train_gpus:
         return [f"CPU: trains and generates, {gib(sum(memory.host.values()))} of host memory"]
-    what = "train and generate in turn" if preset.generation != "server" else "train"
+    work = "train and generate in turn" if preset.generation != "server" else "train"
     prefix = f"{preset.train_nodes} machines, " if preset.nodes > 1 else ""
-    lines = [f"{prefix}GPU {_range(0, preset.train_gpus)}: {what}, {gib(memory.peak)} of {gib(gpu)}"]
+    lines = [f"{prefix}GPU {_range(0, preset.train_gpus)}: {work}, {gib(memory.peak)} of {gib(gpu)}"]
     if preset.generation == "server":
         first = 0 if preset.nodes > 1 else preset.train_gpus
         cache = SERVER_SHARE * gpu - sum(memory.server.values())
-        each = (plan.work.prompt_tokens + plan.work.completion_tokens) * plan.asked.shape.kv_bytes
-        where = "1 machine, " if preset.nodes > 1 else ""
+        each = (plan.work.prompt_tokens + plan.work.completion_tokens) * plan.request.shape.kv_bytes
+        machine = "1 machine, " if preset.nodes > 1 else ""
         lines.append(
-            f"{where}GPU {_range(first, preset.generation_gpus)}: generate (vLLM), {gib(SERVER_SHARE * gpu)} of "
+            f"{machine}GPU {_range(first, preset.generation_gpus)}: generate (vLLM), {gib(SERVER_SHARE * gpu)} of "
             f"{gib(gpu)}, with a KV cache for {max(0, int(cache // each)):,} completions at once on each"
         )
     return lines
@@ -113,7 +113,7 @@ def _number(parts: Parts, name: str) -> str:
 
 def script_path(plan: LaunchPlan) -> Path:
     """Where the Slurm script of a plan is written: beside the run folder."""
-    return plan.asked.out.with_name(plan.asked.out.name + ".slurm")
+    return plan.request.out.with_name(plan.request.out.name + ".slurm")
 
 
 def slurm_script(plan: LaunchPlan) -> str:
@@ -121,16 +121,16 @@ def slurm_script(plan: LaunchPlan) -> str:
     preset = plan.preset
     server, trainer = plan.jobs
     address = f"http://$SERVER:{plan.ports.server}/health"
-    logs = plan.asked.out / "logs"
+    logs = plan.request.out / "logs"
     train = shell(trainer).replace('"$RANK"', '"$SLURM_PROCID"')
     return f"""\
 #!/bin/bash
-#SBATCH --job-name={shlex.quote(plan.asked.out.name)}
+#SBATCH --job-name={shlex.quote(plan.request.out.name)}
 #SBATCH --nodes={preset.nodes}
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node={preset.gpus}
 #SBATCH --exclusive
-#SBATCH --output={shlex.quote(f"{plan.asked.out}.slurm.log")}
+#SBATCH --output={shlex.quote(f"{plan.request.out}.slurm.log")}
 # {preset.summary}. The run folder must be one that all machines see.
 # Sent again after an end of any kind, it goes on from the last checkpoint.
 set -euo pipefail
@@ -168,7 +168,7 @@ def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
     from training.config import resolve_settings
     from training.launch.memory import built_in
 
-    recipe = resolve_settings("default", "grpo", None, {}, [])
+    recipe = resolve_settings("default", "grpo")
     question = largest_question("digits", ["list", "sum"])
     lines = ["| preset | what it does | all weights | LoRA | host |", "|---|---|---:|---:|---:|"]
     for preset in PRESETS.values():
@@ -176,8 +176,8 @@ def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
             continue
         cells, hosts = [], [0.0]
         for lora in ({}, {"lora": {"r": 16}}):
-            asked = PlanRequest(model, built_in()[model], recipe | lora, question, [], Path("runs"))
-            plans = [plan for size in sizes for plan in possible(asked, [preset], Machine(size * GIB))]
+            request = PlanRequest(model, built_in()[model], recipe | lora, question, [], Path("runs"))
+            plans = [plan for size in sizes for plan in possible(request, [preset], Machine(size * GIB))]
             fitting = [size for size, plan in zip(sizes, plans, strict=False) if plan.fits]
             hosts += [sum(plan.memory.host.values()) for plan in plans]
             cells.append(f"{plans[-1].memory.peak / GIB:.0f} (from {fitting[0]})" if fitting else "-")

@@ -94,7 +94,7 @@ class LaunchPlan:
     """A preset applied to a command. `settings` are those of TRL's GRPOConfig that follow from the hardware."""
 
     preset: Preset
-    asked: PlanRequest
+    request: PlanRequest
     machine: Machine
     work: Workload
     memory: Memory
@@ -118,10 +118,10 @@ def largest_question(dataset: str, tasks: list[str]) -> QuestionSize:
     """The largest of some questions of a dataset, drawn with its default options."""
     from PIL import Image
 
-    from datagen.dataset.config import make_config
+    from datagen.dataset.config import DatasetConfig
     from datagen.dataset.shards import sample_questions
 
-    drawn = sample_questions(make_config(dataset, size=1000, seed=0), 16)
+    drawn = sample_questions(DatasetConfig(dataset=dataset, size=1000, seed=0), 16)
     rows = [row for task, rows in drawn.items() if task in tasks for row in rows]
     sizes = [Image.open(io.BytesIO(row["image"]["bytes"])).size for row in rows]
     return QuestionSize(
@@ -132,39 +132,39 @@ def largest_question(dataset: str, tasks: list[str]) -> QuestionSize:
     )
 
 
-def make_plan(asked: PlanRequest, preset: Preset, machine: Machine, ports: Ports | None = None) -> LaunchPlan:
+def make_plan(request: PlanRequest, preset: Preset, machine: Machine, ports: Ports | None = None) -> LaunchPlan:
     """The plan of a command under a preset.
 
     Raises:
         UserError: where the batch can't be made to fit the number of processes, and for what FSDP2 can't do.
     """
-    if preset.sharding == "fsdp2" and asked.settings.get("lora"):
+    if preset.sharding == "fsdp2" and request.settings.get("lora"):
         raise UserError(  # vllm_generation.py merges adapters into weights that are split, and asks if that works
             f"TRL 1.16 sends no LoRA adapters to vLLM from FSDP2 ({preset.name}): use --hardware 4gpu-zero3"
         )
-    if preset.sharding == "fsdp2" and asked.settings.get("beta"):
+    if preset.sharding == "fsdp2" and request.settings.get("beta"):
         raise UserError(  # transformers loads weights in one process alone, and TRL's prepare_fsdp sends them to none
             f"TRL 1.16 gives all processes of FSDP2 but one a reference model of zeros ({preset.name}): "
             "use --hardware 4gpu-zero3, or set beta=0"
         )
-    batch = fit_batch(asked.settings, preset, asked=asked.fixed)
-    if asked.completions is not None and batch.completions != asked.completions:
-        batch = fit_batch(asked.settings, preset, completions=asked.completions)
-    work = _work(asked, batch)
-    memory = predict(asked.shape, work, preset, machine.gpu if preset.train_gpus else None)
+    batch = fit_batch(request.settings, preset, fixed=request.fixed)
+    if request.completions is not None and batch.completions != request.completions:
+        batch = fit_batch(request.settings, preset, completions=request.completions)
+    work = _work(request, batch)
+    memory = predict(request.shape, work, preset, machine.gpu if preset.train_gpus else None)
     settings = trl_settings(preset, batch)
     if memory.vllm and machine.gpu is not None:
         settings["vllm_gpu_memory_utilization"] = min(memory.vllm, SERVER_SHARE)
-    room = disk(asked.shape, work, preset, asked.settings)
-    plan = LaunchPlan(preset, asked, machine, work, memory, room, ports or Ports(), settings)
+    room = disk(request.shape, work, preset, request.settings)
+    plan = LaunchPlan(preset, request, machine, work, memory, room, ports or Ports(), settings)
     return replace(plan, jobs=list(_jobs(plan)))
 
 
-def _work(asked: PlanRequest, batch: Batch) -> Workload:
-    settings, question = asked.settings, asked.question
+def _work(request: PlanRequest, batch: Batch) -> Workload:
+    settings, question = request.settings, request.question
     images = settings.get("image_processor") or {}
     tiled = images.get("do_image_splitting", True)
-    patches, image_tokens = asked.shape.image(question.width, question.height, tiled=tiled)
+    patches, image_tokens = request.shape.image(question.width, question.height, tiled=tiled)
     lora = settings.get("lora") or {}
     targets = str(lora.get("target_modules", ""))
     return Workload(
@@ -183,7 +183,7 @@ def _work(asked: PlanRequest, batch: Batch) -> Workload:
 
 
 def choose_plan(
-    asked: PlanRequest,
+    request: PlanRequest,
     hardware: str,
     machine: Machine,
     gpus: list[GPU],
@@ -203,20 +203,22 @@ def choose_plan(
     """
     if hardware != AUTO:
         preset = with_generation(find_preset(hardware, nodes), generation)
-        return make_plan(asked, preset, machine), "asked for"
+        return make_plan(request, preset, machine), "asked for"
     if gpus and not vllm and generation is None:
         generation = "transformers"
-        asked = replace(asked, words=[*asked.words, "--vllm", "off"])  # what is launched must not decide otherwise
+        request = replace(
+            request, words=[*request.words, "--vllm", "off"]
+        )  # what is launched must not decide otherwise
     machines = nodes or int(os.environ.get("SLURM_NNODES", "1"))
-    presets, why = rank_presets(gpus, machines, generation, deepspeed=deepspeed)
+    presets, reason = rank_presets(gpus, machines, generation, deepspeed=deepspeed)
     if nodes is not None and presets[0].nodes == 1:
-        raise UserError(f"--nodes is for multinode, and {why}: plan for other machines with --hardware multinode")
-    tried = possible(asked, presets, machine) or [make_plan(asked, presets[0], machine)]  # which says why it is not
+        raise UserError(f"--nodes is for multinode, and {reason}: plan for other machines with --hardware multinode")
+    tried = possible(request, presets, machine) or [make_plan(request, presets[0], machine)]  # which says why it is not
     best = next((plan for plan in tried if plan.fits), tried[0])
     if gpus and not vllm:
-        why += "; without vLLM (pip install 'r1vlm[vllm]') the model itself generates"
+        reason += "; without vLLM (pip install 'r1vlm[vllm]') the model itself generates"
     over = [plan.preset.name for plan in tried[: tried.index(best)]]
-    return best, why + (f", and {', '.join(over)} would need more memory" if over else "")
+    return best, reason + (f", and {', '.join(over)} would need more memory" if over else "")
 
 
 def check_fits(plan: LaunchPlan) -> None:
@@ -224,7 +226,7 @@ def check_fits(plan: LaunchPlan) -> None:
     if plan.fits:
         return
     gpu, host, memory = plan.machine.gpu or 0, plan.machine.host, plan.memory
-    model, name = plan.asked.shape.name, plan.preset.name
+    model, name = plan.request.shape.name, plan.preset.name
     if host is not None and sum(memory.host.values()) > host:
         need = f"{gib(sum(memory.host.values()))} of host memory, and there are {gib(host)}"
         roomy = replace(plan.machine, host=host)
@@ -234,20 +236,20 @@ def check_fits(plan: LaunchPlan) -> None:
             need = f"{gib(sum(memory.server.values()))} of the GPU that generates, which has {gib(gpu)}"
         roomy = replace(plan.machine, host=None)
     larger = [preset for preset in PRESETS.values() if preset.train_gpus and preset.gpus >= plan.preset.gpus]
-    others = possible(plan.asked, larger, replace(roomy, devices=()))
+    others = possible(plan.request, larger, replace(roomy, devices=()))
     do = [f"use --hardware {other.preset.name}" for other in others if other.fits][:1]
-    lora = replace(plan.asked, settings=plan.asked.settings | {"lora": {"r": 16}})
+    lora = replace(plan.request, settings=plan.request.settings | {"lora": {"r": 16}})
     if not plan.work.lora_rank and any(other.fits for other in possible(lora, [plan.preset], plan.machine)):
         do.append("train LoRA adapters (--set 'lora={r: 16}')")
     raise UserError(f"{model} on {name} needs {need}: {', or '.join(do) or 'use a smaller model'}")
 
 
-def possible(asked: PlanRequest, presets: list[Preset], machine: Machine) -> list[LaunchPlan]:
+def possible(request: PlanRequest, presets: list[Preset], machine: Machine) -> list[LaunchPlan]:
     """The plans of those presets that can do what is asked, whether it fits or not."""
     plans = []
     for preset in presets:
         with contextlib.suppress(UserError):
-            plans.append(make_plan(asked, preset, machine))
+            plans.append(make_plan(request, preset, machine))
     return plans
 
 
@@ -274,7 +276,7 @@ def _jobs(plan: LaunchPlan) -> Iterator[Job]:
     command = ["accelerate", "launch", "--config_file", str(preset.accelerate_file)]
     command += ["--num_processes", str(preset.processes), *(machines if many else []), *rendezvous]
     command += ["--mixed_precision", "bf16" if plan.work.bf16 else "no"]
-    command += ["-m", "training.cli", *plan.asked.words, "--hardware", preset.name]
+    command += ["-m", "training.cli", *plan.request.words, "--hardware", preset.name]
     yield Job("trainer", command + (["--nodes", str(preset.nodes)] if many else []), environment, training)
 
 
@@ -289,7 +291,7 @@ def _serve(plan: LaunchPlan, host: str) -> list[str]:
     Weights come over NCCL; log-probabilities are those after temperature and masks, of any number of tokens; images are
     rendered apart from token ids, which vLLM 0.30 and later do behind --enable-scale-out.
     """
-    model, _, revision = plan.asked.model.partition("@")
+    model, _, revision = plan.request.model.partition("@")
     length = 1024 * math.ceil(2 * (plan.work.prompt_tokens + plan.work.completion_tokens) / 1024)
     command = ["vllm", "serve", model, *(["--revision", revision] if revision else [])]
     command += ["--host", host, "--port", str(plan.ports.server)]
@@ -297,7 +299,7 @@ def _serve(plan: LaunchPlan, host: str) -> list[str]:
     command += ["--max-logprobs", "-1", "--enable-scale-out", "--dtype", "bfloat16" if plan.work.bf16 else "float32"]
     command += ["--max-model-len", str(max(4096, length)), "--gpu-memory-utilization", str(SERVER_SHARE)]
     command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
-    if images := plan.asked.settings.get("image_processor"):
+    if images := plan.request.settings.get("image_processor"):
         command += ["--mm-processor-kwargs", json.dumps(images)]
     replicas = plan.preset.generation_gpus
     return command + (["--data-parallel-size", str(replicas)] if replicas > 1 else [])

@@ -264,22 +264,22 @@ class Batch:
 
 
 def fit_batch(
-    settings: dict[str, Any], preset: Preset, *, asked: bool = False, completions: int | None = None
+    settings: dict[str, Any], preset: Preset, *, fixed: bool = False, completions: int | None = None
 ) -> Batch:
     """Micro-batch and accumulation that keep TRL's rule on this hardware.
 
     TRL 1.16 (GRPOConfig.__post_init__): per_device_train_batch_size x processes x steps_per_generation is a multiple of
     num_generations. A micro-batch above the preset's is split into more steps of accumulation; then the accumulation
-    moves to the nearest number that keeps the rule, unless the user `asked` for what there is.
+    moves to the nearest number that keeps the rule, unless it is `fixed`.
 
     Args:
         settings: of GRPO; those that are missing are TRL's defaults.
         preset: says how many processes there are, and the largest micro-batch.
-        asked: whether the user gave one of the three numbers; then they are not changed.
+        fixed: whether the user gave one of the three numbers; then they are not changed.
         completions: of a step, where a run that is resumed fixes them. They are kept on any hardware.
 
     Raises:
-        UserError: where the numbers asked for break the rule, or the processes can't share `completions`; it names
+        UserError: where the given numbers break the rule, or the processes can't share `completions`; it names
             numbers that would do.
     """
     generations = settings.get("num_generations") or 8
@@ -301,7 +301,7 @@ def fit_batch(
         per_device = max(n for n in range(1, preset.micro_batch + 1) if wanted % n == 0)
     steps = steps * wanted // per_device
     unit = generations // math.gcd(generations, per_device * processes)
-    if asked and steps % unit:
+    if fixed and steps % unit:
         total = per_device * processes * steps
         possible = ", ".join(str(n) for n in range(2, 33) if total % n == 0)
         raise UserError(

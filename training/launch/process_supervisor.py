@@ -1,10 +1,10 @@
 """Runs a command, and ends with it every process that it ever started.
 
-    python -m training.guard GRACE COMMAND...
+    python -m training.launch.process_supervisor GRACE COMMAND...
 
-The launcher keeps the guard's standard input open. When it closes, because the launcher wants the end or was killed,
-or when the command ends, whatever is left gets SIGTERM, and SIGKILL after GRACE seconds. Process groups
-would not do: torchrun puts its workers into sessions of their own. The guard is a subreaper instead (prctl(2),
+The launcher keeps the supervisor's standard input open. When it closes, because the launcher wants the end or was
+killed, or when the command ends, whatever is left gets SIGTERM, and SIGKILL after GRACE seconds. Process groups would
+not do: torchrun puts its workers into sessions of their own. The supervisor is a subreaper instead (prctl(2),
 PR_SET_CHILD_SUBREAPER), so that orphans become its children and none can get away.
 """
 
@@ -38,13 +38,13 @@ def adopt_orphans() -> None:
 
 def descendants(pid: int | None = None) -> list[psutil.Process]:
     """The living processes under a process, this one unless another is named."""
-    found = []
+    alive = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-    return found
+                    alive.append(process)
+    return alive
 
 
 def send(processes: list[psutil.Process], number: signal.Signals) -> None:

@@ -20,10 +20,12 @@ from trl.data_utils import prepare_multimodal_messages
 
 from datagen.common.errors import UserError
 from datagen.r1_format import OPENING, vision_token_ids
+from training.config import precision
+from training.rollout.protocols import GRPOTrainerLike, Processor
 
 PROMPTS = 4  # questions that are asked, each num_generations times
 BANNED = -100.0  # the logit bias that makes a token impossible, to one in 10^43
-GO_ON = "start with --vllm off, or with --no-preflight to train all the same"
+ADVICE = "start with --vllm off, or with --no-preflight to train all the same"
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,22 @@ def agreement(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
 
 
 def check_agreement(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], words: Sequence[Sequence[str]], precision: str
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], tokens: Sequence[Sequence[str]], dtype: str
 ) -> Agreement:
-    """The `Agreement`, where it is within the precision's tolerance; `words` are the sampled tokens.
+    """The `Agreement`, where it is within the tolerance of `dtype`; `tokens` are the sampled tokens' texts.
 
     Raises:
         UserError: where it is not, with the first token that is further off.
     """
-    found, allowed = agreement(ours, theirs), TOLERANCES[precision]
+    found, allowed = agreement(ours, theirs), TOLERANCES[dtype]
     if found.mean <= allowed.logprob and abs(found.ratio - 1) <= allowed.ratio:
         return found
     row, column, one, other = first_beyond(ours, theirs, allowed.logprob)
     raise UserError(
         f"trainer and vLLM give the same tokens other log-probabilities: {found.mean:.3f} nats apart on average "
-        f"({allowed.logprob:g} is allowed in {precision}), mean importance ratio {found.ratio:.3f} "
-        f"(1 ± {allowed.ratio:g}); first in completion {row + 1} at token {column + 1}, {words[row][column]!r}: "
-        f"{one:.3f} in the trainer, {other:.3f} in vLLM; {GO_ON}"
+        f"({allowed.logprob:g} is allowed in {dtype}), mean importance ratio {found.ratio:.3f} "
+        f"(1 ± {allowed.ratio:g}); first in completion {row + 1} at token {column + 1}, {tokens[row][column]!r}: "
+        f"{one:.3f} in the trainer, {other:.3f} in vLLM; {ADVICE}"
     )
 
 
@@ -94,7 +96,7 @@ def first_beyond(
     raise ValueError("all are within what is allowed")
 
 
-def check_same_prompts(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]], processor: Any) -> None:
+def check_same_prompts(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]], processor: Processor) -> None:
     """Check that vLLM has read the trainer's tokens.
 
     Raises:
@@ -112,7 +114,7 @@ def check_same_prompts(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[
         raise UserError(
             f"vLLM reads another prompt than the trainer: {len(one)} tokens in the trainer ({images[0]} of images), "
             f"{len(other)} in vLLM ({images[1]}); at token {at + 1} it is {words[0]} in the trainer and {words[1]} "
-            f"in vLLM: the image processor, the tokenizer or the chat template differs; {GO_ON}"
+            f"in vLLM: the image processor, the tokenizer or the chat template differs; {ADVICE}"
         )
 
 
@@ -124,13 +126,13 @@ def check_text(text: str, placeholder: str, images: int) -> None:
     """
     if text.count(placeholder) != images:
         raise UserError(
-            f"the chat template puts {text.count(placeholder)} image placeholders into a prompt with {images}: mend it"
+            f"the chat template puts {text.count(placeholder)} image placeholders into a prompt with {images}: fix it"
         )
     if text.count(OPENING) != 1 or not text.endswith(OPENING):
-        where = "not at the end" if text.count(OPENING) == 1 else f"{text.count(OPENING)} times"
+        position = "not at the end" if text.count(OPENING) == 1 else f"{text.count(OPENING)} times"
         raise UserError(
-            f"the opening words {OPENING!r} are in a prompt {where}, and belong at its end once; it ends with "
-            f"{text[-60:]!r}: mend the chat template"
+            f"the opening words {OPENING!r} are in a prompt {position}, and belong at its end once; it ends with "
+            f"{text[-60:]!r}: fix the chat template"
         )
 
 
@@ -149,7 +151,7 @@ def check_banned(tokens: Mapping[int, str], suppressed: Sequence[int], bias: Map
             )
 
 
-def banned_tokens(processor: Any) -> dict[int, str]:
+def banned_tokens(processor: Processor) -> dict[int, str]:
     """The tokens that stand for images, by id: Qwen's, and what the processor itself names."""
     ids = set(vision_token_ids(processor.tokenizer.get_vocab()))
     ids |= {token for name in ("image_token_id", "video_token_id") if (token := getattr(processor, name, None))}
@@ -159,7 +161,7 @@ def banned_tokens(processor: Any) -> dict[int, str]:
 class ParityCheck(TrainerCallback):  # type: ignore[misc]
     """Runs `check` before the first step, when the model is where it will be trained. `trainer` is set behind."""
 
-    trainer: Any
+    trainer: GRPOTrainerLike
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check, and say what was checked.
@@ -172,7 +174,7 @@ class ParityCheck(TrainerCallback):  # type: ignore[misc]
                 print(f"preflight: {line}", flush=True)
 
 
-def check(trainer: Any) -> list[str]:
+def check(trainer: GRPOTrainerLike) -> list[str]:
     """What was checked of a GRPO trainer, a line each.
 
     Raises:
@@ -196,7 +198,7 @@ def check(trainer: Any) -> list[str]:
     return lines
 
 
-def check_server_images(trainer: Any, prompts: list[Any]) -> None:
+def check_server_images(trainer: GRPOTrainerLike, prompts: list[Any]) -> None:
     """Check that vLLM's server makes as many tokens of an image as the trainer, before it is asked and dies of it.
 
     Raises:
@@ -205,7 +207,7 @@ def check_server_images(trainer: Any, prompts: list[Any]) -> None:
     features = trainer.vllm_generation.vllm_client.image_features([images_of(prompt) for prompt in prompts])
     read = render(prompts, trainer, tokenize=True, return_dict=True)["input_ids"]
     for ids, feature in zip(read, features, strict=True):
-        theirs = sum(place["length"] for place in feature["mm_placeholders"]["image"])
+        theirs = sum(placeholder["length"] for placeholder in feature["mm_placeholders"]["image"])
         if (ours := ids.count(trainer.processing_class.image_token_id)) != theirs:
             raise UserError(
                 f"an image is {ours} tokens in the trainer and {theirs} in vLLM's server: start it with the same "
@@ -213,7 +215,7 @@ def check_server_images(trainer: Any, prompts: list[Any]) -> None:
             )
 
 
-def check_vllm(trainer: Any, prompts: list[Any]) -> list[str]:
+def check_vllm(trainer: GRPOTrainerLike, prompts: list[Any]) -> list[str]:
     """What was checked of a trainer's vLLM, a line each. The weights and the state of chance are left as they were.
 
     Raises:
@@ -221,7 +223,7 @@ def check_vllm(trainer: Any, prompts: list[Any]) -> list[str]:
     """
     training = trainer.model.training
     with torch.random.fork_rng(), torch.no_grad():
-        completions, before, found = ask(trainer, prompts)
+        completions, before, found = sample(trainer, prompts)
         allowed = TOLERANCES[precision(trainer.args)]
         lines = [f"trainer and vLLM read the same tokens in {len(prompts)} prompts"] * (trainer.vllm_mode == "colocate")
         lines.append(
@@ -236,13 +238,13 @@ def check_vllm(trainer: Any, prompts: list[Any]) -> list[str]:
     return lines
 
 
-def is_split(trainer: Any) -> bool:
+def is_split(trainer: GRPOTrainerLike) -> bool:
     """Whether each process holds a part of the weights: with ZeRO-3 and FSDP. With ZeRO-2 all have them whole."""
     plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
     return bool(trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3))
 
 
-def ask(trainer: Any, prompts: list[Any]) -> tuple[list[list[int]], list[list[float]], Agreement]:
+def sample(trainer: GRPOTrainerLike, prompts: list[Any]) -> tuple[list[list[int]], list[list[float]], Agreement]:
     """VLLM's completions with the trainer's present weights, the trainer's log-probabilities, and how they agree.
 
     Raises:
@@ -259,7 +261,7 @@ def ask(trainer: Any, prompts: list[Any]) -> tuple[list[list[int]], list[list[fl
 
 
 def check_weights_arrive(
-    trainer: Any, prompts: list[Any], completions: list[list[int]], before: list[list[float]]
+    trainer: GRPOTrainerLike, prompts: list[Any], completions: list[list[int]], before: list[list[float]]
 ) -> str:
     """Change what is trained, an adapter or all weights, and check that vLLM samples from the changed model.
 
@@ -271,26 +273,26 @@ def check_weights_arrive(
     """
     wanted = 10 * TOLERANCES[precision(trainer.args)].logprob
     for exponent in range(8):
-        with changed(trainer.model, 0.01 * 2**exponent) as count:
+        with changed_weights(trainer.model, 0.01 * 2**exponent) as count:
             moved = agreement(logprobs(trainer, prompts, completions), before).mean
             moved = trainer.accelerator.gather(torch.tensor([moved], device=trainer.accelerator.device)).mean().item()
             if moved < wanted:
                 continue
             try:
-                _, _, found = ask(trainer, prompts)
+                _, _, found = sample(trainer, prompts)
             except UserError as error:
                 raise UserError(f"changed weights do not arrive in vLLM: {error}") from error
         trainer.vllm_generation.sync_weights()
-        what = "adapter" if is_peft_model(trainer.model) else "model"
+        kind = "adapter" if is_peft_model(trainer.model) else "model"
         return (
-            f"vLLM samples from the {what} in training: with {count} weights changed, log-probabilities moved by "
+            f"vLLM samples from the {kind} in training: with {count} weights changed, log-probabilities moved by "
             f"{moved:.2g} nats and stay {found.mean:.2g} apart"
         )
-    raise UserError(f"no change to the weights in training changes an answer: are the right ones trained? {GO_ON}")
+    raise UserError(f"no change to the weights in training changes an answer: are the right ones trained? {ADVICE}")
 
 
 @contextmanager
-def changed(model: Any, size: float) -> Iterator[int]:
+def changed_weights(model: Any, size: float) -> Iterator[int]:
     """Inside, one trained parameter of each kind (in one layer) has noise of `size` of its own; gives their number."""
     kinds = {re.sub(r"\.\d+\.", ".*.", name): value for name, value in model.named_parameters() if value.requires_grad}
     saved = {kind: value.detach().clone() for kind, value in kinds.items()}
@@ -306,7 +308,7 @@ def changed(model: Any, size: float) -> Iterator[int]:
             value.data.copy_(saved[kind])
 
 
-def logprobs(trainer: Any, prompts: list[Any], completions: list[list[int]]) -> list[list[float]]:
+def logprobs(trainer: GRPOTrainerLike, prompts: list[Any], completions: list[list[int]]) -> list[list[float]]:
     """The trainer's log-probability of each token of the completions, computed as for its loss, without dropout."""
     processor, device = trainer.processing_class, trainer.accelerator.device
     inputs = processor(
@@ -338,7 +340,7 @@ def logprobs(trainer: Any, prompts: list[Any], completions: list[list[int]]) -> 
     return [row[: len(sampled)] for row, sampled in zip(values.float().tolist(), completions, strict=True)]
 
 
-def render(prompts: list[Any], trainer: Any, **options: Any) -> Any:
+def render(prompts: list[Any], trainer: GRPOTrainerLike, **options: Any) -> Any:
     """The conversations in the chat template that the trainer uses; `options` are `apply_chat_template`'s."""
     return trainer.processing_class.apply_chat_template(
         prompts,
@@ -352,8 +354,3 @@ def render(prompts: list[Any], trainer: Any, **options: Any) -> Any:
 def images_of(prompt: list[dict[str, Any]]) -> list[Any]:
     """The images in a conversation, in order."""
     return [part["image"] for message in prompt for part in message["content"] if part["type"] == "image"]
-
-
-def precision(args: Any) -> str:
-    """What a trainer computes in: `float32`, `bfloat16` or `float16`."""
-    return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"

@@ -1,96 +1,53 @@
-"""Checkpoints that are complete or not there, and the record each carries of what made it."""
+"""The record that each checkpoint carries of what made it, and the publishing of one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import is_peft_model
-from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import get_last_checkpoint
 
-from datagen.common.errors import UserError
 from datagen.common.files import CURVE, RECORD, write_json, write_text
+from datagen.common.versions import installed_versions
 from datagen.hub.cards import CARD, license_of, model_card, public_record
 from datagen.hub.fetch import MODEL_FILES, parse_repo_id
 from datagen.hub.publish import Published, PublishTarget, RepoIdentity, publish
-from training.config import RunConfig
+from datagen.hub.record import read_record
+from training.config import StageConfig
 from training.models import model_folder
+from training.trl_compat import AtomicCheckpoints
 
-STAGING = ".saving"
 NOT_PUBLISHED = ("trainer_state.json",)  # of use to --resume alone
 PACKAGES = ("r1vlm", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 
 
-class AtomicCheckpoints(Trainer):  # type: ignore[misc]
-    """A mixin for transformers' trainers: checkpoints are written in a staging folder and renamed when complete."""
+class RecordedCheckpoints(AtomicCheckpoints):
+    """A mixin for transformers' trainers: each checkpoint has its record and its card from the moment it exists.
+
+    `record` is what all checkpoints of the run say; `shown` says what the model has been shown after so many steps.
+    """
 
     record: dict[str, Any]
-    shown: Callable[[int], str]  # what the model has been shown when it has taken so many steps
+    shown: Callable[[int], str]
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return os.path.join(self.args.output_dir, STAGING)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        name = f"checkpoint-{self.state.global_step}"
-        staging, out = Path(self._get_output_dir(trial)), Path(self.args.output_dir)
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed while it saved
-        self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            step = self.state.global_step
-            run = self.record["run_hash"]
-            record = {**self.record, "step": step, "checkpoint": f"{run}-{step}", "shown": self.shown(step)}
-            write_json(staging / name / RECORD, record)
-            write_text(staging / name / CARD, model_card(record))
-            shutil.rmtree(out / name, ignore_errors=True)
-            os.rename(staging / name, out / name)
-            shutil.rmtree(staging)
-            best = str(out / f"checkpoint-{self.state.best_global_step}") if self.state.best_global_step else None
-            rotate_checkpoints(str(out), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=True)
-        self.accelerator.wait_for_everyone()  # what the other processes see next is a checkpoint under its name
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load weights to go on with, under the names that the model has.
-
-        transformers 5.17 looks in the file for the model's own names, finds none of those under which Qwen2.5-VL and
-        others are saved, and goes on with the weights that the run began with (transformers #43701, #40187).
-        """
-        if self.is_fsdp_enabled or is_peft_model(self.model):  # whose files have the names
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict())
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """TRL's own card says less than ours, and is not written in one step with the checkpoint."""
+    def complete_checkpoint(self, checkpoint: Path) -> None:
+        """Write record and card."""
+        step = self.state.global_step
+        run = self.record["run_hash"]
+        record = {**self.record, "step": step, "checkpoint": f"{run}-{step}", "shown": self.shown(step)}
+        write_json(checkpoint / RECORD, record)
+        write_text(checkpoint / CARD, model_card(record))
 
 
 def last_checkpoint(out: Path) -> Path | None:
     """The checkpoint of the highest step in a run folder, or None."""
-    found = get_last_checkpoint(str(out)) if out.is_dir() else None
-    return Path(found) if found else None
-
-
-def read_record(checkpoint: Path) -> dict[str, Any]:
-    """The record of a checkpoint; empty for a model that was not made here."""
-    path = checkpoint / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: delete it, or name another model") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} is no record of a checkpoint: delete it, or name another model")
-    return record
+    last = get_last_checkpoint(str(out)) if out.is_dir() else None
+    return Path(last) if last else None
 
 
 def publish_checkpoint(folder: Path, to: PublishTarget) -> Published:
@@ -116,31 +73,31 @@ def base_model_name(model: str) -> str:
     return model if parse_repo_id(model) else str(read_record(model_folder(model)).get("base_model", model))
 
 
-def make_record(run: RunConfig, stage: str) -> dict[str, Any]:
-    """What a checkpoint says of its making, beside its step and what the model has been shown."""
-    base = base_model_name(run.model)
-    what = [stage, base, run.dataset_fingerprint, run.tasks, run.seed, run.settings]
+def make_record(stage: StageConfig, name: str) -> dict[str, Any]:
+    """What the checkpoints of a stage say of their making; step and what the model has been shown come with each."""
+    base = base_model_name(stage.model)
+    identity = [name, base, stage.dataset_fingerprint, stage.tasks, stage.seed, stage.settings]
     return {
-        "stage": stage,
-        "model": run.model,
+        "stage": name,
+        "model": stage.model,
         "base_model": base,
-        "license": license_of(model_folder(run.model)),
-        "run_hash": hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16],
-        "dataset": run.data,
-        "dataset_fingerprint": run.dataset_fingerprint,
-        "tasks": run.tasks,
-        "reward_hash": run.reward_hash,
-        "run": str(Path(run.out).resolve()),
-        "seed": run.seed,
-        "settings": run.settings,
+        "license": license_of(model_folder(stage.model)),
+        "run_hash": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+        "dataset": stage.data,
+        "dataset_fingerprint": stage.dataset_fingerprint,
+        "tasks": stage.tasks,
+        "reward_hash": stage.reward_hash,
+        "run": str(Path(stage.out).resolve()),
+        "seed": stage.seed,
+        "settings": stage.settings,
         "hardware": hardware_name(),
-        "versions": versions(),
+        "versions": installed_versions(PACKAGES),
         "git_commit": git_commit(),
     }
 
 
 def hardware_name() -> str:
-    """What this process trains on."""
+    """What this process trains on, such as `1 x NVIDIA H100` or `8 CPU cores`."""
     import torch
 
     if torch.cuda.is_available():
@@ -148,28 +105,17 @@ def hardware_name() -> str:
     return f"{os.cpu_count()} CPU cores"
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of what a result depends on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def git_commit() -> str | None:
     """The commit this code was run from, with `+` where files differ from it; None outside a git checkout."""
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(
+            ended = subprocess.run(
                 ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
             )
         except (OSError, subprocess.CalledProcessError):
             return None
-        return done.stdout.strip()
+        return ended.stdout.strip()
 
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:  # installed inside somebody else's checkout
         return None

@@ -16,55 +16,56 @@ from trl import GRPOTrainer
 
 from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
+from datagen.hub.record import read_record
 from datagen.r1_format import completion_of
 from datagen.registry import find_dataset_or_task
 from training.callbacks.diagnosis import DiagnosisCallback
 from training.callbacks.metrics_logging import COMPLETIONS, MetricsLogger, truncate_logs
 from training.callbacks.validation import ValidationCallback
-from training.config import RunConfig, make_trl_config, reward_weights, trl_errors_explained
+from training.config import StageConfig, make_trl_config, reward_weights, trl_errors_explained
 from training.distributed import is_main
 from training.models import load_model, model_folder
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
-from training.trainers.checkpoints import AtomicCheckpoints, last_checkpoint, make_record, read_record
-from training.trainers.curriculum import ResumeDataOrder, easiest_first
-from training.trainers.ref_model import ReferenceCheckpoints, reference_from_checkpoint
+from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
+from training.trainers.curriculum import easiest_first
 from training.trainers.rewards import RewardFunctions
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
+from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
 
 
-class R1GRPOTrainer(AtomicCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with checkpoints that are complete or not there, and groups without variance counted."""
+class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer with complete checkpoints, a record in each, and groups without variance counted."""
 
 
-def train(run: RunConfig, *, preflight: bool = True) -> Path:
+def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     """Run GRPO, or go on with it from the last checkpoint in its folder; returns the last checkpoint.
 
     Raises:
         UserError: for settings that TRL refuses, a completion limit that the longest solution does not fit, and what
             `preflight` finds.
     """
-    out = Path(run.out)
-    config = make_trl_config(run)
-    built = open_dataset(run.data)
-    questions = built.questions("train", run.tasks)
-    start = read_record(model_folder(run.model))
-    if start.get("dataset_fingerprint") == built.fingerprint and start["tasks"] == run.tasks:
-        questions = questions.select(range(start.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
-    if run.settings.get("curriculum") == "difficulty":
-        questions = easiest_first(questions, find_dataset_or_task(run.tasks[0]), config)
-    if run.settings.get("drop_zero_variance"):
+    out = Path(stage.out)
+    config = make_trl_config(stage)
+    built = open_dataset(stage.data)
+    questions = built.questions("train", stage.tasks)
+    base = read_record(model_folder(stage.model))
+    if base.get("dataset_fingerprint") == built.fingerprint and base["tasks"] == stage.tasks:
+        questions = questions.select(range(base.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
+    if stage.settings.get("curriculum") == "difficulty":
+        questions = easiest_first(questions, find_dataset_or_task(stage.tasks[0]), config)
+    if stage.settings.get("drop_zero_variance"):
         check_zero_variance_settings(config)
-    lora = run.settings.get("lora")
+    lora = stage.settings.get("lora")
     dtype = "bfloat16" if lora and config.bf16 else "float32"  # the base of LoRA is never stepped
-    model, processor = load_model(run.model, run.settings, dtype=dtype)
+    model, processor = load_model(stage.model, stage.settings, dtype=dtype)
     config.max_completion_length = completion_limit(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {**ban_tokens(banned_tokens(processor), config), **(config.generation_kwargs or {})}
-    judge = RewardFunctions(run.tasks, out / COMPLETIONS)
-    watchers: list[Any] = [ParityCheck()] if preflight else []
+    rewards = RewardFunctions(stage.tasks, out / COMPLETIONS)
+    checks: list[Any] = [ParityCheck()] if preflight else []
     if config.eval_steps is not None:
-        held_out = built.questions("validation", run.tasks)
-        watchers.append(ValidationCallback(held_out, dict(zip(judge.names, reward_weights(run), strict=True))))
-    images = run.settings.get("image_processor")
+        held_out = built.questions("validation", stage.tasks)
+        checks.append(ValidationCallback(held_out, dict(zip(rewards.names, reward_weights(stage), strict=True))))
+    images = stage.settings.get("image_processor")
     with (
         reference_from_checkpoint(model, last_checkpoint(out)),
         rollout_backend(config, questions, processor, images) as rollout_func,
@@ -75,16 +76,16 @@ def train(run: RunConfig, *, preflight: bool = True) -> Path:
             processing_class=processor,
             args=config,
             train_dataset=questions,
-            reward_funcs=judge.functions(),
+            reward_funcs=rewards.functions(),
             peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
             rollout_func=rollout_func,
-            callbacks=[ResumeDataOrder(), *watchers, MetricsLogger(out, "GRPO"), DiagnosisCallback(out)],
+            callbacks=[ResumeDataOrder(), *checks, MetricsLogger(out, "GRPO"), DiagnosisCallback(out)],
         )
-    for watcher in watchers:
-        watcher.trainer = trainer
-    trainer.drop_zero_variance = run.settings.get("drop_zero_variance", False)
-    trainer.record = make_record(run, "grpo")
-    trainer.shown = lambda step: f"{start.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
+    for check in checks:
+        check.trainer = trainer
+    trainer.drop_zero_variance = stage.settings.get("drop_zero_variance", False)
+    trainer.record = make_record(stage, "grpo")
+    trainer.shown = lambda step: f"{base.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return run_trainer(trainer, out)
 
 
@@ -102,7 +103,7 @@ def rollout_backend(config: Any, questions: Any, processor: Any, images: dict[st
     if not config.use_vllm:
         yield None
         return
-    from training.rollout.vllm import engine_for, longest_prompt, rollout_func
+    from training.rollout.vllm import longest_prompt, rollout_func
 
     if config.vllm_mode == "colocate" and config.vllm_max_model_length is None:
         config.vllm_max_model_length = longest_prompt(questions, processor) + config.max_completion_length

@@ -12,28 +12,29 @@ from typing import Any
 from trl import SFTTrainer
 
 from datagen.dataset.reader import open_dataset
+from datagen.hub.record import read_record
 from training.callbacks.metrics_logging import MetricsLogger
-from training.config import RunConfig, make_trl_config, trl_errors_explained
+from training.config import StageConfig, make_trl_config, trl_errors_explained
 from training.models import load_model, model_folder
-from training.trainers.checkpoints import AtomicCheckpoints, make_record, read_record
+from training.trainers.checkpoints import RecordedCheckpoints, make_record
 from training.trainers.grpo import run_trainer
 
 
-class R1SFTTrainer(AtomicCheckpoints, SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer with checkpoints that are complete or not there."""
+class R1SFTTrainer(RecordedCheckpoints, SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with complete checkpoints, and a record in each."""
 
 
-def train(run: RunConfig) -> Path:
+def train(stage: StageConfig) -> Path:
     """Train on the first `traces` solutions of the train split; returns the last checkpoint.
 
     Raises:
         UserError: for settings that TRL refuses.
     """
-    out = Path(run.out)
-    config = make_trl_config(run)
-    rows = open_dataset(run.data).questions("train", run.tasks)
-    rows = rows.select(range(min(run.settings["traces"], len(rows))))
-    model, processor = load_model(run.model, run.settings)
+    out = Path(stage.out)
+    config = make_trl_config(stage)
+    rows = open_dataset(stage.data).questions("train", stage.tasks)
+    rows = rows.select(range(min(stage.settings["traces"], len(rows))))
+    model, processor = load_model(stage.model, stage.settings)
     traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
     with trl_errors_explained():
         trainer = R1SFTTrainer(
@@ -43,10 +44,10 @@ def train(run: RunConfig) -> Path:
             train_dataset=traces,
             callbacks=[MetricsLogger(out, "cold start")],
         )
-    before = read_record(model_folder(run.model)).get("shown", "")
-    what = f"supervised training on {len(rows)} correct traces of {', '.join(run.tasks)}."
-    trainer.record = make_record(run, "cold-start") | {"traces": len(rows)}
-    trainer.shown = lambda step: f"{before} {step} steps of {what}".strip()
+    before = read_record(model_folder(stage.model)).get("shown", "")
+    traces_seen = f"supervised training on {len(rows)} correct traces of {', '.join(stage.tasks)}."
+    trainer.record = make_record(stage, "cold-start") | {"traces": len(rows)}
+    trainer.shown = lambda step: f"{before} {step} steps of {traces_seen}".strip()
     return run_trainer(trainer, out)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from trl import GRPOTrainer
 
 from datagen.common.errors import UserError
 from training.callbacks.diagnosis import ZERO_VARIANCE
+from training.trl_compat import ScoredBatches
 
-COUNTING = ("dapo", "cispo", "vespo")  # TRL's losses that are divided by the number of tokens in the batch
+TOKEN_LOSSES = ("dapo", "cispo", "vespo")  # TRL's losses that are divided by the number of tokens in the batch
 
 
-class ZeroVarianceGroups(GRPOTrainer):  # type: ignore[misc]
+class ZeroVarianceGroups(ScoredBatches):
     """A mixin for TRL's trainer that logs `frac_groups_zero_variance`, and leaves such groups out where told to.
 
     TRL 1.16 logs a `frac_reward_zero_std`, which is 0 or 1 where rewards are scaled by the batch, and has no setting to
@@ -24,22 +24,17 @@ class ZeroVarianceGroups(GRPOTrainer):  # type: ignore[misc]
 
     drop_zero_variance = False
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if not self.model.training:
-            return output
-        earned = zip(*(self._logs["rewards"][name] for name in self.reward_func_names), strict=True)
-        weights = self.reward_weights.tolist()
-        rewards = [sum(weight * value for weight, value in zip(weights, row, strict=True)) for row in earned]
+    def on_batch_scored(self, batch: dict[str, Any], rewards: list[float]) -> None:
+        """Count the groups without variance, and take theirs out of advantages and of the number of tokens."""
         same = zero_variance(rewards, self.num_generations)
-        self._metrics["train"][ZERO_VARIANCE].append(sum(same) / len(same))
+        self.log_metric(ZERO_VARIANCE, sum(same) / len(same))
         if self.drop_zero_variance:
-            first = self.accelerator.process_index * len(inputs)  # the logs are of all processes, one after the other
-            dropped = torch.tensor(same)[first : first + len(inputs)].to(output["advantages"].device)
-            output["advantages"] = output["advantages"].masked_fill(dropped, 0.0)  # exactly: rounding left about 1e-4
-            kept = output["completion_mask"][~dropped].sum()
-            output["num_items_in_batch"] = self.accelerator.gather(kept).sum()
-        return output
+            size = len(batch["advantages"])
+            first = self.accelerator.process_index * size  # rewards are of all processes, one after the other
+            dropped = torch.tensor(same)[first : first + size].to(batch["advantages"].device)
+            batch["advantages"] = batch["advantages"].masked_fill(dropped, 0.0)  # exactly: rounding left about 1e-4
+            kept = batch["completion_mask"][~dropped].sum()
+            batch["num_items_in_batch"] = self.accelerator.gather(kept).sum()
 
 
 def zero_variance(rewards: list[float], group: int) -> list[bool]:
@@ -53,10 +48,10 @@ def check_zero_variance_settings(config: Any) -> None:
 
     `config` is the trainer's GRPOConfig.
     """
-    if config.loss_type not in COUNTING:
+    if config.loss_type not in TOKEN_LOSSES:
         raise UserError(
             f"drop_zero_variance changes nothing with loss_type={config.loss_type}, which is not divided by the number "
-            f"of tokens: use {' or '.join(COUNTING)}"
+            f"of tokens: use {' or '.join(TOKEN_LOSSES)}"
         )
     if config.beta:
         raise UserError("drop_zero_variance would strengthen the KL term: set beta=0, or drop_zero_variance=false")

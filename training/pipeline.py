@@ -1,0 +1,411 @@
+"""A run from its start to its report: cold start, GRPO, and what is made of the last checkpoint."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from datagen.common.errors import UserError, require_extra, writable_folder
+from training.config import RUN_FILE, RunConfig, StageConfig, read_run, settings_of
+from training.distributed import finishes_run, has_plan, is_launched, is_main, leave_process_group
+from training.launch.presets import restrict_gpus, visible_gpus
+from training.models import DEFAULT_MODEL, SMALL, pin_model
+from training.recipes import load_recipe, recipe_for_model
+
+if TYPE_CHECKING:
+    from datagen.hub.publish import PublishTarget
+    from datagen.task import DatasetSpec
+    from training.launch.planner import LaunchPlan
+
+LOGS = "logs"
+FINAL = "final"
+COLD_START = "cold-start"
+
+Role = Literal["standalone", "launcher", "launched"]
+"""What this process is: it trains alone, it starts the processes that train, or it is one of these."""
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run with everything checked that can be checked before a model is loaded.
+
+    `stage` is the one asked for, `recipe` the name of its recipe. `plan` is where GRPO runs, and `reason` why; there is
+    none where GRPO is not to be run, or another launcher than ours has decided. `target` is where to publish.
+    """
+
+    config: RunConfig
+    stage: StageConfig
+    recipe: str
+    plan: LaunchPlan | None
+    reason: str
+    role: Role
+    target: PublishTarget | None
+
+    @property
+    def final(self) -> Path:
+        """The link to the last checkpoint."""
+        return Path(self.stage.out) / FINAL
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs this process may use, where it trains alone; a cold start takes one where there is one."""
+        return 0 if self.config.hardware == "cpu" or (self.plan is not None and not self.plan.preset.gpus) else 1
+
+
+def run(config: RunConfig, *, replace_process: bool = False) -> Path:
+    """Train as configured, or go on with a run, then score what came out; returns `final`, a link to its checkpoint.
+
+    The report is made by a process of its own. With `replace_process` that process takes the place of this one, whose
+    GPU memory is free then: a command has nothing left to do. For several machines the plan is printed, and nothing is
+    started. Where no step comes for `config.watchdog` minutes, the process ends. All but the first of several processes
+    that train together end here, too.
+
+    Raises:
+        UserError: for what the user can fix.
+        LaunchError: where a process that was started fails.
+    """
+    prepared = prepare(config)
+    environment = dict(os.environ)  # for the report: no GPU is hidden from it
+    if prepared.role != "launched":
+        restrict_gpus(prepared.gpus)
+    if prepared.role != "launcher" and prepared.plan is not None and prepared.plan.preset.gpus:
+        check_torch()
+    stage = after_cold_start(prepared)
+    final, watchdog = prepared.final, 60 * config.watchdog
+    if prepared.role == "launcher" and prepared.plan is not None:
+        if not launch_plan(prepared.plan, prepared.reason, stage, watchdog):
+            return final
+    else:
+        run_stage(stage, watchdog, preflight=config.preflight)
+    if finishes_run():
+        finish(final, prepared.target)
+    leave_process_group()
+    if stage.stage == "grpo" and config.report and prepared.role != "launched":
+        report(final, stage.model, environment, replace_process=replace_process)
+    return final
+
+
+def prepare(config: RunConfig) -> PreparedRun:
+    """Check a run, and decide where it runs; says on what hardware.
+
+    Raises:
+        UserError: for every mistake that can be found without loading a model.
+    """
+    from datagen.dataset.reader import open_dataset, tasks_of
+    from datagen.registry import TASKS, find_dataset_or_task
+    from datagen.task import reward_hash
+
+    built = open_dataset(config.data or Path("data") / find_dataset_or_task(config.task).name)
+    tasks = tasks_of(built, config.task)
+    out = writable_folder(config.out or Path("runs") / config.task)
+    if is_main() and not has_plan():
+        check_folder(out, config.resume)
+    check_flags(config)
+    require_extra("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
+    silence_libraries()
+    model = pin_model(config.model or recipe_model(config.recipe) or default_model(config.hardware, built.spec))
+    recipe = config.recipe or recipe_for_model(model)
+    target = publish_target(config, tasks, model)
+    kind: Literal["cold_start", "grpo"] = "cold_start" if config.cold_start else "grpo"
+    stage = StageConfig(
+        stage=kind,
+        model=model,
+        data=built.name,
+        tasks=tasks,
+        out=str(out),
+        seed=config.seed,
+        settings=settings_of(config, recipe, kind),
+        dataset_fingerprint=built.fingerprint,
+        reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
+    )
+    role: Role = "launched" if is_launched() else "standalone"
+    plan, reason = None, ""
+    if kind == "grpo" and not (out / FINAL).exists() and (role == "standalone" or has_plan()):
+        plan, reason = plan_of(config, built.spec, stage, recipe)
+        stage = with_hardware(stage, plan)
+        if role == "standalone":
+            check_plan(plan, reason, stage)
+            role = "launcher" if plan.preset.launched else "standalone"
+    return PreparedRun(config, stage, recipe, plan, reason, role, target)
+
+
+def publish_target(config: RunConfig, tasks: list[str], model: str) -> PublishTarget | None:
+    """Where the last checkpoint is to be published; None for nowhere.
+
+    Raises:
+        UserError: where nobody is logged in, the token can't write, or the name can't be.
+    """
+    if config.push is None:
+        return None
+    from datagen.hub.cards import model_repository
+    from datagen.hub.publish import resolve_target
+    from training.trainers.checkpoints import base_model_name
+
+    return resolve_target(config.push, "model", model_repository(tasks, base_model_name(model)))
+
+
+def after_cold_start(prepared: PreparedRun) -> StageConfig:
+    """The stage asked for, after a cold start where it is GRPO of a built-in model, which has never seen the format."""
+    stage = prepared.stage
+    if stage.stage != "grpo" or stage.model not in SMALL:
+        return stage
+    if prepared.role != "launcher" and not prepared.final.exists():  # TRL's rule on batches needs all processes
+        from training.config import make_trl_config
+
+        make_trl_config(stage)  # settings of GRPO that TRL refuses end here, before the cold start is trained
+    cold_start = replace(
+        stage,
+        stage="cold_start",
+        out=str(Path(stage.out) / COLD_START),
+        hardware={},
+        settings=settings_of(prepared.config, prepared.recipe, "cold_start"),
+    )
+    return replace(stage, model=str(run_stage(cold_start, 60 * prepared.config.watchdog)))
+
+
+def finish(final: Path, target: PublishTarget | None) -> None:
+    """Say that a run is complete, and publish its last checkpoint where it is to be."""
+    print(f"{final}: trained; score it with  r1vlm-eval {final}", flush=True)
+    if target is not None:
+        from training.trainers.checkpoints import publish_checkpoint
+
+        print(publish_checkpoint(final, target), flush=True)
+
+
+def check_flags(config: RunConfig) -> None:
+    """Raise a `UserError` for what is GRPO's alone, where only a cold start is asked for."""
+    if not config.cold_start:
+        return
+    for name in ("num_generations", "curriculum", "vllm", "eval_steps"):
+        if getattr(config, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is GRPO's: leave it out with --cold-start")
+
+
+def report(final: Path, model: str, environment: Mapping[str, str], *, replace_process: bool) -> None:
+    """Score the model before and after GRPO on the test split with `r1vlm-eval`, and write the report.
+
+    Raises:
+        UserError: where it fails, and this process is still there.
+    """
+    from training.models import model_folder
+
+    if importlib.util.find_spec("scipy") is None:
+        print("for a report of before and after:  pip install 'r1vlm[eval]'")
+        return
+    words = [str(final), "--baseline", str(model_folder(model)), "--out", str(final.parent / "report"), "--report"]
+    command = [sys.executable, "-m", "evaluation.cli", *words]
+    sys.stdout.flush()
+    if replace_process:
+        os.execve(sys.executable, command, environment)  # noqa: S606 - there is no shell to fool
+    free_gpu_memory()
+    if code := subprocess.run(command, check=False, env=environment).returncode:
+        raise UserError(f"the report ended with exit code {code}: repeat it with  r1vlm-eval {' '.join(words)}")
+
+
+def free_gpu_memory() -> None:
+    """Give back the GPU memory of trainers that are no longer used, where torch has been loaded."""
+    gc.collect()  # a trainer is part of cycles
+    if "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def check_torch() -> None:
+    """Raise a `UserError` where torch can't use the GPUs that are there: it would train on the CPU, and not say so."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "torch can't use the GPU that is there: see r1vlm-train --doctor, or train on the CPU with --hardware cpu"
+        )
+
+
+def plan_of(config: RunConfig, dataset: DatasetSpec, stage: StageConfig, recipe: str) -> tuple[LaunchPlan, str]:
+    """The plan of a run of GRPO, and why it is this one."""
+    from training.config import resolve_settings
+    from training.launch.launch_config import plan_for
+
+    return plan_for(config, dataset, stage, resolve_settings(recipe, "grpo"))
+
+
+def with_hardware(stage: StageConfig, plan: LaunchPlan) -> StageConfig:
+    """The stage with what follows from its hardware."""
+    from training.launch.launch_config import hardware_record
+
+    return replace(stage, hardware=hardware_record(plan))
+
+
+def check_plan(plan: LaunchPlan, reason: str, stage: StageConfig) -> None:
+    """Check that a plan can be started here, and say what it is.
+
+    Raises:
+        UserError: where the hardware can't do it, or can't go on with what is in the run folder.
+    """
+    from training.launch.launch_config import check_move, check_resources
+
+    if plan.preset.nodes == 1:
+        check_resources(plan, visible_gpus())
+    check_move(Path(stage.out), stage.hardware)
+    print(f"hardware: {plan.preset.name} ({reason}): {plan.preset.summary}", flush=True)
+
+
+def launch_plan(plan: LaunchPlan, reason: str, stage: StageConfig, watchdog: float) -> bool:
+    """Start the processes of a run and wait for their end; for several machines only print how to start them.
+
+    Returns whether the run is complete.
+
+    Raises:
+        LaunchError: where a process fails, or no step comes within `watchdog` seconds.
+    """
+    from training.launch.launch_config import print_plan, with_model
+    from training.launch.launcher import launch
+
+    plan = with_model(plan, stage.model)
+    if plan.preset.nodes > 1:
+        print_plan(plan, reason)
+        return False
+    launch(plan, watchdog=watchdog)
+    return True
+
+
+def dry_run(config: RunConfig) -> None:
+    """Print what `run` would start; needs neither the dataset nor the weights of the recipes' models.
+
+    Raises:
+        UserError: for what no plan can have, and where the memory does not suffice.
+    """
+    from datagen.registry import find_dataset_or_task
+    from training.launch.launch_config import planned_model, print_plan
+
+    dataset = find_dataset_or_task(config.task)
+    model = config.model or recipe_model(config.recipe) or planned_model(config.hardware, small_model(dataset))
+    recipe = config.recipe or recipe_for_model(model)
+    tasks = [task.name for task in dataset.tasks if config.task in (task.name, dataset.name)]
+    stage = StageConfig(
+        stage="grpo",
+        model=model,
+        data="",
+        tasks=tasks,
+        out=str(config.out or Path("runs") / config.task),
+        seed=config.seed,
+        settings=settings_of(config, recipe, "grpo"),
+        dataset_fingerprint="",
+        reward_hash={},
+    )
+    print_plan(*plan_of(config, dataset, stage, recipe))
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Raise a `UserError` where `out` holds something that this run would mix with."""
+    if not out.is_dir() or {path.name for path in out.iterdir()} <= {LOGS}:  # of a launch that ended before training
+        return
+    if not resume:
+        raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
+    if not any((folder / RUN_FILE).is_file() for folder in (out, out / COLD_START)):
+        raise UserError(f"{out} holds no run to go on with: name another folder with --out")
+
+
+def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) -> Path:
+    """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint.
+
+    The process ends where no step comes within `watchdog` seconds.
+    """
+    from training.config import make_trl_config
+    from training.launch.launcher import watched
+
+    out = Path(stage.out)
+    final = out / FINAL
+    if not final.exists():
+        make_trl_config(stage)  # settings that TRL refuses end here, before anything is written
+    if is_main():
+        record_stage(out, stage)
+    if final.exists():
+        if is_main():
+            print(f"{final}: already trained, {final.resolve().name}")
+        return final
+    started = time.monotonic()
+    if stage.stage == "grpo":
+        from training.trainers import grpo
+    else:
+        from training.trainers import sft
+    with watched(out, watchdog):
+        last = grpo.train(stage, preflight=preflight) if stage.stage == "grpo" else sft.train(stage)
+    if not is_main():
+        return final
+    final.symlink_to(last.name)
+    print(f"{final}: {stage.stage.replace('_', ' ')}, {last.name}, {time.monotonic() - started:.0f} s")
+    from training.callbacks.validation import BEST
+
+    if (best := out / BEST).exists():
+        print(f"{best}: the best on held-out questions, {best.resolve().name}")
+    return final
+
+
+def record_stage(out: Path, stage: StageConfig) -> None:
+    """Write the configuration of a stage into its folder, or check that it is the one recorded there.
+
+    Raises:
+        UserError: where the folder holds a run with another configuration; names the first difference.
+    """
+    from datagen.common.files import write_json
+    from datagen.task import is_current_reward_hash
+
+    path = out / RUN_FILE
+    wanted = json.loads(json.dumps(stage.as_json()))
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+        return
+    recorded = read_run(out)
+    nested = ("settings", "hardware")  # a run may go on on other hardware
+    before, now = (
+        {**{key: value for key, value in run.items() if key not in nested}, **run.get("settings", {})}
+        for run in (recorded, wanted)
+    )
+    if not all(map(is_current_reward_hash, before.get("reward_hash", {}).values())):
+        before["reward_hash"] = now["reward_hash"]  # of an older r1vlm, whose hashes can't be compared
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name) and name != "save_total_limit":  # which changes no step
+            raise UserError(
+                f"the run in {out} was started with {name}={before.get(name)!r}, not {now.get(name)!r}: repeat that, "
+                "or name another --out"
+            )
+    if recorded.get("hardware") != wanted["hardware"] and not (out / FINAL).exists():
+        write_json(path, {**recorded, "hardware": wanted["hardware"]})
+
+
+def default_model(hardware: str, dataset: DatasetSpec) -> str:
+    """Qwen2.5-VL-3B where there is a GPU to use, else the built-in model that can read what the dataset shows."""
+    return DEFAULT_MODEL if hardware != "cpu" and visible_gpus() else small_model(dataset)
+
+
+def recipe_model(name: str | None) -> str | None:
+    """The model that a recipe is made for; None where it is made for none, or none is named."""
+    return load_recipe(name).get("model") if name is not None else None
+
+
+def small_model(dataset: DatasetSpec) -> str:
+    """The built-in model that can read what the dataset shows."""
+    return "small-ciphers" if "wordfreq" in dataset.sources else "small"
+
+
+def silence_libraries() -> None:
+    """Leave the terminal to one progress bar: no bars for loading weights, no advice from libraries."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.disable_progress_bar()

@@ -221,7 +221,7 @@ def steps_of(
     memory: dict[str, int] = {}
     starts = []
     for i, way in enumerate(ways):
-        settings = plan.asked.settings | plan.settings
+        settings = plan.request.settings | plan.settings
         run = make_run(model, data, bench.work / f"{name}-{i}", settings, hardware_record(plan))
         if way == "plain":
             run = replace(run, hardware={})
@@ -231,9 +231,9 @@ def steps_of(
             found = worker.memory()
         memory = found if way == "ours" else memory
     result = {
-        "settings": plan.asked.settings | plan.settings,
+        "settings": plan.request.settings | plan.settings,
         "seconds_to_start": starts,
-        "ways": {way: summary(steps, plan.asked.shape, bench.gpu) for way, steps in taken.items()},
+        "ways": {way: summary(steps, plan.request.shape, bench.gpu) for way, steps in taken.items()},
         "memory": beside_predicted(plan, memory, generation),
     }
     if "plain" in taken:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import importlib.util
 import os
 import re
-import sys
 import tempfile
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
 
 DISK = (
     errno.ENOSPC,
@@ -27,41 +23,6 @@ DISK = (
 
 class UserError(Exception):
     """Something the user can mend. The message is one sentence that says what to do."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors: no usage text above the message."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message as one sentence and exit with code 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def run_command(program: str, main: Callable[[], None]) -> NoReturn:
-    """Run a command's main function; exit 0, or 2 with one sentence for a `UserError`, 130 for Ctrl-C.
-
-    Any other exception is a mistake of ours and keeps its traceback.
-    """
-    try:
-        main()
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"{program}: {strip_password(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        if error.errno not in DISK:
-            raise
-        print(f"{program}: can't write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            f"{program}: interrupted: the same command goes on from here (r1vlm-train with --resume)", file=sys.stderr
-        )
-        sys.exit(130)
-    sys.exit(0)
 
 
 def strip_password(text: str) -> str:

@@ -6,12 +6,14 @@ import json
 import logging
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datagen.common.errors import UserError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 RESUMED = " (r1vlm-train with --resume)"
@@ -21,16 +23,23 @@ WAITS = (1.0, 4.0)  # seconds before each further try; for uploads the client it
 
 def with_retries(action: Callable[[], T]) -> T:
     """What `action` returns; tried again, with a line on stderr, where the Hub was busy or the connection broke."""
-    for wait in WAITS:
-        try:
-            return action()
-        except Exception as error:
-            reason = _passing(error)
-            if reason is None:
-                raise
-            print(f"the Hub did not do it ({reason}): trying again in {wait:.0f} s", file=sys.stderr, flush=True)
-            time.sleep(wait)
-    return action()
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
+
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: _passing(error) is not None),
+        wait=wait_chain(*map(wait_fixed, WAITS)),
+        stop=stop_after_attempt(len(WAITS) + 1),
+        before_sleep=_report_retry,
+        reraise=True,
+    )
+    return retrying(action)
+
+
+def _report_retry(state: RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    if error and state.next_action:
+        wait = state.next_action.sleep
+        print(f"the Hub did not do it ({_passing(error)}): trying again in {wait:.0f} s", file=sys.stderr, flush=True)
 
 
 def _passing(error: BaseException) -> str | None:
@@ -136,10 +145,10 @@ def _sentence(error: BaseException, repo: str, kind: str, revision: str | None) 
     return next((sentence for kind_of_error, sentence in known if among(kind_of_error)), None)
 
 
-def _xet_refusal(said: str, repo: str) -> str | None:
-    if "(404" in said:
+def _xet_refusal(message: str, repo: str) -> str | None:
+    if "(404" in message:
         return f"{endpoint()} has no Xet storage: set HF_HUB_DISABLE_XET=1, then run the same command again"
-    if "(401" in said or "(403" in said:
+    if "(401" in message or "(403" in message:
         return f"your token may not do this with {repo}: take one that may (hf auth login), or another repository"
     return None
 
@@ -148,7 +157,7 @@ def _refusal(error: Any, repo: str, kind: str, revision: str | None) -> str:
     """What to tell the user of an answer that is not what was asked for."""
     from huggingface_hub import errors
 
-    status, said = error.response.status_code, " ".join((error.server_message or "").split())[:300]
+    status, message = error.response.status_code, " ".join((error.server_message or "").split())[:300]
     if status in PASSING:
         again = f"run the same command again later{RESUMED if kind == 'model' else ''}"
         return f"{endpoint()} is busy (answer {status}): {again}"
@@ -172,5 +181,5 @@ def _refusal(error: Any, repo: str, kind: str, revision: str | None) -> str:
             f"your token may not do this with {repo}: take one that may (hf auth login), or another repository",
         ),
     ]
-    refused = f"{endpoint()} refuses {repo} (answer {status}{': ' + said if said else ''})"
+    refused = f"{endpoint()} refuses {repo} (answer {status}{': ' + message if message else ''})"
     return next((sentence for applies, sentence in known if applies), refused)

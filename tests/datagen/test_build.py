@@ -80,7 +80,7 @@ def test_a_build_that_is_there_is_left_alone(undisturbed: Path) -> None:
     before = hashes(undisturbed)
     times = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     assert is_built(undisturbed, config())
-    build(config(), undisturbed, workers=1) == undisturbed
+    assert build(config(), undisturbed, workers=1) == undisturbed
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == times
     with pytest.raises(UserError, match="holds something else"):
         build(config(seed=8), undisturbed, workers=1)

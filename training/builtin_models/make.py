@@ -7,21 +7,22 @@ to add, to look letters up and to join them; at last both are trained together. 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
 import torch
+import typer
 from transformers import AutoModelForImageTextToText
+from typer import Option
 
-from datagen.common.errors import Parser, UserError, run_command, writable_folder
+from datagen.common.command_line import APP, run_app
+from datagen.common.errors import UserError, writable_folder
 from datagen.common.files import RECORD, write_json, write_text
-from datagen.common.options import integer
 from datagen.common.versions import installed_versions
 from datagen.hub.cards import render
 from datagen.r1_format import vision_token_ids
@@ -126,22 +127,41 @@ def measure(model: Any, processor: Any, glyphs: DigitImages) -> dict[str, float]
     }
 
 
-def command() -> None:
-    """`python -m training.builtin_models.make`."""
-    parser = Parser(prog="training.builtin_models.make", description="Make the small model that is built in.")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--reading-steps", type=integer(1), default=4500, help="of reading digits [4500]")
-    parser.add_argument("--letters-steps", type=integer(1), default=700, help="of reading decoders too [700]")
-    parser.add_argument("--speaking-steps", type=integer(1), default=1500, help="of the language model [1500]")
-    parser.add_argument("--whole-steps", type=integer(1), default=400, help="of both together [400]")
-    parser.add_argument(
-        "--batch", type=integer(4), default=128, help="images a step of reading, twice the later ones' [128]"
+app = typer.Typer(**APP | {"add_completion": False})
+
+
+@app.command()
+def command(
+    *,
+    out: Annotated[Path, Option(metavar="DIR", help="Folder to write.", show_default=False)],
+    reading_steps: Annotated[int, Option(min=1, metavar="N", help="Learn to read digits for N steps.")] = 4500,
+    letters_steps: Annotated[
+        int, Option(min=1, metavar="N", help="Learn to read cipher tables too for N steps.")
+    ] = 700,
+    speaking_steps: Annotated[int, Option(min=1, metavar="N", help="Train the language model for N steps.")] = 1500,
+    whole_steps: Annotated[int, Option(min=1, metavar="N", help="Train both together for N steps.")] = 400,
+    batch: Annotated[
+        int, Option(min=4, metavar="N", help="Read N images a step; later stages take half of them.")
+    ] = 128,
+    seed: Annotated[int, Option(min=0, metavar="N", help="Draw and initialize from this seed.")] = 0,
+) -> None:
+    """Make the small model that is built in."""
+    record = make(
+        writable_folder(out),
+        reading_steps=reading_steps,
+        letters_steps=letters_steps,
+        speaking_steps=speaking_steps,
+        whole_steps=whole_steps,
+        batch=batch,
+        seed=seed,
     )
-    parser.add_argument("--seed", type=integer(0), default=0, help="[0]")
-    given: argparse.Namespace = parser.parse_args()
-    record = make(writable_folder(given.out), **{name: n for name, n in vars(given).items() if name != "out"})
-    print(f"{given.out}: {record['measured']}")
+    print(f"{out}: {record['measured']}")
+
+
+def main() -> NoReturn:
+    """Entry point of `python -m training.builtin_models.make`."""
+    run_app("training.builtin_models.make", app)
 
 
 if __name__ == "__main__":
-    run_command("training.builtin_models.make", command)
+    main()

@@ -57,7 +57,9 @@ def command(
     limit: Annotated[
         int | None, Option(metavar="N", min=1, help="Ask only the first N questions.", rich_help_panel=QUESTIONS)
     ] = None,
-    baseline: Annotated[str | None, Option(metavar="OTHER", help="Score this one too, as before, and compare.")] = None,
+    baseline: Annotated[
+        str | None, Option(metavar="OTHER", help="Score this one too, as the baseline, and compare.")
+    ] = None,
     curve: Annotated[
         bool, Option("--curve", help="Take the best checkpoint of the run folder CHECKPOINT, chosen on validation.")
     ] = False,
@@ -68,7 +70,8 @@ def command(
     engine: Annotated[
         BackendName,
         Option(
-            help="Generate with this library; auto takes vllm where it pays off, else transformers.",
+            metavar="ENGINE",
+            help="transformers, vllm, openai, or auto: vllm where it pays off, else transformers.",
             rich_help_panel=GENERATION,
         ),
     ] = "auto",

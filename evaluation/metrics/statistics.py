@@ -114,8 +114,8 @@ def sign_test(change: ArrayLike) -> float:
 
 def _by_image(values: NDArray[np.float64], images: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The sum of the values and the number of questions of each image."""
-    _, place = np.unique(np.asarray(images), return_inverse=True)
-    return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)
+    _, image = np.unique(np.asarray(images), return_inverse=True)
+    return np.bincount(image, weights=values).astype(np.float64), np.bincount(image).astype(np.float64)
 
 
 def pass_at_k(answers: int, right: int, k: int) -> float:

@@ -245,11 +245,14 @@ def read_flags(name: str, flags: Mapping[str, Any], push: PublishOptions | None)
 
     values: dict[str, Any] = {"task": name}
     source = "the command line"
+    given = {flag: value for flag, value in flags.items() if flag in RunConfig.model_fields}
     if is_config_file(name):
         values, source = read_config_file(Path(name)), name
-    elif "task" in flags:  # of the dataset NAME, whose folders stay the default
-        values |= {"data": f"data/{find_dataset_or_task(name).name}", "out": Path("runs") / name}
-    values |= {flag: value for flag, value in flags.items() if flag in RunConfig.model_fields}
+    elif "task" in given:  # of the dataset NAME, whose folders stay the default
+        dataset = find_dataset_or_task(name).name
+        values |= {"data": f"data/{dataset}", "out": Path("runs") / name}
+        given["task"] = dataset if given["task"] == "all" else given["task"]
+    values |= given
     values |= {flag: False for flag in ("report", "preflight") if f"no_{flag}" in flags}
     if "assignments" in flags and isinstance(values.setdefault("settings", {}), dict):
         values["settings"] = values["settings"] | parse_assignments(flags["assignments"])

@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from training.launch.launcher import supervise
+from datagen.common.command_line import run_command
+from training.launch.launcher import LaunchError, supervise
 from training.launch.planner import Job
 
 TRAINER = ["-m", "tests.training.launched", "as"]
@@ -75,12 +76,16 @@ def main() -> None:
     if sys.argv[1] == "as":
         act(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
         return
-    out, port, watchdog, server, *trainer = sys.argv[1:]
+    out, port, watchdog, grace, server, *trainer = sys.argv[1:]
     known = [*TRAINER, *trainer, out, port] if len(trainer) == 1 else trainer
     serving = None if server == "none" else job("server", [*TRAINER, server, out, port])
     os.environ["R1VLM_LAUNCHED"] = "1"
-    sys.exit(supervise(Path(out), job("trainer", known), serving, int(port), float(watchdog)))
+    try:
+        supervise(Path(out), job("trainer", known), serving, int(port), float(watchdog), grace=float(grace))
+    except LaunchError as error:
+        print(f"r1vlm-train: {error}", file=sys.stderr)
+        sys.exit(error.code)
 
 
 if __name__ == "__main__":
-    main()
+    run_command("r1vlm-train", main)

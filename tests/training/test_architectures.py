@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from datagen import r1_format
 from datagen.dataset.reader import open_dataset
 from tests.training.architectures import shrunk
-from training.config import RunConfig, Stage, resolve_settings
+from training.config import Stage, StageConfig, parse_assignments, resolve_settings
 from training.models import DEFAULT_MODEL, load_model
 from training.recipes import load_recipe, recipes
 from training.trainers import grpo, sft
@@ -52,11 +52,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     shutil.rmtree(folder)
 
 
-def run_of(recipe: str, stage: Stage, model: Path, data: Path, out: Path, *sets: str) -> RunConfig:
-    settings = resolve_settings(recipe, stage, None, {}, [*TINY, *sets])
+def run_of(recipe: str, stage: Stage, model: Path, data: Path, out: Path, *sets: str) -> StageConfig:
+    settings = resolve_settings(recipe, stage, settings=parse_assignments([*TINY, *sets]))
     built = open_dataset(data)
     out.mkdir()
-    return RunConfig(stage, str(model), built.name, ["list", "sum"], str(out), 0, settings, built.fingerprint, {})
+    return StageConfig(stage, str(model), built.name, ["list", "sum"], str(out), 0, settings, built.fingerprint, {})
 
 
 def moved(before: Path, after: Path) -> set[str]:
@@ -65,11 +65,12 @@ def moved(before: Path, after: Path) -> set[str]:
     return {name for name, weight in new.items() if not torch.equal(weight, old[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name in recipes() if name != "small"])
 def test_two_steps_of_every_recipe(
     recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpo, "WholeGRPOTrainer", Taught)
+    monkeypatch.setattr(grpo, "R1GRPOTrainer", Taught)
     model = checkpoint(load_recipe(recipe).get("model", DEFAULT_MODEL))
     short = f"generation_kwargs={{max_new_tokens: {SAMPLED}}}"
     asked = run_of(recipe, "grpo", model, digits_folder, tmp_path / "run", *GROUPS, short)
@@ -93,6 +94,7 @@ def test_two_steps_of_every_recipe(
     gc.collect()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["default", "qwen3-vl-2b", "smolvlm"])
 def test_the_cold_start_of_every_family(recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path) -> None:
     model = checkpoint(load_recipe(recipe)["model"])

@@ -10,19 +10,19 @@ import pytest
 
 from datagen.common.errors import UserError
 from datagen.registry import TASKS
-from training.config import EXTRA_SETTINGS, RunConfig, Stage, make_trl_config, resolve_settings
+from training.config import EXTRA_SETTINGS, Stage, StageConfig, make_trl_config, parse_assignments, resolve_settings
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
 
 
-def run_with(settings: dict[str, Any], stage: Stage, out: Path) -> RunConfig:
-    return RunConfig(stage, "small", "data", ["sum"], str(out), 0, settings, "fingerprint", {})
+def run_with(settings: dict[str, Any], stage: Stage, out: Path) -> StageConfig:
+    return StageConfig(stage, "small", "data", ["sum"], str(out), 0, settings, "fingerprint", {})
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("recipe", ["small", "default"])
 def test_every_recipe_is_a_configuration_that_trl_accepts(stage: Stage, recipe: str, tmp_path: Path) -> None:
-    settings = resolve_settings(recipe, stage, None, {}, ["bf16=false"])
+    settings = resolve_settings(recipe, stage, settings={"bf16": False})
     config = make_trl_config(run_with(settings, stage, tmp_path))
     for name, value in settings.items():
         assert name in EXTRA_SETTINGS[stage] or getattr(config, name) == value
@@ -30,7 +30,7 @@ def test_every_recipe_is_a_configuration_that_trl_accepts(stage: Stage, recipe: 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rewards_are_weighed_by_name_for_every_task(task: str, tmp_path: Path) -> None:
-    settings = resolve_settings("small", "grpo", None, {}, ["reward_weights={correctness: 2}"])
+    settings = resolve_settings("small", "grpo", settings={"reward_weights": {"correctness": 2}})
     run = replace(run_with(settings, "grpo", tmp_path), tasks=[task])
     names = list(TASKS[task].rewards)
     assert make_trl_config(run).reward_weights == [2.0 if name == "correctness" else 1.0 for name in names]
@@ -42,9 +42,9 @@ def test_rewards_are_weighed_by_name_for_every_task(task: str, tmp_path: Path) -
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("temperature: 0.7\nmax_steps: 5\nnum_generations: 4\n")
-    settings = resolve_settings("small", "grpo", file, {"max_steps": 6, "learning_rate": None}, ["num_generations=2"])
+    settings = resolve_settings("small", "grpo", file, {"max_steps": 6, "learning_rate": None}, {"num_generations": 2})
     assert (settings["temperature"], settings["max_steps"], settings["num_generations"]) == (0.7, 6, 2)
-    assert settings["learning_rate"] == resolve_settings("small", "grpo", None, {}, [])["learning_rate"]
+    assert settings["learning_rate"] == resolve_settings("small", "grpo")["learning_rate"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_gets_one_sentence(assignment: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
-        resolve_settings("small", "grpo", None, {}, [assignment])
+        resolve_settings("small", "grpo", settings=parse_assignments([assignment]))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -74,12 +74,12 @@ def test_a_wrong_file_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(UserError):
-        resolve_settings("small", "grpo", file, {}, [])
+        resolve_settings("small", "grpo", file)
     with pytest.raises(UserError, match="can't read"):
-        resolve_settings("small", "grpo", tmp_path / "none.yaml", {}, [])
+        resolve_settings("small", "grpo", tmp_path / "none.yaml")
 
 
 def test_what_trl_refuses_is_one_sentence(tmp_path: Path) -> None:
-    settings = resolve_settings("small", "grpo", None, {}, ["num_generations=3"])
+    settings = resolve_settings("small", "grpo", settings={"num_generations": 3})
     with pytest.raises(UserError, match="TRL refuses these settings"):
         make_trl_config(run_with(settings, "grpo", tmp_path))

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 from datagen.common.errors import UserError
 from datagen.dataset.build import build
-from datagen.dataset.config import make_config
-from datagen.dataset.executors import process_executor
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.registry import find_dataset_or_task
-from tests.processes import refused, run
-from training.config import RunConfig, make_trl_config, resolve_settings
+from tests.processes import invoke, refused
+from training.config import StageConfig, make_trl_config, parse_assignments, resolve_settings
 from training.trainers import grpo
 from training.trainers.curriculum import easiest_first
 from training.trainers.zero_variance import zero_variance
@@ -29,16 +28,17 @@ from training.trainers.zero_variance import zero_variance
 SMALL_STEPS = ("per_device_train_batch_size=8", "num_generations=4", "max_completion_length=40", "save_steps=4")
 
 
-def run_of(data: Path, model: Path, out: Path, *sets: str) -> RunConfig:
+def run_of(data: Path, model: Path, out: Path, *sets: str) -> StageConfig:
     out.mkdir()
-    settings = resolve_settings("small", "grpo", None, {}, [*SMALL_STEPS, "max_steps=4", *sets])
-    return RunConfig("grpo", str(model), str(data), ["list", "sum"], str(out), 0, settings, "", {})
+    settings = resolve_settings("small", "grpo", settings=parse_assignments([*SMALL_STEPS, "max_steps=4", *sets]))
+    return StageConfig("grpo", str(model), str(data), ["list", "sum"], str(out), 0, settings, "", {})
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_curriculum_asks_the_easiest_first_and_ends_with_the_hardest(
     digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -51,11 +51,12 @@ def test_a_curriculum_asks_the_easiest_first_and_ends_with_the_hardest(
     assert (asked[0], asked[-1]) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_its_second_epoch_asks_what_one_that_was_not_stopped_asks(
     random_checkpoint: Path, tmp_path: Path
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    build(make_config("digits", size=20, seed=3), data, process_executor(1))
+    build(DatasetConfig(dataset="digits", size=20, seed=3), data, workers=1)
     run = run_of(data, random_checkpoint, out, "max_steps=13", "save_steps=11", "num_generations=8")
     run = replace(run, tasks=["sum"], settings=run.settings | {"per_device_train_batch_size": 16})
     grpo.train(run)
@@ -75,7 +76,7 @@ def test_a_run_resumed_in_its_second_epoch_asks_what_one_that_was_not_stopped_as
 @given(steps=st.integers(1, 60), levels=st.lists(st.integers(1, 5), min_size=1, max_size=40), seed=st.integers(0, 9))
 def test_as_many_questions_as_the_run_asks_from_all_levels(steps: int, levels: list[int], seed: int) -> None:
     questions = Dataset.from_dict({"id": list(range(len(levels))), "num_digits": levels})
-    run = RunConfig("grpo", "", "", ["sum"], "unused", seed, {"max_steps": steps, "bf16": False}, "", {})
+    run = StageConfig("grpo", "", "", ["sum"], "unused", seed, {"max_steps": steps, "bf16": False}, "", {})
     config = make_trl_config(run)
     chosen = easiest_first(questions, find_dataset_or_task("sum"), config)
     assert config.shuffle_dataset is False
@@ -111,7 +112,7 @@ def test_groups_without_variance_are_counted_and_dropped_where_asked(
     drop: bool, digits_folder: Path, random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Graded, "outputs", [], raising=False)
-    monkeypatch.setattr(grpo, "WholeGRPOTrainer", Graded)
+    monkeypatch.setattr(grpo, "R1GRPOTrainer", Graded)
     sets = (f"drop_zero_variance={drop}", "loss_type=dapo", "max_steps=1", "reward_weights={format: 1}")
     grpo.train(run_of(digits_folder, random_checkpoint, tmp_path / "run", *sets))
     (row,) = metrics(tmp_path / "run")
@@ -134,5 +135,5 @@ def test_dropping_groups_where_it_changes_nothing_is_refused(
         grpo.train(run_of(digits_folder, random_checkpoint, tmp_path / "b", *sets))
     words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", tmp_path / "c"]
     assert "no setting 'do_resise'" in refused(
-        run("training.cli", *words, "--set", "image_processor={do_resise: false}")
+        invoke("training.cli", *words, "--set", "image_processor={do_resise: false}")
     )

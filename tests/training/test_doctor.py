@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import run
+from tests.processes import invoke
 from training.launch import doctor
 from training.launch.planner import Ports
 from training.launch.presets import GPU
 
 
-def test_the_doctor_has_a_line_for_everything_and_no_secrets() -> None:
+def test_the_doctor_has_a_line_for_everything_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "hf_" + "x" * 34
-    done = run("training.cli", "--doctor", env={**os.environ, "HF_TOKEN": secret})
+    monkeypatch.setenv("HF_TOKEN", secret)
+    done = invoke("training.cli", "--doctor")
     assert done.returncode == 0, done.stderr
     assert secret not in done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -39,7 +39,7 @@ def test_a_torch_that_can_not_be_imported_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(doctor, "visible_gpus", lambda: [GPU("GPU", 2**30)])
     monkeypatch.setitem(sys.modules, "torch", None)
     (finding,) = doctor.gpus()
-    assert not finding.well
+    assert not finding.passed
     assert "pip install 'r1vlm[train]'" in finding.line()
 
 
@@ -49,7 +49,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         finding, *_ = doctor.ports(Ports(server=port))
-    assert not finding.well
+    assert not finding.passed
     assert str(port) in finding.line()
 
 
@@ -57,4 +57,4 @@ def test_too_little_room_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(doctor, "ROOM", dict.fromkeys(doctor.ROOM, 10**9))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "models"))
     found = doctor.disk()
-    assert "HF_HOME" in next(finding for finding in found if finding.what == "disk, models").line()
+    assert "HF_HOME" in next(finding for finding in found if finding.name == "disk, models").line()

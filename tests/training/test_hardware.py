@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datagen.common.errors import UserError
-from training.config import EXTRA_SETTINGS, resolve_settings
+from training.config import EXTRA_SETTINGS, RunConfig, resolve_settings
 from training.launch import memory, planner, presets
-from training.launch.launch_config import check_move, hardware_record, strip_launch_options
+from training.launch.launch_config import check_move, hardware_record, launched_words
 from training.launch.memory import GIB, built_in, predict
 from training.launch.plan_rendering import render_plan, slurm_script
 from training.launch.planner import LaunchPlan, Machine, PlanRequest, QuestionSize, check_fits, make_plan
@@ -37,7 +37,7 @@ MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 
 
 def asked(model: str = MODEL, **settings: Any) -> PlanRequest:
-    recipe = resolve_settings("default", "grpo", None, {}, [])
+    recipe = resolve_settings("default", "grpo")
     return PlanRequest(model, built_in()[model], recipe | settings, DIGITS, ["digits"], Path("runs/digits"))
 
 
@@ -87,7 +87,7 @@ def test_trl_accepts_the_settings_of_every_preset(preset: str, tmp_path: Path, m
 
     made = planned(preset, 80)
     # TRL counts the processes that there are; the rule it checks is that of one process with as many completions
-    settings = made.asked.settings | made.settings | {"bf16": False}
+    settings = made.request.settings | made.settings | {"bf16": False}
     settings = {name: value for name, value in settings.items() if name not in EXTRA_SETTINGS["grpo"]}
     settings["per_device_train_batch_size"] *= made.preset.processes
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -132,9 +132,9 @@ def test_the_batch_keeps_trls_rule_on_any_hardware(generations: int, device: int
     assert batch.per_device <= preset.micro_batch
     if device * steps * preset.processes % generations:
         with pytest.raises(UserError, match="no multiple of num_generations"):
-            fit_batch(settings, preset, asked=True)
+            fit_batch(settings, preset, fixed=True)
     else:
-        assert fit_batch(settings, preset, asked=True).completions == device * steps * preset.processes
+        assert fit_batch(settings, preset, fixed=True).completions == device * steps * preset.processes
     try:
         assert fit_batch(settings, preset, completions=batch.completions).completions == batch.completions
     except UserError:
@@ -143,9 +143,9 @@ def test_the_batch_keeps_trls_rule_on_any_hardware(generations: int, device: int
 
 def test_the_setting_of_the_first_report_stays_as_it_is() -> None:
     settings = {"num_generations": 15, "per_device_train_batch_size": 5, "gradient_accumulation_steps": 4}
-    assert fit_batch(settings, PRESETS["4gpu"], asked=True) == presets.Batch(5, 4, 3)
+    assert fit_batch(settings, PRESETS["4gpu"], fixed=True) == presets.Batch(5, 4, 3)
     with pytest.raises(UserError, match="multiple of 3, or num_generations to 2, 4, 5, 10, 20"):
-        fit_batch(settings, PRESETS["1gpu"], asked=True)
+        fit_batch(settings, PRESETS["1gpu"], fixed=True)
 
 
 @pytest.mark.parametrize("name", built_in())
@@ -481,8 +481,8 @@ def test_a_run_keeps_its_completions_on_other_hardware() -> None:
 
 
 def test_the_trainers_command_says_where_it_runs_once() -> None:
-    words = ["digits", "--hardware", "auto", "--steps", "3", "--nodes=4", "--dry-run", "--gpu-memory", "24", "--resume"]
-    assert strip_launch_options(words) == ["digits", "--steps", "3", "--resume"]
+    config = RunConfig(task="digits", hardware="8gpu", steps=3, nodes=4, gpu_memory=24, resume=True)
+    assert launched_words(config) == ["digits", "--resume", "--steps", "3"]
 
 
 def write_golden() -> None:

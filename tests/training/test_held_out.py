@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from datagen.r1_format import OPENING
-from tests.processes import run
+from tests.processes import invoke
 
 SMALL = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_that_r1vlm_eval_gets(digits_folder: Path, tmp_path: Path) -> None:
     from trl import GRPOConfig
 
     from datagen.dataset.reader import open_dataset
-    from training.callbacks.validation import answers, evaluating
+    from training.callbacks.validation import answers, eval_mode
     from training.models import load_model
     from training.rollout.parity import banned_tokens
     from training.trainers.grpo import R1GRPOTrainer, ban_tokens
@@ -42,11 +43,11 @@ def test_the_answers_are_those_that_r1vlm_eval_gets(digits_folder: Path, tmp_pat
         model=model, processing_class=processor, args=config, train_dataset=questions, reward_funcs=judge.functions()
     )
     model.train()
-    with evaluating(model):
+    with eval_mode(model):
         texts = answers(trainer, list(questions))
     assert model.training
     words = [SMALL, "--data", digits_folder, "--split", "validation", "--engine", "transformers"]
-    done = run("evaluation.cli", *words, "--max-new-tokens", "32", "--out", tmp_path / "eval")
+    done = invoke("evaluation.cli", *words, "--max-new-tokens", "32", "--out", tmp_path / "eval")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "eval" / "completions.jsonl").read_text(encoding="utf-8").splitlines()
     expected = {line["id"]: line["completion"] for line in map(json.loads, lines)}
@@ -85,7 +86,7 @@ def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeyp
     linked = {}
     for step in range(1, 8):
         state.global_step, control = step, SimpleNamespace(should_save=False)
-        monkeypatch.setattr(watcher, "score", lambda step=step: {"format": 1.0, "correctness": scores[step]})
+        monkeypatch.setattr(watcher, "mean_rewards", lambda step=step: {"format": 1.0, "correctness": scores[step]})
         watcher.on_step_end(args, state, control)
         assert control.should_save == (step in scores)
         if control.should_save:
@@ -95,13 +96,14 @@ def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeyp
     assert [row["held_out/reward"] for row in watcher.trainer.logged] == pytest.approx([0.3, 0.6, 0.6, 0.5])
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_best_checkpoint_beside_the_last(
     digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     words: list[Any] = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", out, "--steps", "3"]
     words += ["--eval-steps", "1", "--set", "save_total_limit=1", "--set", "per_device_train_batch_size=8"]
-    done = run("training.cli", *words, "--num-generations", "4", "--set", "max_completion_length=32")
+    done = invoke("training.cli", *words, "--no-report", "--num-generations", "4", "--set", "max_completion_length=32")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     scored = [row["step"] for row in rows if "held_out/correctness" in row]

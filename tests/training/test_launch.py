@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,10 +19,14 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from datagen.common.errors import UserError
 from tests.processes import command
+from training.launch import launcher
 from training.launch.launcher import free_ports
 
+pytestmark = pytest.mark.slow
 MARK = "R1VLM_TEST_MARK"
+GRACE = 1.0  # seconds, ten times as short as a user's
 
 
 @dataclass
@@ -42,7 +48,7 @@ class Launched:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
             kinds = [word for word in words if word.endswith(("-server", "-trainer")) or word == "training.cli"]
-            role = "guard of " if "training.launch.process_supervisor" in words else ""
+            role = "supervisor of " if "training.launch.process_supervisor" in words else ""
             launcher = "tests.training.launched" in words and "as" not in words
             name = "launcher" if launcher else role + (kinds[-1] if kinds else f"process {process.pid}")
             found[name] = process.pid
@@ -77,7 +83,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         out, mark = tmp_path / "run", uuid4().hex
-        words = [str(out), str(port), str(watchdog), server, *trainer]
+        words = [str(out), str(port), str(watchdog), str(GRACE), server, *trainer]
         process = subprocess.Popen(
             command("tests.training.launched", *words),
             env={**os.environ, MARK: mark},
@@ -177,8 +183,8 @@ def test_a_signal_to_the_launcher_ends_even_what_ignores_signals(
     [
         ("good-server", "the server was killed by SIGKILL"),
         ("endless-trainer", "the trainer was killed by SIGKILL"),
-        ("guard of good-server", "the server lost its guard process"),
-        ("guard of endless-trainer", "the trainer lost its guard process"),
+        ("supervisor of good-server", "the server lost its supervisor process"),
+        ("supervisor of endless-trainer", "the trainer lost its supervisor process"),
         ("launcher", None),
     ],
 )
@@ -188,7 +194,7 @@ def test_any_process_may_be_killed_and_none_is_left(
     run = launch("good-server", "endless-trainer")
     run.wait_for(run.stepped)
     family = run.family()
-    assert len(family) >= 6  # the launcher, two guards, server and trainer, and an orphan
+    assert len(family) >= 6  # the launcher, two supervisors, server and trainer, and an orphan
     os.kill(family[victim], signal.SIGKILL)
     code, said = run.end()
     if says is None:
@@ -199,39 +205,59 @@ def test_any_process_may_be_killed_and_none_is_left(
 
 
 def test_a_hang_without_a_launcher_is_ended_too(tmp_path: Path) -> None:
-    code = (
-        f"import pathlib, time; from training.launch import watched\nwith watched(pathlib.Path({str(tmp_path)!r}), 1):"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n    time.sleep(60)"], check=False, capture_output=True, text=True, timeout=50
-    )
+    code = "import pathlib, sys, time\nfrom training.launch.launcher import watched\n"
+    code += "with watched(pathlib.Path(sys.argv[1]), 1):\n    time.sleep(60)"
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=50)
     assert done.returncode == 124
-    assert 'File "<string>", line 3' in done.stderr
+    assert 'File "<string>", line 4' in done.stderr
     assert "--watchdog" in done.stderr
 
 
-def test_two_runs_that_start_at_the_same_time_do_not_meet() -> None:
-    first, second = (set(asdict(free_ports()).values()) for _ in range(2))
+def test_a_run_meets_no_other_at_ports_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = random.sample(range(10_000, 32_768), 200)
+
+    class Drawn:
+        def sample(self, ports: range, count: int) -> list[int]:
+            assert ports == range(10_000, 32_768)  # below those that the system gives to connections
+            return drawn[:count]
+
+    monkeypatch.setattr(random, "SystemRandom", Drawn)
+    first = set(asdict(free_ports()).values())
+    with contextlib.ExitStack() as other_run:
+        for port in first:
+            other_run.enter_context(socket.socket()).bind(("", port))
+        second = set(asdict(free_ports()).values())
     assert len(first | second) == 6
-    assert all(10_000 <= port < 32_768 for port in first | second)
 
 
-@pytest.mark.parametrize("victim", ["launcher", "training.cli", "good-server"])
+def test_no_free_port_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_is_free", lambda port: False)
+    with pytest.raises(UserError, match="no port is free"):
+        free_ports()
+
+
 def test_a_run_goes_on_after_any_of_its_processes_was_killed(
-    victim: str, launch: Callable[..., Launched], digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+    launch: Callable[..., Launched], digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     words = ["-m", "training.cli", "digits", "--data", str(digits_folder), "--model", str(random_checkpoint)]
-    words += ["--out", str(out), "--no-report", "--hardware", "cpu", "--steps", "3", "--set", "save_steps=1"]
+    words += ["--out", str(out), "--no-report", "--hardware", "cpu", "--steps", "16", "--set", "save_steps=1"]
     words += ["--set", "per_device_train_batch_size=8", "--set", "num_generations=4"]
-    words += ["--set", "max_completion_length=32"]
-    run = launch("good-server", *words, watchdog=120)
-    run.wait_for((out / "checkpoint-1").is_dir)
-    os.kill(run.family()[victim], signal.SIGKILL)
-    assert run.end()[0] != 0
-    assert not (out / "final").exists()
+    words += ["--set", "max_completion_length=32", "--set", "save_total_limit=2"]
+
+    def step() -> int:
+        return max((int(path.name.rpartition("-")[2]) for path in out.glob("checkpoint-*")), default=0)
+
+    for victim in ("launcher", "training.cli", "good-server"):
+        begun = step()
+        run = launch("good-server", *words, watchdog=120)
+        run.wait_for(lambda begun=begun: step() > begun)
+        os.kill(run.family()[victim], signal.SIGKILL)
+        assert run.end()[0] != 0
+        assert not (out / "final").exists()
     code, said = launch("good-server", *words, watchdog=120).end()
     assert code == 0, said
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
-    assert (out / "final").resolve().name == "checkpoint-3"
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 17))
+    assert (out / "final").resolve().name == "checkpoint-16"

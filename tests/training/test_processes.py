@@ -9,11 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import MakeOnce
+from tests.processes import invoke
+from tests.training.fixed_rollouts import FixedRollouts
+from training.trainers import grpo
+
+pytestmark = pytest.mark.slow
 STEPS = 3
 # A reference model that follows the one in training, and adapters, each with a KL term that shows when it is lost.
 SYNCED = ["--set", "beta=0.1", "--set", "sync_ref_model=true", "--set", "ref_model_sync_steps=1"]
@@ -25,19 +32,28 @@ def trained(
     processes: int, out: Path, data: Path, model: Path, *more: str, start: list[str] | None = None
 ) -> list[dict[str, Any]]:
     """The metrics of a few steps on 16 completions a step, shared by so many processes, which `start` starts."""
-    words = ["digits", "--data", str(data), "--model", str(model), "--out", str(out), "--hardware", "cpu"]
+    words = ["digits", "--data", str(data), "--model", str(model), "--out", str(out)]
+    words += ["--hardware", "cpu", "--no-report"]
     words += ["--steps", str(STEPS), "--learning-rate", "1e-3", "--num-generations", "4"]
     for setting in (f"per_device_train_batch_size={16 // processes}", "max_completion_length=40", "save_steps=2"):
         words += ["--set", setting]
     words += ["--set", "reward_weights={format: 1}", "--set", "freeze_vision=false"]
-    # accelerate 1.15's launch --cpu --num_processes 2 runs one process, and exits with 0: hence torchrun
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    start = start or [sys.executable, *(torchrun if processes > 1 else []), "-m"]
-    command = [*start, "tests.training.fixed_rollouts", *words, *more]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=env)
+    if processes == 1:
+        with patch.object(grpo, "R1GRPOTrainer", FixedRollouts):
+            done = invoke("training.cli", *words, *more)
+    else:
+        # accelerate 1.15's launch --cpu --num_processes 2 runs one process, and exits with 0: hence torchrun
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        start = start or [sys.executable, *torchrun, "-m"]
+        command = [*start, "tests.training.fixed_rollouts", *words, *more]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained; score it") == 1, done.stdout
+    return metrics(out)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -55,12 +71,16 @@ def check_same_weights(run: Path, expected: Path) -> None:
         torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(
-    tmp_path_factory: pytest.TempPathFactory, digits_folder: Path, random_checkpoint: Path
+    make_once: MakeOnce, digits_folder: Path, random_checkpoint: Path
 ) -> dict[int, tuple[Path, list[dict[str, Any]]]]:
-    folder = tmp_path_factory.mktemp("processes")
-    return {n: (folder / str(n), trained(n, folder / str(n), digits_folder, random_checkpoint)) for n in (1, 2)}
+    def fill(folder: Path) -> None:
+        for n in (1, 2):
+            trained(n, folder / str(n), digits_folder, random_checkpoint)
+
+    folder = make_once("processes", fill)
+    return {n: (folder / str(n), metrics(folder / str(n))) for n in (1, 2)}
 
 
 def test_loss_and_gradient_are_the_same(runs: dict[int, tuple[Path, list[dict[str, Any]]]]) -> None:

@@ -10,8 +10,15 @@ from peft import LoraConfig
 
 from datagen.common.errors import UserError
 from datagen.registry import TASKS
-from tests.processes import refused, run
-from training.config import EXTRA_SETTINGS, RunConfig, Stage, make_trl_config, resolve_settings, validate_settings
+from tests.processes import invoke, refused
+from training.config import (
+    EXTRA_SETTINGS,
+    Stage,
+    StageConfig,
+    make_trl_config,
+    resolve_settings,
+    validate_settings,
+)
 from training.launch.launch_config import hardware_record
 from training.launch.memory import GIB, built_in
 from training.launch.planner import Machine, PlanRequest, QuestionSize, make_plan
@@ -24,9 +31,9 @@ STAGES: list[Stage] = ["cold_start", "grpo"]
 DIGITS = QuestionSize(width=84, height=84, prompt=250, solution=106)
 
 
-def run_of(recipe: str, stage: Stage, out: Path) -> RunConfig:
-    settings = resolve_settings(recipe, stage, None, {}, ["bf16=false"])  # which torch refuses without a GPU
-    return RunConfig(stage, "", "data", list(TASKS), str(out), 0, settings, "", {})
+def run_of(recipe: str, stage: Stage, out: Path) -> StageConfig:
+    settings = resolve_settings(recipe, stage, settings={"bf16": False})  # bf16 is refused without a GPU
+    return StageConfig(stage, "", "data", list(TASKS), str(out), 0, settings, "", {})
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
@@ -44,7 +51,7 @@ def test_every_recipe_is_possible_with_every_preset(recipe: str, preset: Preset,
     placed = dict(hardware_record(plan)["settings"])
     # TRL counts the processes that there are; the rule it checks is that of one process with as many completions
     placed["per_device_train_batch_size"] *= preset.processes
-    config = make_trl_config(RunConfig(**{**asked.as_json(), "hardware": {"settings": placed}}))
+    config = make_trl_config(StageConfig(**{**asked.as_json(), "hardware": {"settings": placed}}))
     assert config.generation_batch_size == plan.batch.completions
     if asked.settings.get("drop_zero_variance"):
         check_zero_variance_settings(config)
@@ -98,10 +105,10 @@ def test_a_model_has_one_recipe() -> None:
 
 def test_a_recipe_is_chosen_by_name(tmp_path: Path) -> None:
     words = ["digits", "--hardware", "1gpu", "--dry-run"]
-    done = run("training.cli", *words, "--recipe", "qwen3-vl-4b", cwd=tmp_path)
+    done = invoke("training.cli", *words, "--recipe", "qwen3-vl-4b", cwd=tmp_path)
     assert "Qwen/Qwen3-VL-4B-Instruct, all weights" in done.stdout, done.stderr
-    done = run("training.cli", *words, "--recipe", "lora", "--model", "Qwen/Qwen2.5-VL-7B-Instruct", cwd=tmp_path)
+    done = invoke("training.cli", *words, "--recipe", "lora", "--model", "Qwen/Qwen2.5-VL-7B-Instruct", cwd=tmp_path)
     assert "Qwen/Qwen2.5-VL-7B-Instruct, LoRA of rank 16" in done.stdout, done.stderr
-    done = run("training.cli", "digits", "--hardware", "2gpu", "--dry-run", "--recipe", "smolvlm", cwd=tmp_path)
+    done = invoke("training.cli", "digits", "--hardware", "2gpu", "--dry-run", "--recipe", "smolvlm", cwd=tmp_path)
     assert """--mm-processor-kwargs '{"do_image_splitting": false}'""" in done.stdout, done.stderr
-    assert "did you mean 'lora'" in refused(run("training.cli", *words, "--recipe", "lorra", cwd=tmp_path))
+    assert "did you mean 'lora'" in refused(invoke("training.cli", *words, "--recipe", "lorra", cwd=tmp_path))

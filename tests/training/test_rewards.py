@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from datagen.task import score
+from training.trainers import rewards
 from training.trainers.rewards import RewardFunctions
+from training.trl_compat import REFERENCE, reference_from_checkpoint
 
 
 def call(judge: RewardFunctions, completions: list[str], **columns: Any) -> dict[str, list[float]]:
@@ -45,3 +48,34 @@ def test_each_row_is_judged_by_its_own_task_and_logged_once(tmp_path: Path) -> N
 def test_a_reward_that_raises_stops_the_run() -> None:
     with pytest.raises(KeyError):
         call(RewardFunctions(["sum"]), ["</think><answer>5</answer>"], task=["sum"], id=["a"])
+
+
+def test_a_completion_is_judged_once_a_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    judged: list[str] = []
+
+    def count(task: Any, message: str, example: Any) -> dict[str, float]:
+        judged.append(message)
+        return score(task, message, example)
+
+    monkeypatch.setattr(rewards, "score", count)
+    functions = RewardFunctions(["sum"], tmp_path / "log")
+    for batch in (["</think><answer>5</answer>", "</think><answer>6</answer>"], ["</think><answer>5</answer>"]):
+        size = len(batch)
+        got = call(functions, batch, task=["sum"] * size, id=["a"] * size, digits=[[3, 2]] * size)
+        assert got["correctness"] == [1, 0][:size]
+    assert len(judged) == 3
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
+def test_a_reference_is_restored_where_the_trainer_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / REFERENCE).mkdir()
+    model = SimpleNamespace(config=SimpleNamespace(name_or_path="small"))
+
+    def fail() -> None:
+        with reference_from_checkpoint(model, tmp_path):
+            assert model.config.name_or_path == str(tmp_path / REFERENCE)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert model.config.name_or_path == "small"

@@ -14,45 +14,43 @@ import pytest
 from datagen import r1_format
 from datagen.registry import TASKS
 from datagen.task import reward_hash
-from tests.processes import kill_when, refused, run
-
-TINY = ("--set", "per_device_train_batch_size=8", "--set", "num_generations=4", "--set", "max_completion_length=32")
+from tests.conftest import MakeOnce
+from tests.processes import invoke, kill_when, refused, run
+from tests.training.conftest import TINY
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.fixture(scope="module")
-def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path, random_checkpoint: Path) -> Path:
+@pytest.fixture(scope="session")
+def killed_and_resumed(make_once: MakeOnce, few_digits: Path, random_checkpoint: Path) -> Path:
     """A GRPO run of six steps, killed behind its second checkpoint (step 4), then resumed."""
-    out = tmp_path_factory.mktemp("run") / "digits"
-    words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--out", out, "--steps", "6"]
-    words += [*TINY, "--set", "save_steps=2"]
 
-    def behind_step_4() -> bool:
-        return (out / "checkpoint-4").is_dir()
+    def fill(folder: Path) -> None:
+        out = folder / "digits"
+        words = ["digits", "--data", few_digits, "--model", random_checkpoint, "--out", out, "--steps", "6"]
+        words += [*TINY, "--set", "save_steps=2"]
+        kill_when((out / "checkpoint-4").is_dir, "training.cli", *words, "--no-report")
+        assert not (out / "final").exists()
+        with (out / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 5, "loss": 99}\n{"step": 5, "half-writ')  # what a kill may leave behind
+        with (out / "completions.jsonl").open("a") as file:
+            file.write('{"step": 1, "half{"step": 2, "of one": "and one of another process"}\n[]\n')
+        assert "--resume" in refused(invoke("training.cli", *words))
+        done = invoke("training.cli", *words, "--resume", "--no-report")
+        assert done.returncode == 0, done.stderr
+        assert not (out / "report").exists()
+        again = run("training.cli", *words, "--resume", "--hardware", "2gpu")  # nothing is left to do on them
+        assert "already trained" in again.stdout
+        assert again.returncode == 0, again.stderr
+        assert f"report: {out}/report/report.html" in again.stdout
+        assert "seed=0, not 4" in refused(invoke("training.cli", *words, "--resume", "--seed", "4"))
 
-    kill_when(behind_step_4, "training.cli", *words, "--no-report")
-    assert not (out / "final").exists()
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 5, "loss": 99}\n{"step": 5, "half-writ')  # what a kill may leave behind
-    with (out / "completions.jsonl").open("a") as file:
-        file.write('{"step": 1, "half{"step": 2, "of one": "and one of another process"}\n[]\n')
-    sentence = refused(run("training.cli", *words))
-    assert "--resume" in sentence
-    done = run("training.cli", *words, "--resume", "--no-report")
-    assert done.returncode == 0, done.stderr
-    assert not (out / "report").exists()
-    again = run("training.cli", *words, "--resume", "--hardware", "2gpu")  # nothing is left to do on them
-    assert "already trained" in again.stdout
-    assert again.returncode == 0, again.stderr
-    assert f"report: {out}/report/report.html" in again.stdout
-    other = refused(run("training.cli", *words, "--resume", "--seed", "4"))
-    assert "seed=0, not 4" in other
-    return out
+    return make_once("killed-and-resumed", fill) / "digits"
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint(killed_and_resumed: Path) -> None:
     metrics = lines(killed_and_resumed / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
@@ -62,14 +60,15 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(killed_and_resumed: Path)
     assert not (killed_and_resumed / ".saving").exists()
 
 
-def test_the_run_folder_has_everything(killed_and_resumed: Path, digits_folder: Path) -> None:
+@pytest.mark.slow
+def test_the_run_folder_has_everything(killed_and_resumed: Path, few_digits: Path) -> None:
     assert (killed_and_resumed / "reward_curve.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((killed_and_resumed / "run.json").read_text())["settings"]["max_steps"] == 6
     completions = lines(killed_and_resumed / "completions.jsonl")
     assert [row["step"] for row in completions] == [step for step in range(1, 7) for _ in range(8)]
     from datagen.dataset.reader import open_dataset
 
-    questions = {row["id"]: row for row in open_dataset(digits_folder).questions("train")}
+    questions = {row["id"]: row for row in open_dataset(few_digits).questions("train")}
     for row in completions:
         question = questions[row["id"]]
         assert row["completion"].startswith(r1_format.OPENING)
@@ -77,17 +76,19 @@ def test_the_run_folder_has_everything(killed_and_resumed: Path, digits_folder: 
         assert row["rewards"] == {name: reward(row["completion"], question) for name, reward in rewards.items()}
 
 
-def test_a_checkpoint_says_what_made_it(killed_and_resumed: Path, digits_folder: Path) -> None:
+@pytest.mark.slow
+def test_a_checkpoint_says_what_made_it(killed_and_resumed: Path, few_digits: Path) -> None:
     from datagen.dataset.reader import open_dataset
 
     record = json.loads((killed_and_resumed / "final" / "r1vlm.json").read_text())
-    assert record["dataset_fingerprint"] == open_dataset(digits_folder).fingerprint
+    assert record["dataset_fingerprint"] == open_dataset(few_digits).fingerprint
     assert record["reward_hash"] == {task: reward_hash(TASKS[task]) for task in ("list", "sum")}
     assert record["stage"] == "grpo"
     assert "6 steps of GRPO" in record["shown"]
     assert record["versions"]["trl"].startswith("1.16.")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_starts_the_turn_with_the_opening_words_and_never_samples_vision_tokens(
     killed_and_resumed: Path,
 ) -> None:
@@ -103,12 +104,13 @@ def test_a_checkpoint_starts_the_turn_with_the_opening_words_and_never_samples_v
     assert {processor.tokenizer.convert_ids_to_tokens(token) for token in banned} == set(r1_format.VISION_TOKENS)
 
 
+@pytest.mark.slow
 def test_cold_start_trains_on_the_asked_number_of_traces(
     digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "cold"
     words = ["sum", "--data", digits_folder, "--model", random_checkpoint, "--out", out, "--cold-start"]
-    done = run("training.cli", *words, "--traces", "12", "--steps", "8", "--set", "per_device_train_batch_size=12")
+    done = invoke("training.cli", *words, "--traces", "12", "--steps", "8", "--set", "per_device_train_batch_size=12")
     assert done.returncode == 0, done.stderr
     losses = [row["loss"] for row in lines(out / "metrics.jsonl") if "loss" in row]
     assert len(losses) == 8
@@ -130,6 +132,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_torch_looks_for_gpus_when_all_others_are_hidden(
     digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -153,10 +156,13 @@ def test_torch_looks_for_gpus_when_all_others_are_hidden(
         (["digits", "--data", "DATA", "--model", "DATA"], "is no model folder"),
         (["digits", "--data", "DATA", "--out", "FILE"], "is a file"),
         (["digits", "--data", "DATA", "--out", "FULL"], "--resume"),
-        (["digits", "--data", "DATA", "--steps", "0"], "0 is below 1"),
+        (["digits", "--data", "DATA", "--steps", "0"], "--steps"),
         (["digits", "--data", "DATA", "--set", "temprature=1"], "did you mean 'temperature'"),
         (["digits", "--data", "DATA", "--num-generations", "3"], "no multiple of num_generations=3"),
-        (["digits", "--data", "DATA", "--learning-rate", "-1"], "not a number above 0"),
+        (
+            ["digits", "--data", "DATA", "--learning-rate", "-1"],
+            "'learning_rate', -1.0: input should be greater than 0",
+        ),
         (["digits", "--data", "DATA", "--report-to", "papyrus"], "papyrus"),
         (["digits", "--data", "DATA", "--set", "max_completion_length=10"], "cuts off right answers"),
         (["digits", "--data", "DATA", "--cold-start", "--num-generations", "4"], "--cold-start"),
@@ -174,5 +180,5 @@ def test_a_wrong_argument_gets_one_sentence(
     (tmp_path / "full" / "file").write_text("something")
     places = {"DATA": digits_folder, "FULL": tmp_path / "full", "FILE": tmp_path / "full" / "file"}
     model = [] if "--model" in words else ["--model", str(random_checkpoint)]
-    sentence = refused(run("training.cli", *(places.get(word, word) for word in words), *model, cwd=tmp_path))
+    sentence = refused(invoke("training.cli", *(places.get(word, word) for word in words), *model, cwd=tmp_path))
     assert says in sentence

@@ -15,7 +15,7 @@ from datagen import r1_format
 from datagen.r1_format import vision_token_ids
 from datagen.registry import TASKS
 from datagen.sources.mnist import SIDE, load_digits
-from tests.processes import refused, run
+from tests.processes import invoke, refused, run
 from training.builtin_models.architecture import EXAMPLE, make_processor
 from training.builtin_models.cipher_tables import SHARES, decoders
 from training.builtin_models.language import (
@@ -74,8 +74,8 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path) -> None:
     model, processor = load_model(str(out))
     assert sum(parameter.numel() for parameter in model.parameters()) < 2_000_000
     assert len(vision_token_ids(processor.tokenizer.get_vocab())) == 5
-    assert "is a file" in refused(run("training.builtin_models.make", "--out", out / "config.json"))
-    assert "there already" in refused(run("training.builtin_models.make", "--out", out))
+    assert "is a file" in refused(invoke("training.builtin_models.make", "--out", out / "config.json"))
+    assert "there already" in refused(invoke("training.builtin_models.make", "--out", out))
 
 
 def test_reading_batches_label_the_cells_of_the_digits_centres() -> None:

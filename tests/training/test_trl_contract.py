@@ -17,7 +17,7 @@ def reward_answer(completions: list[Any], answer: list[str], **kwargs: object) -
 
 
 def test_transformers_alone_goes_on_with_the_first_weights(random_checkpoint: Path, tmp_path: Path) -> None:
-    """Where this fails, transformers #43701 is mended, and WholeCheckpoints needs no `_load_from_checkpoint`."""
+    """Where this fails, transformers #43701 is fixed, and AtomicCheckpoints needs no `_load_from_checkpoint`."""
     changed, fresh = (AutoModelForImageTextToText.from_pretrained(random_checkpoint) for _ in range(2))
     with torch.no_grad():
         for value in changed.parameters():

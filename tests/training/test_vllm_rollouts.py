@@ -1,6 +1,6 @@
 """GRPO with vLLM's rollouts, on the real engine: what TRL does wrong, what we do, and that preflight tells them apart.
 
-`make test-vllm` runs it. The first tests fail when TRL is right by itself: then `training/rollout/vllm.py` can go.
+`make test-vllm` runs it. The first tests fail when TRL is right by itself: a part of `trl_compat.py` can go then.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def test_trl_leaves_the_images_of_old_weights_in_vllms_cache() -> None:
     from trl.generation.vllm_generation import VLLMGeneration
 
     text = inspect.getsource(VLLMGeneration.sync_weights)
-    assert "reset_encoder_cache" not in text, "TRL #7198: Rollouts need not reset the encoder's cache"
+    assert "reset_encoder_cache" not in text, "TRL #7198: sync_weights need not reset the encoder's cache"
 
 
 def make_trainer(data: Path, out: Path, **vllm: Any) -> Any:
@@ -111,7 +111,7 @@ def test_trl_alone_corrupts_prompts_with_images(
     ours = trainer._generate(prompts)[0]
     image = trainer.processing_class.image_token_id
     assert [ids.count(image) for ids in ours] == [9] * len(prompts)
-    assert [ids.count(image) for ids in read] == [17] * len(prompts), "TRL #6294: `rollout` can go"
+    assert [ids.count(image) for ids in read] == [17] * len(prompts), "TRL #6294: `rollout_func` can go"
 
 
 @needs_vllm
@@ -208,7 +208,7 @@ def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: 
     from transformers import AutoModelForImageTextToText
     from trl.generation.vllm_generation import VLLMGeneration
 
-    from training.rollout.vllm import SyncedVLLMGeneration
+    from training.trl_compat import SyncedVLLMGeneration
 
     network = AutoModelForImageTextToText.from_pretrained(random_checkpoint, dtype="bfloat16")
     model = get_peft_model(network, LoraConfig(r=4, target_modules="all-linear"))
@@ -230,7 +230,7 @@ def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: 
     assert handed.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(handed[name], value, rtol=0.01, atol=0.001)
-    assert drift(), "TRL #6688: Rollouts._iter_named_params can go"
+    assert drift(), "TRL #6688: SyncedVLLMGeneration._iter_named_params can go"
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +255,10 @@ def served(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def test_rollouts_of_a_server_agree_too(served: Any, prompts: list[Any]) -> None:
     import torch
 
-    from training.rollout.parity import ask
+    from training.rollout.parity import sample
 
     with torch.no_grad():
-        completions, _, found = ask(served, prompts)
+        completions, _, found = sample(served, prompts)
     assert len(completions) == len(prompts)
     assert found.worst < 0.01
     assert found.ratio == pytest.approx(1, abs=0.01)

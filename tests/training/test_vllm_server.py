@@ -25,11 +25,11 @@ DIGITS = QuestionSize(width=84, height=84, prompt=250, solution=106)
 LAUNCHER = """
 import sys
 from pathlib import Path
-from training.launch import supervise
-from training.plan import Job
+from training.launch.launcher import supervise
+from training.launch.planner import Job
 server = Job("server", sys.argv[3:], {})
 trainer = Job("trainer", [sys.executable, "-c", "print('trained')"], {})
-sys.exit(supervise(Path(sys.argv[1]), trainer, server, int(sys.argv[2]), 240))
+supervise(Path(sys.argv[1]), trainer, server, int(sys.argv[2]), 240)
 """
 
 PARSER = """

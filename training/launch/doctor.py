@@ -23,48 +23,48 @@ ROOM = {"disk, runs": 126, "disk, models": 8}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that was looked at: whether it is well, what was found, and what to do where it is not."""
+class Check:
+    """Something that was looked at: whether it is as it should be, what is there, and what to do where it is not."""
 
-    what: str
-    well: bool
-    found: str
-    do: str = ""
+    name: str
+    passed: bool
+    detail: str
+    advice: str = ""
 
     def line(self) -> str:
         """As it is printed."""
-        advice = f": {self.do}" if self.do and not self.well else ""
-        return f"{'ok ' if self.well else '-- '}{self.what:<16}{self.found}{advice}"
+        advice = f": {self.advice}" if self.advice and not self.passed else ""
+        return f"{'ok ' if self.passed else '-- '}{self.name:<16}{self.detail}{advice}"
 
 
 def examine() -> None:
     """Print a line for everything that was looked at."""
-    for look in CHECKS:
-        for finding in look():
-            print(finding.line(), flush=True)
+    for examination in EXAMINATIONS:
+        for check in examination():
+            print(check.line(), flush=True)
 
 
-def python() -> list[Finding]:
+def python() -> list[Check]:
     """Python's version."""
-    good = (3, 11) <= sys.version_info[:2] < (3, 14)
-    return [Finding("python", good, sys.version.split()[0], "vLLM and TRL share 3.11 to 3.13")]
+    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
+    return [Check("python", supported, sys.version.split()[0], "vLLM and TRL share 3.11 to 3.13")]
 
 
-def packages() -> list[Finding]:
+def packages() -> list[Check]:
     """The versions of what a run depends on: against those that r1vlm asks for, and against one another."""
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(text) for text in requires("r1vlm") or []]
-    asked = [
-        (one, extra)
+    declared = [Requirement(text) for text in requires("r1vlm") or []]
+    needed = [
+        (requirement, extra)
         for extra in ("train", "vllm", "deepspeed")
-        for one in wanted
-        if one.marker is not None and one.marker.evaluate({"extra": extra})
+        for requirement in declared
+        if requirement.marker is not None and requirement.marker.evaluate({"extra": extra})
     ]
-    findings = [_package(one.name, str(one.specifier), extra) for one, extra in asked]
-    names = [one.name for one, _ in asked]
+    checks = [_package(requirement.name, str(requirement.specifier), extra) for requirement, extra in needed]
+    names = [requirement.name for requirement, _ in needed]
     clashes = [clash for name in names for clash in _clashes(name, names)]
-    return findings + [Finding("versions", False, clash, "install them together, in one command") for clash in clashes]
+    return checks + [Check("versions", False, clash, "install them together, in one command") for clash in clashes]
 
 
 def _installed(name: str) -> str | None:
@@ -77,32 +77,32 @@ def _installed(name: str) -> str | None:
     return None
 
 
-def _package(name: str, wanted: str, extra: str) -> Finding:
+def _package(name: str, specifier: str, extra: str) -> Check:
     from packaging.specifiers import SpecifierSet
 
     install = f"pip install 'r1vlm[{extra}]'"
-    found = _installed(name)
-    if found is None:
-        return Finding(name, False, "not installed" + OPTIONAL.get(name, ""), install)
-    well = SpecifierSet(wanted).contains(found, prereleases=True)
-    return Finding(name, well, f"{found} (r1vlm asks for {wanted})", install)
+    installed = _installed(name)
+    if installed is None:
+        return Check(name, False, "not installed" + OPTIONAL.get(name, ""), install)
+    passed = SpecifierSet(specifier).contains(installed, prereleases=True)
+    return Check(name, passed, f"{installed} (r1vlm asks for {specifier})", install)
 
 
 def _clashes(name: str, names: list[str]) -> list[str]:
-    """What one package says of the versions of the others that is not so."""
+    """Requirements of one package that the installed versions of the others do not meet."""
     from packaging.requirements import Requirement
 
     try:
         texts = requires(name) or []
     except PackageNotFoundError:
         return []
-    found = []
-    for wanted in map(Requirement, texts):
-        there = _installed(wanted.name) if wanted.name in names else None
-        applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if there is not None and applies and not wanted.specifier.contains(there, prereleases=True):
-            found.append(f"{name} asks for {wanted.name}{wanted.specifier}, and {there} is installed")
-    return found
+    clashes = []
+    for requirement in map(Requirement, texts):
+        installed = _installed(requirement.name) if requirement.name in names else None
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if installed is not None and applies and not requirement.specifier.contains(installed, prereleases=True):
+            clashes.append(f"{name} asks for {requirement.name}{requirement.specifier}, and {installed} is installed")
+    return clashes
 
 
 OPTIONAL = {
@@ -111,96 +111,95 @@ OPTIONAL = {
 }
 
 
-def gpus() -> list[Finding]:
+def gpus() -> list[Check]:
     """The GPUs, and whether torch can use them."""
-    found = visible_gpus()
-    if not found:
-        return [Finding("GPU", True, "none is visible: the built-in models train on the CPU")]
+    visible = visible_gpus()
+    if not visible:
+        return [Check("GPU", True, "none is visible: the built-in models train on the CPU")]
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a library of CUDA that can't be loaded
-        return [Finding("GPU", False, f"torch can't be imported ({error})", "pip install 'r1vlm[train]'")]
+        return [Check("GPU", False, f"torch can't be imported ({error})", "pip install 'r1vlm[train]'")]
     usable = torch.cuda.device_count()
-    findings = [
-        Finding(
+    checks = [
+        Check(
             "GPU",
-            usable == len(found),
-            ", ".join(f"{gpu.name} ({gpu.memory / GIB:.0f} GiB)" for gpu in found),
+            usable == len(visible),
+            ", ".join(f"{gpu.name} ({gpu.memory / GIB:.0f} GiB)" for gpu in visible),
             f"torch {torch.__version__} can use {usable} of them: look at the driver and at torch's CUDA build",
         )
     ]
     nccl = torch.distributed.is_nccl_available()
-    found_nccl = "there" if nccl else "missing"
-    findings.append(Finding("NCCL", nccl, found_nccl, "several GPUs need a CUDA build of torch"))
-    return findings
+    detail = "there" if nccl else "missing"
+    return [*checks, Check("NCCL", nccl, detail, "several GPUs need a CUDA build of torch")]
 
 
-def vllm_import() -> list[Finding]:
+def vllm_import() -> list[Check]:
     """Whether vLLM can be imported: its compiled parts must match torch."""
     if importlib.util.find_spec("vllm") is None:
         return []
     code = "import vllm; from vllm import LLM"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
-    said = done.stderr.strip().splitlines()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    errors = ended.stderr.strip().splitlines()
     return [
-        Finding(
+        Check(
             "import vllm",
-            done.returncode == 0,
-            "works" if done.returncode == 0 else f"fails ({said[-1][:100] if said else 'no reason given'})",
+            ended.returncode == 0,
+            "works" if ended.returncode == 0 else f"fails ({errors[-1][:100] if errors else 'no reason given'})",
             "install vLLM and torch anew and together: pip install 'r1vlm[train,vllm]'",
         )
     ]
 
 
-def disk() -> list[Finding]:
+def disk() -> list[Check]:
     """Room where checkpoints go, and where models are kept."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    findings = []
-    for what, path in (("disk, runs", Path("runs")), ("disk, models", home)):
+    checks = []
+    for name, path in (("disk, runs", Path("runs")), ("disk, models", home)):
         free = free_disk(path) / GIB
-        advice = f"3B takes {ROOM[what]} GiB: free some, or use {'HF_HOME' if path == home else '--out'}"
-        findings.append(Finding(what, free >= ROOM[what], f"{free:.0f} GiB free for {path}", advice))
+        advice = f"3B takes {ROOM[name]} GiB: free some, or use {'HF_HOME' if path == home else '--out'}"
+        checks.append(Check(name, free >= ROOM[name], f"{free:.0f} GiB free for {path}", advice))
     shared = Path("/dev/shm")  # noqa: S108
     if shared.exists():
         free = shutil.disk_usage(shared).free / GIB
-        found = f"{free:.1f} GiB free at {shared}"
-        findings.append(Finding("shared memory", free >= 1, found, "in a container, start it with --shm-size 8g"))
-    return findings
+        detail = f"{free:.1f} GiB free at {shared}"
+        checks.append(Check("shared memory", free >= 1, detail, "in a container, start it with --shm-size 8g"))
+    return checks
 
 
-def token() -> list[Finding]:
+def token() -> list[Check]:
     """Whether the Hub would know us. The token itself is never printed, and nothing is sent."""
     from huggingface_hub import get_token
 
-    there = get_token() is not None
-    found = "there is one" if there else "there is none, which only --push-to-hub and private repositories need"
-    return [Finding("Hub token", True, found)]
+    known = get_token() is not None
+    detail = "there is one" if known else "there is none, which only --push-to-hub and private repositories need"
+    return [Check("Hub token", True, detail)]
 
 
-def ports(usual: Ports | None = None) -> list[Finding]:
+def ports(usual: Ports | None = None) -> list[Check]:
     """Whether the default ports are free, which several machines meet at; a run of one machine takes others."""
-    findings = []
-    for what, port in asdict(usual or Ports()).items():
+    checks = []
+    for name, port in asdict(usual or Ports()).items():
         with socket.socket() as probe:
             probe.settimeout(0.5)
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
-        found = f"{port} is taken, which only multinode needs" if taken else f"{port} is free"
-        findings.append(Finding(f"{what} port", not taken, found, "end what listens there"))
-    return findings
+        detail = f"{port} is taken, which only multinode needs" if taken else f"{port} is free"
+        checks.append(Check(f"{name} port", not taken, detail, "end what listens there"))
+    return checks
 
 
-def compiler() -> list[Finding]:
+def compiler() -> list[Check]:
     """What DeepSpeed needs to build its optimizer for the host."""
     if importlib.util.find_spec("deepspeed") is None:
         return []
-    there = [tool for tool in ("c++", "g++", "ninja") if shutil.which(tool)]
-    well = "ninja" in there and len(there) > 1
+    tools = [tool for tool in ("c++", "g++", "ninja") if shutil.which(tool)]
+    passed = "ninja" in tools and len(tools) > 1
     return [
-        Finding("compiler", well, ", ".join(there) or "none", "4gpu builds DeepSpeed's CPU Adam: install g++, ninja")
+        Check("compiler", passed, ", ".join(tools) or "none", "4gpu builds DeepSpeed's CPU Adam: install g++, ninja")
     ]
 
 
-CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+EXAMINATIONS: tuple[Callable[[], list[Check]], ...] = (
     python,
     packages,
     vllm_import,

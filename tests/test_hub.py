@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from datagen.dataset.manifest import tables_of
+from datagen.dataset.build import build
+from datagen.dataset.config import DatasetConfig
+from datagen.dataset.manifest import table_sizes
 from datagen.dataset.reader import open_dataset
+from datagen.hub.fetch import download
 from datagen.registry import DATASETS
+from tests.conftest import MakeOnce
 from tests.hub import Hub, running
-from tests.processes import kill_when, refused, run
+from tests.processes import invoke, kill_when, refused, run
 
 TOKEN = "hf_writes"
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=<...>' to upload:DeprecationWarning"
+)  # huggingface_hub's own
 Done = subprocess.CompletedProcess[str]
 
 
@@ -38,10 +48,44 @@ def env(hub: Hub, tmp_path: Path) -> dict[str, str]:
     return os.environ | ours | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
+class Stderr:
+    """Standard error as it is when something is written; a logger's handler keeps that of its first moment."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@contextmanager
+def fresh_client(env: Mapping[str, str]) -> Iterator[None]:
+    """huggingface_hub as a new process with this environment has it: it reads its settings when it is imported."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    disable_progress_bars()
+    for handler in logging.get_logger("huggingface_hub").handlers:
+        handler.setStream(Stderr())
+    try:
+        with patch.dict(os.environ, env, clear=True):
+            importlib.reload(constants)
+            download.cache_clear()
+            yield
+    finally:
+        importlib.reload(constants)
+
+
 @pytest.fixture
-def data(env: dict[str, str]) -> Callable[..., Done]:
-    """Calls `r1vlm-data`; keywords change the environment."""
-    return lambda *words, **changes: run("datagen.cli", *words, env=env | changes)
+def data(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Calls `r1vlm-data` in this process; keywords change the environment."""
+    monkeypatch.setattr("datagen.hub.errors.WAITS", (0.05, 0.1))
+
+    def call(*words: str | Path, **changes: str) -> Done:
+        with fresh_client(env | changes):
+            return invoke("datagen.cli", *words)
+
+    return call
 
 
 def script(text: str, env: dict[str, str], *words: str | Path) -> str:
@@ -82,7 +126,7 @@ def test_what_is_published_reads_back(name: str, hub: Hub, env: dict[str, str], 
     assert "POST /api/validate-yaml" in hub.seen  # which refuses what it doesn't like
     about = json.loads(script(READ, env, f"ada/r1vlm-{name}", folder))
     assert {one["config_name"]: bool(one.get("default")) for one in about["configs"]} == {"r1": True, "raw": False}
-    sizes = tables_of(folder)
+    sizes = table_sizes(folder)
     for info in about["dataset_info"]:
         split = {one["name"]: one["num_examples"] for one in info["splits"]}
         assert split == {name: size["rows"] for name, size in sizes[info["config_name"]].items()}
@@ -92,12 +136,27 @@ def test_what_is_published_reads_back(name: str, hub: Hub, env: dict[str, str], 
     assert all(f"]({path})" in card for path in pictures)
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def digits(make_once: MakeOnce) -> Path:
+    """Two digits datasets, `built` and `other`."""
+
+    def fill(folder: Path) -> None:
+        for seed, name in enumerate(("built", "other")):
+            build(DatasetConfig(dataset="digits", size=40, seed=seed), folder / name, workers=1)
+
+    return make_once("hub", fill)
+
+
+@pytest.fixture
+def built(digits: Path) -> Path:
     """A digits dataset; nobody may change it."""
-    folder = tmp_path_factory.mktemp("hub") / "digits"
-    assert run("datagen.cli", "build", "digits", "--size", "40", "--out", folder).returncode == 0
-    return folder
+    return digits / "built"
+
+
+@pytest.fixture
+def other(digits: Path) -> Path:
+    """Another one, of another seed."""
+    return digits / "other"
 
 
 @pytest.fixture
@@ -116,9 +175,8 @@ def test_the_same_again_is_no_new_commit(hub: Hub, data: Any, unharmed: Path) ->
     assert hub.writes() == 1
 
 
-def test_something_else_is_replaced_by_force_only(hub: Hub, data: Any, unharmed: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    assert data("build", "digits", "--size", "40", "--seed", "1", "--out", other, "--push").returncode == 0
+def test_something_else_is_replaced_by_force_only(hub: Hub, data: Any, unharmed: Path, other: Path) -> None:
+    assert data("push", other).returncode == 0
     theirs = hub.repos["datasets/ada/r1vlm-digits"].main
     assert "--force" in refused(data("push", unharmed))
     assert hub.repos["datasets/ada/r1vlm-digits"].main == theirs
@@ -266,17 +324,18 @@ def test_a_push_that_is_killed_goes_on(hub: Hub, env: dict[str, str], data: Any,
     assert hub.repos["datasets/ada/r1vlm-digits"].main == contents(unharmed)
 
 
-def test_two_pushes_at_once(hub: Hub, data: Any, unharmed: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    assert data("build", "digits", "--size", "40", "--seed", "1", "--out", other).returncode == 0
+def test_two_pushes_at_once(hub: Hub, env: dict[str, str], unharmed: Path, other: Path) -> None:
+    def push(folder: Path, *words: str) -> Done:
+        return run("datagen.cli", "push", folder, *words, env=env)
+
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda folder: data("push", folder), (unharmed, other)))
+        both = list(pool.map(push, (unharmed, other)))
     assert sorted(done.returncode for done in both) == [0, 2], [done.stderr for done in both]
     loser = next(done for done in both if done.returncode)
     assert "holds something else" in loser.stderr.splitlines()[-1]
     assert hub.repos["datasets/ada/r1vlm-digits"].main in (contents(unharmed), contents(other))
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: data("push", unharmed, "--repo", "ada/new"), range(2)))
+        both = list(pool.map(lambda _: push(unharmed, "--repo", "ada/new"), range(2)))
     assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
     assert len(hub.repos["datasets/ada/new"].commits) == 2
 
@@ -308,14 +367,14 @@ print(json.dumps([task, list(rows["id"])]))
 
 
 def test_a_task_exported_from_the_hub_keeps_to_its_commit(
-    hub: Hub, env: dict[str, str], data: Any, unharmed: Path, tmp_path: Path
+    hub: Hub, env: dict[str, str], data: Any, digits: Path, tmp_path: Path
 ) -> None:
+    unharmed, other = digits / "built", digits / "other"
     assert data("push", unharmed).returncode == 0
     commit = hub.repos["datasets/ada/r1vlm-digits"].branches["main"]
     done = data("export", "lmms-eval", "ada/r1vlm-digits", "--out", tmp_path / "tasks")
     assert done.returncode == 0, done.stderr
-    other = data("build", "digits", "--size", "20", "--seed", "1", "--out", tmp_path / "other", "--push", "--force")
-    assert other.returncode == 0, other.stderr
+    assert data("push", other, "--force").returncode == 0
     task, asked = json.loads(script(EXPORTED, env, tmp_path / "tasks" / "r1vlm_digits_sum.yaml"))
     assert (task["dataset_path"], task["dataset_kwargs"]["revision"]) == ("ada/r1vlm-digits", commit)
     assert asked == list(open_dataset(unharmed).questions("test", ["sum"])["id"])
@@ -387,7 +446,8 @@ def test_training_and_evaluation_from_the_hub_alone(
         "--push-to-hub",
         "--no-report",
     ]
-    sentence = refused(run("training.cli", *train, env=env | {"HF_TOKEN": "hf_reads"}, cwd=tmp_path))
+    with fresh_client(env | {"HF_TOKEN": "hf_reads"}):
+        sentence = refused(invoke("training.cli", *train, cwd=tmp_path))
     assert "your token may only read" in sentence
     assert not (tmp_path / "runs").exists()
     trained = run("training.cli", *train, env=env, cwd=tmp_path)
@@ -446,10 +506,11 @@ def test_training_and_evaluation_from_the_hub_alone(
         ("--repo", "ada/base"): "ada/base holds something else: publish the checkpoint there first",
         ("--revision", "other"): "ada/r1vlm-digits-base has no revision other",
     }.items():
-        assert sentence in refused(run("evaluation.cli", *score, *more, env=env, cwd=tmp_path))
-    assert "leave out --push-card" in refused(
-        run("evaluation.cli", "ada/base", "--data", "ada/r1vlm-digits", "--push-card", env=env, cwd=tmp_path)
-    )
+        with fresh_client(env):
+            assert sentence in refused(invoke("evaluation.cli", *score, *more, cwd=tmp_path))
+    with fresh_client(env):
+        words = ["ada/base", "--data", "ada/r1vlm-digits", "--push-card"]
+        assert "leave out --push-card" in refused(invoke("evaluation.cli", *words, cwd=tmp_path))
 
     for done in (trained, scored):
         assert TOKEN not in done.stdout + done.stderr

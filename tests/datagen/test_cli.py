@@ -9,34 +9,80 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.processes import refused, run
+from datagen.common.options import as_text
+from datagen.registry import DATASETS
+from tests.processes import invoke, refused
+
+HEAVY = (
+    "numpy",
+    "PIL",
+    "torch",
+    "datasets",
+    "pyarrow",
+    "matplotlib",
+    "wordfreq",
+    "mlxtend",
+    "ray",
+    "upath",
+    "rapidfuzz",
+)
+LOADED = """
+import sys
+from datagen.cli import main
+sys.argv = ["r1vlm-data", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as done:
+    assert done.code == 0
+print(*sys.modules)
+"""
 
 
-def test_help_loads_nothing_heavy() -> None:
-    done = run("datagen.cli", "--help")
-    assert done.returncode == 0
-    assert all(word in done.stdout for word in ("build", "preview", "verify", "export", "audit", "tasks"))
-    heavy = "{'numpy', 'torch', 'datasets', 'pandas', 'pyarrow', 'matplotlib', 'wordfreq', 'mlxtend', 'ray', 'upath'}"
-    parser = "from datagen.cli import make_parser; make_parser(building=False)"
-    code = f"import sys; {parser}; print({heavy} & set(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert loaded == "set()\n"
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["build", "--help"], ["build", "digits", "--help"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED, *words], check=True, capture_output=True, text=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    heavy = HEAVY if "build" not in words else set(HEAVY) - {"rapidfuzz"}  # which judges messages
+    assert not set(heavy) & set(loaded)
+    assert ("datagen.registry" in loaded) == ("build" in words)
 
 
-def test_the_help_of_build_says_whose_option_it_is_and_its_default() -> None:
-    text = " ".join(run("datagen.cli", "build", "--help").stdout.split())
-    assert "letters in a word; words [3..12], messages [3..10]" in text
+def panels(*words: str) -> dict[str, str]:
+    """The panels of a help text by their titles, each as one line of words."""
+    done = invoke("datagen.cli", *words, "--help")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.split("╭─ ")[1:]
+    return {one.partition(" ─")[0]: " ".join(one.partition("\n")[2].replace("│", " ").split()) for one in text}
+
+
+def test_help_names_every_command_and_dataset() -> None:
+    commands = panels()["Commands"]
+    assert all(word in commands for word in ("build", "push", "card", "preview", "verify", "export", "audit", "tasks"))
+    assert all(f"{spec.name} {spec.summary[:1].upper()}" in panels("build")["Datasets"] for spec in DATASETS.values())
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_help_of_a_dataset_shows_its_own_options_and_no_others(name: str) -> None:
+    shown = panels("build", name)
+    own = shown.pop(f"Options of {name}")
+    for option in DATASETS[name].options:
+        assert f"--{option.name} " in own
+        assert f"[default: {as_text(option.default)}]" in own
+    others = {option.name for spec in DATASETS.values() for option in spec.options}
+    others -= {option.name for option in DATASETS[name].options}
+    assert not [other for other in others for text in (own, *shown.values()) if f"--{other} " in text]
+    assert {"Options", "Drawing", "Publishing on the Hugging Face Hub"} == set(shown)
 
 
 def test_tasks_lists_sizes_tasks_and_rewards() -> None:
-    done = run("datagen.cli", "tasks")
+    done = invoke("datagen.cli", "tasks")
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("digits", "5000", "list", "sum", "format", "correctness"))
 
 
 def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
-    done = run("datagen.cli", "preview", digits_folder, "--count", "3", "--out", out)
+    done = invoke("datagen.cli", "preview", digits_folder, "--count", "3", "--out", out)
     assert done.returncode == 0, done.stderr
     with Image.open(out) as sheet:
         assert sheet.format == "PNG"
@@ -48,13 +94,13 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["build", "digit"], "did you mean 'digits'"),
-        (["build", "digits", "--size", "0"], "--size: 0 is below 1"),
-        (["build", "digits", "--size", "many"], "'many' is not an integer"),
+        (["build", "digits", "--size", "0"], "'--size': it should be greater than or equal to 1"),
+        (["build", "digits", "--size", "many"], "'--size'"),
         (["build", "digits", "--size", "5"], "at least 10"),
         (["build", "digits", "--engine", "ray", "--workers", "2"], "leave it out"),
         (["build", "digits", "--digits", "3..1"], "1..3"),
         (["build", "digits", "--digits", "4"], "1..3"),
-        (["build", "digits", "--splits", "90/10"], "80/10/10"),
+        (["build", "digits", "--splits", "90/10"], "--splits 90/10 is not three percentages such as 80/10/10"),
         (["build", "digits", "--source", "emnist"], "emnist"),
         (["build", "words", "--source", "mnist"], "take --source wordfreq"),
         (["build", "digits", "--alphabet", "8"], "digits has no option 'alphabet'"),
@@ -71,25 +117,28 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
         (["preview", "nowhere"], "there is no dataset nowhere"),
         (["preview", "FULL"], "not a dataset folder"),
         (["preview", "FILE"], "not a dataset folder"),
-        (["preview", "DATA", "--split", "dev"], "train, validation, test"),
+        (["preview", "DATA", "--split", "dev"], "'--split'"),
         (["preview", "DATA", "--out", "FULL"], "no file"),
         (["export", "lmms-eval", "nowhere"], "there is no dataset nowhere"),
         (["export", "lmms-eval", "DATA", "--out", "FILE"], "is a file"),
         (["export", "helm", "DATA"], "lmms-eval"),
-        ([], "COMMAND"),
-        (["paint"], "paint"),
+        ([], "missing command"),
+        (["paint"], "no such command 'paint'"),
+        (["build"], "missing command"),
+        (["build", "digits", "--paint"], "no such option: --paint"),
+        (["build", "words", "--digits", "2"], "words has no option 'digits'"),
     ],
 )
 def test_a_wrong_argument_gets_one_sentence(words: list[str], says: str, digits_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("something")
     places = {"DATA": digits_folder, "FULL": tmp_path / "full", "FILE": tmp_path / "full" / "file"}
-    sentence = refused(run("datagen.cli", *(places.get(word, word) for word in words), cwd=tmp_path))
+    sentence = refused(invoke("datagen.cli", *(places.get(word, word) for word in words), cwd=tmp_path))
     assert says in sentence
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, a folder that nobody may write to")
 def test_an_unwritable_folder_gets_one_sentence() -> None:
-    sentence = refused(run("datagen.cli", "build", "digits", "--size", "10", "--out", "/proc/nowhere"))
+    sentence = refused(invoke("datagen.cli", "build", "digits", "--size", "10", "--out", "/proc/nowhere"))
     assert "can't write to /proc" in sentence

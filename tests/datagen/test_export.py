@@ -22,7 +22,7 @@ from datagen.export.lmms_eval import UTILS, export_lmms_eval
 from datagen.registry import DATASETS
 from datagen.reward_audit import ATTACKS
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
-from tests.processes import run
+from tests.processes import invoke
 
 
 @pytest.fixture(scope="module", params=list(DATASETS))
@@ -121,7 +121,7 @@ def test_several_answers_get_the_mean(digits_folder: Path) -> None:
 
 def test_a_task_that_is_not_asked_is_left_out(tmp_path: Path) -> None:
     build(DatasetConfig(dataset="messages", size=20, seed=1, options={"words": (1, 1)}), tmp_path / "data", workers=1)
-    done = run("datagen.cli", "export", "lmms-eval", "data", "--out", "tasks", cwd=tmp_path)
+    done = invoke("datagen.cli", "export", "lmms-eval", "data", "--out", "tasks", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "tasks").iterdir()} == {
         f"{UTILS}.py",

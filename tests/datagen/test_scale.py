@@ -20,7 +20,7 @@ from datagen.dataset.build import build, is_built
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.executors import process_executor, ray_executor
 from datagen.dataset.manifest import MANIFEST
-from tests.processes import refused, run
+from tests.processes import invoke, refused
 
 SIZE = 600
 
@@ -91,7 +91,7 @@ def test_a_node_that_is_killed_loses_and_doubles_no_shard(
 def test_a_cluster_that_is_not_there_gets_one_sentence(tmp_path: Path) -> None:
     for address in ("127.0.0.1:1", "127.0.0.1:99999", "nowhere:x"):
         words = ("build", "digits", "--size", "10", "--engine", "ray", "--ray-address", address, "--out", "d")
-        assert f"no Ray cluster at {address}" in refused(run("datagen.cli", *words, cwd=tmp_path))
+        assert f"no Ray cluster at {address}" in refused(invoke("datagen.cli", *words, cwd=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -154,24 +154,24 @@ def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:
 
 def test_a_store_that_refuses_gets_one_sentence_without_the_password(store: str, tmp_path: Path) -> None:
     wrong = store.replace("secret", "hunter2")
-    sentence = refused(run("datagen.cli", "build", "digits", "--size", "10", "--out", wrong, cwd=tmp_path))
+    sentence = refused(invoke("datagen.cli", "build", "digits", "--size", "10", "--out", wrong, cwd=tmp_path))
     assert "can't write to ftp://127.0.0.1" in sentence
     assert "hunter2" not in sentence
-    sentence = refused(run("datagen.cli", "verify", wrong, cwd=tmp_path))
+    sentence = refused(invoke("datagen.cli", "verify", wrong, cwd=tmp_path))
     assert "can't read ftp://127.0.0.1" in sentence
     assert "hunter2" not in sentence
-    sentence = refused(run("datagen.cli", "verify", store, cwd=tmp_path))
+    sentence = refused(invoke("datagen.cli", "verify", store, cwd=tmp_path))
     assert "there is no dataset ftp://" in sentence
 
 
 @pytest.mark.parametrize("command", ["push", "preview"])
 def test_what_needs_a_folder_says_so_of_a_store(command: str, tmp_path: Path) -> None:
-    done = run("datagen.cli", command, "memory://user:secret@bucket/digits", cwd=tmp_path)
+    done = invoke("datagen.cli", command, "memory://user:secret@bucket/digits", cwd=tmp_path)
     assert refused(done) == (
         "r1vlm-data: memory://bucket/digits is no folder on this machine: copy it into one, and name that"
     )
 
 
 def test_a_protocol_that_nobody_speaks_gets_one_sentence(tmp_path: Path) -> None:
-    done = run("datagen.cli", "build", "digits", "--size", "10", "--out", "nowhere://bucket/digits", cwd=tmp_path)
+    done = invoke("datagen.cli", "build", "digits", "--size", "10", "--out", "nowhere://bucket/digits", cwd=tmp_path)
     assert "can't reach nowhere://bucket/digits" in refused(done)

@@ -20,7 +20,7 @@ from datagen.dataset.config import DatasetConfig
 from datagen.dataset.manifest import MANIFEST, read_manifest, write_card
 from datagen.dataset.verify import verify
 from datagen.registry import DATASETS
-from tests.processes import refused, run
+from tests.processes import invoke, refused
 
 TEST_R1 = "r1/test-00000-of-00001.parquet"
 
@@ -174,7 +174,7 @@ def test_a_reward_hash_of_the_older_kind_is_not_compared(digits_folder: Path, tm
 
 
 def test_the_command_says_what_it_proved(digits_folder: Path, tmp_path: Path) -> None:
-    done = run("datagen.cli", "verify", digits_folder, "--all")
+    done = invoke("datagen.cli", "verify", digits_folder, "--all")
     assert done.returncode == 0, done.stderr
     for said in (
         "200 of 200 images drawn again",
@@ -186,12 +186,12 @@ def test_the_command_says_what_it_proved(digits_folder: Path, tmp_path: Path) ->
         assert said in done.stdout
     shutil.copytree(digits_folder, tmp_path / "copy")
     flip_a_byte(tmp_path / "copy")
-    assert "is not what was built" in refused(run("datagen.cli", "verify", tmp_path / "copy"))
+    assert "is not what was built" in refused(invoke("datagen.cli", "verify", tmp_path / "copy"))
 
 
 def test_the_audit_prints_a_table() -> None:
-    done = run("datagen.cli", "audit", "count")
+    done = invoke("datagen.cli", "audit", "count")
     assert done.returncode == 0, done.stderr
     assert "hundreds of points and boxes" in done.stdout
     assert "No attack earned more" in done.stdout
-    assert "did you mean 'counting'" in refused(run("datagen.cli", "audit", "countin"))
+    assert "did you mean 'counting'" in refused(invoke("datagen.cli", "audit", "countin"))

@@ -95,7 +95,7 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
     [
         (["build", "digit"], "did you mean 'digits'"),
         (["build", "digits", "--size", "0"], "'--size': it should be greater than or equal to 1"),
-        (["build", "digits", "--size", "many"], "'--size'"),
+        (["build", "digits", "--size", "many"], "'--size': it should be a valid integer"),
         (["build", "digits", "--size", "5"], "at least 10"),
         (["build", "digits", "--engine", "ray", "--workers", "2"], "leave it out"),
         (["build", "digits", "--digits", "3..1"], "1..3"),
@@ -117,7 +117,7 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
         (["preview", "nowhere"], "there is no dataset nowhere"),
         (["preview", "FULL"], "not a dataset folder"),
         (["preview", "FILE"], "not a dataset folder"),
-        (["preview", "DATA", "--split", "dev"], "'--split'"),
+        (["preview", "DATA", "--split", "dev"], "'dev' is not one of 'train', 'validation', 'test'"),
         (["preview", "DATA", "--out", "FULL"], "no file"),
         (["export", "lmms-eval", "nowhere"], "there is no dataset nowhere"),
         (["export", "lmms-eval", "DATA", "--out", "FILE"], "is a file"),

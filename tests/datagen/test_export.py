@@ -19,18 +19,9 @@ from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.export import lmms_eval_utils
 from datagen.export.lmms_eval import UTILS, export_lmms_eval
-from datagen.registry import DATASETS
 from datagen.reward_audit import ATTACKS
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
 from tests.processes import invoke
-
-
-@pytest.fixture(scope="module", params=list(DATASETS))
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small dataset of each kind."""
-    out = tmp_path_factory.mktemp("export") / request.param
-    build(DatasetConfig(dataset=request.param, size=80, seed=2), out, workers=1)
-    return out
 
 
 def function_of(folder: Path, name: str) -> Callable[..., Any]:

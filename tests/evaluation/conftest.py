@@ -32,7 +32,7 @@ def small_datasets(make_once: MakeOnce) -> dict[str, Path]:
 
     def fill(folder: Path) -> None:
         for name in DATASETS:
-            build(DatasetConfig(dataset=name, size=30, seed=0), folder / name, workers=1)
+            build(DatasetConfig(dataset=name, size=30, seed=0), folder / name, executor=map)
 
     folder = make_once("small-datasets", fill)
     return {name: folder / name for name in DATASETS}

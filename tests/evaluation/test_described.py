@@ -46,7 +46,7 @@ class Described:
 
 @pytest.fixture(scope="module")
 def words_folder(make_once: MakeOnce) -> Path:
-    return make_once("words", lambda out: build(DatasetConfig(dataset="words", size=100, seed=0), out, workers=1))
+    return make_once("words", lambda out: build(DatasetConfig(dataset="words", size=100, seed=0), out, executor=map))
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ RESERVED_SETTINGS = {  # settings that would break what a run folder promises
 
 
 class RunConfig(BaseModel):
-    """What `r1vlm-train` is asked for. Each field is the flag of that name; `push` stands for `--push-to-hub`."""
+    """The configuration of a run. Each field is the flag of that name; `push` stands for `--push-to-hub`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -189,8 +189,9 @@ def resolve_settings(
 
 
 def settings_of(config: RunConfig, recipe: str, stage: Stage) -> dict[str, Any]:
-    """The settings of a stage of a run. What the user gives is for the stage asked for; a cold start before GRPO has
-    the recipe's, and `traces`.
+    """The settings of a stage of a run.
+
+    What the user gives is for the stage that the run is for; a cold start before GRPO has the recipe's, and `traces`.
 
     Raises:
         UserError: as `resolve_settings`.

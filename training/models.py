@@ -73,10 +73,10 @@ def load_model(
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    where = model_folder(model)
+    folder = model_folder(model)
     try:
-        processor = AutoProcessor.from_pretrained(where, padding_side="left")
-        network = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(folder, padding_side="left")
+        network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
     processor.chat_template = with_opening(processor.chat_template)

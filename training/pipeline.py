@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from datagen.common.errors import UserError, require_extra, writable_folder
-from training.config import RUN_FILE, RunConfig, StageConfig, read_run, settings_of
+from training.config import RUN_FILE, RunConfig, Stage, StageConfig, read_run, settings_of
 from training.distributed import finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
 from training.models import DEFAULT_MODEL, SMALL, pin_model
@@ -115,7 +115,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     model = pin_model(config.model or recipe_model(config.recipe) or default_model(config.hardware, built.spec))
     recipe = config.recipe or recipe_for_model(model)
     target = publish_target(config, tasks, model)
-    kind: Literal["cold_start", "grpo"] = "cold_start" if config.cold_start else "grpo"
+    kind: Stage = "cold_start" if config.cold_start else "grpo"
     stage = StageConfig(
         stage=kind,
         model=model,

@@ -1,15 +1,15 @@
 """Everything of TRL's and transformers' that is private and overridden, each part with what ends it.
 
 Written against TRL 1.16 and transformers 5.17. `tests/training/test_trl_contract.py` and `test_vllm_rollouts.py` fail
-where an upstream release makes a part unnecessary.
+where an upstream release makes a part unnecessary. Where there is no issue, look again with each upgrade.
 
 | part | what is missing upstream | ends with |
 |---|---|---|
-| `AtomicCheckpoints._save_checkpoint` | a half-written checkpoint is taken for a complete one | no issue yet |
+| `AtomicCheckpoints._save_checkpoint` | a half-written checkpoint counts as complete | transformers pull request #35580 |
 | `AtomicCheckpoints._load_from_checkpoint` | a run is resumed with its first weights | transformers #43701, #40187 |
-| `ReferenceCheckpoints`, `reference_from_checkpoint` | a synced reference model is not saved | no issue yet |
-| `ResumeDataOrder` | each later epoch of a resumed run has the order of the first | no issue yet |
-| `ScoredBatches` | no hook between the scoring of completions and the loss | no issue yet |
+| `ReferenceCheckpoints`, `reference_from_checkpoint` | a synced reference model is not saved | no issue |
+| `ResumeDataOrder` | each later epoch of a resumed run has the order of the first | no issue |
+| `ScoredBatches` | no hook between the scoring of completions and the loss | no issue |
 | `SyncedVLLMGeneration.sync_weights` | images of old weights stay in vLLM's cache | TRL #7198, pull request #7200 |
 | `SyncedVLLMGeneration._iter_named_params` | merging an adapter in place changes its base | TRL #6688 |
 | `engine_for` | no settings for vLLM's precision and images a prompt | TRL #6776, pull request #6816 |

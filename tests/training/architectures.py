@@ -1,4 +1,4 @@
-"""The recipes' models with random weights: one layer deep, a quarter as wide, with processors that are made here.
+"""The recipes' models with random weights: one layer deep, two heads wide, with processors that are made here.
 
 Everything else is as published: the size of a head, of a patch and of an image, rotary sections, and the templates.
 """
@@ -53,6 +53,7 @@ SMOLVLM_TOKENS = (
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 )
 
+HEADS = 2
 WIDTHS = (  # in the configurations of the language model and of the vision tower
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
     *("num_heads", "embed_dim", "out_hidden_size"),
@@ -118,8 +119,12 @@ def shrunk(model: str, folder: Path) -> Path:
     ends = {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
     text |= {"vocab_size": 576, "num_hidden_layers": 1, "bos_token_id": None, **ends}
     text["head_dim"] = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    for part, name in ((part, name) for part in (text, vision) for name in WIDTHS if name in part):
-        part[name] = max(1, part[name] // 4)
+    width, text_heads = text["hidden_size"], text["num_attention_heads"]  # the vision tower's output has that width
+    for part in (vision, text):
+        heads = part.get("num_attention_heads") or part["num_heads"]
+        for name in (name for name in WIDTHS if name in part):
+            shared = part[name] == width and name in ("hidden_size", "out_hidden_size")
+            part[name] = max(1, part[name] // ((text_heads if shared else heads) // HEADS))
     vision["num_hidden_layers" if "num_hidden_layers" in vision else "depth"] = 1
     for indexes in ("fullatt_block_indexes", "deepstack_visual_indexes"):
         if indexes in vision:

@@ -1,4 +1,4 @@
-"""What goes wrong in a GRPO run, said in words: from the rows of `metrics.jsonl`, each finding with what to try.
+"""What goes wrong in a GRPO run, from the rows of `metrics.jsonl`: each symptom with what to try.
 
 Every rule looks at means over the last `WINDOW` steps, and says nothing before there are as many.
 """
@@ -48,9 +48,9 @@ def values(rows: Rows, key: str) -> list[float]:
 
 def recent(rows: Rows, key: str, *, ago: int = 0) -> float | None:
     """The mean of the last `WINDOW` values, or of those `ago` values before; None where there are fewer."""
-    found = values(rows[-8 * WINDOW :], key)  # rows without the key, of held-out scores, are between them
-    end = len(found) - ago
-    return fmean(found[end - WINDOW : end]) if end >= WINDOW else None
+    series = values(rows[-8 * WINDOW :], key)  # rows without the key, of held-out scores, are between them
+    end = len(series) - ago
+    return fmean(series[end - WINDOW : end]) if end >= WINDOW else None
 
 
 def format_alone(rows: Rows) -> tuple[str, str] | None:
@@ -141,21 +141,21 @@ RULES: dict[str, Callable[[Rows], tuple[str, str] | None]] = {
 
 def diagnose(rows: Rows) -> list[Symptom]:
     """What is wrong at the last of these rows of `metrics.jsonl`."""
-    found = {name: rule(rows) for name, rule in RULES.items()}
-    return [Symptom(name, rows[-1]["step"], *words) for name, words in found.items() if words is not None]
+    results = {name: rule(rows) for name, rule in RULES.items()}
+    return [Symptom(name, rows[-1]["step"], *words) for name, words in results.items() if words is not None]
 
 
 def history(rows: Rows) -> list[Symptom]:
-    """Everything that was wrong in a run, each finding where it was first seen."""
+    """Everything that was wrong in a run, each symptom where it was first seen."""
     first: dict[str, Symptom] = {}
     for end in range(1, len(rows) + 1):
-        for finding in diagnose(rows[:end]):
-            first.setdefault(finding.name, finding)
+        for symptom in diagnose(rows[:end]):
+            first.setdefault(symptom.name, symptom)
     return list(first.values())
 
 
 class DiagnosisCallback(TrainerCallback):  # type: ignore[misc]
-    """Says each finding once, when it is first seen; at the end all of them again, and keeps them in the run folder."""
+    """Prints each symptom when it is first seen, and all at the end; keeps them in the run folder."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -165,28 +165,28 @@ class DiagnosisCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on from what the run has logged before."""
         self.rows = read_metrics(self.out / METRICS)
-        self.reported = {finding.name: finding for finding in history(self.rows)}
+        self.reported = {symptom.name: symptom for symptom in history(self.rows)}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Look at the run again, with the numbers of this step."""
         if not state.is_world_process_zero or logs is None or "train_runtime" in logs:
             return
         self.rows.append({"step": state.global_step, **logs})
-        for finding in diagnose(self.rows):
-            if finding.name not in self.reported:
-                self.reported[finding.name] = finding
-                tqdm.write(f"diagnosis: {finding}")
+        for symptom in diagnose(self.rows):
+            if symptom.name not in self.reported:
+                self.reported[symptom.name] = symptom
+                tqdm.write(f"diagnosis: {symptom}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Sum up."""
         if not state.is_world_process_zero:
             return
-        still = {finding.name for finding in diagnose(self.rows)} if self.rows else set()
-        for finding in self.reported.values():
+        still = {symptom.name for symptom in diagnose(self.rows)} if self.rows else set()
+        for symptom in self.reported.values():
             tqdm.write(
-                f"diagnosis: {finding.name}, {'to the end' if finding.name in still else 'for a while'}; {finding}"
+                f"diagnosis: {symptom.name}, {'to the end' if symptom.name in still else 'for a while'}; {symptom}"
             )
         if not self.reported and len(self.rows) >= WINDOW:
             tqdm.write(f"diagnosis: nothing wrong was seen in {state.global_step} steps")
-        found = [{**asdict(finding), "at_the_end": finding.name in still} for finding in self.reported.values()]
-        write_json(self.out / DIAGNOSIS, found)
+        symptoms = [{**asdict(symptom), "at_the_end": symptom.name in still} for symptom in self.reported.values()]
+        write_json(self.out / DIAGNOSIS, symptoms)

@@ -163,7 +163,7 @@ def hardware_record(plan: LaunchPlan) -> dict[str, Any]:
 
 
 def recorded_hardware(out: Path) -> dict[str, Any]:
-    """What the run in a folder noted; empty where there is none, or it was started by another launcher."""
+    """The hardware recorded in a run folder; empty where there is none, or it was started by another launcher."""
     hardware: dict[str, Any] = read_run(out).get("hardware", {})
     return hardware
 

@@ -23,7 +23,7 @@ from datagen.common.errors import UserError
 from datagen.common.files import METRICS
 from training.distributed import SUPERVISED
 from training.launch.planner import Job, LaunchPlan, Ports, make_plan
-from training.launch.process_supervisor import adopt_orphans, descendants, end_all, send
+from training.launch.process_supervisor import adopt_orphans, descendants, end_all, is_alive, send
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 FAILED, HUNG = 1, 124  # exit codes; 124 as of timeout(1)
@@ -203,12 +203,17 @@ def _check(children: list[Child]) -> None:
 def _dump(children: list[Child]) -> None:
     """Have every Python process of the children write its stacks to its log, and end.
 
-    Each has Python's fault handler on (PYTHONFAULTHANDLER), vLLM's own included, which writes them on SIGABRT.
+    Each has Python's fault handler on (PYTHONFAULTHANDLER), vLLM's own included, which writes them on SIGABRT. They
+    write one after the other, since several share a log. The rest are stopped meanwhile: none ends because another has.
     """
-    send([process for child in children for process in descendants(child.supervisor.pid)], signal.SIGABRT)
+    processes = [process for child in children for process in reversed(descendants(child.supervisor.pid))]
+    send(processes, signal.SIGSTOP)
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(descendants(child.supervisor.pid) for child in children):
-        time.sleep(0.1)
+    for process in processes:
+        send([process], signal.SIGABRT)
+        send([process], signal.SIGCONT)
+        while is_alive(process) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager

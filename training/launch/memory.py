@@ -68,7 +68,7 @@ class Shape:
         return max(attention + 3 * self.hidden * self.intermediate, self.embedding)
 
     def adapters(self, rank: int, *, vision: bool) -> int:
-        """Parameters of LoRA on every linear layer of the language model, and of the vision tower where asked."""
+        """Parameters of LoRA on every linear layer of the language model, with `vision` also of the vision tower."""
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         each = 2 * (self.hidden + wide) + 2 * (self.hidden + narrow) + 3 * (self.hidden + self.intermediate)
         seeing = 4 * 2 * self.vision_hidden + 3 * (self.vision_hidden + self.vision_intermediate)
@@ -98,10 +98,10 @@ class Shape:
 @cache
 def built_in() -> dict[str, Shape]:
     """The shapes of the recipes' models, by their names on the Hub: a plan for them needs no weights and no network."""
-    known = json.loads((Path(__file__).parent / "shapes.json").read_text(encoding="utf-8"))
+    shapes = json.loads((Path(__file__).parent / "shapes.json").read_text(encoding="utf-8"))
     return {
         name: shape(name, entry["config"], (entry["parameters"], entry["vision_parameters"], entry["embedding"]))
-        for name, entry in known.items()
+        for name, entry in shapes.items()
     }
 
 
@@ -154,7 +154,7 @@ def shape_of(model: str) -> Shape:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked of the model. Tokens and patches are of one completion and its question."""
+    """The work of a training process. Tokens and patches are of one completion and its question."""
 
     batch: Batch
     prompt_tokens: int

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from training.launch.memory import GIB, SERVER_SHARE, Parts, gib
-from training.launch.planner import Job, LaunchPlan, Machine, PlanRequest, largest_question, possible
+from training.launch.planner import Job, LaunchPlan, Machine, PlanRequest, largest_question, possible_plans
 from training.launch.presets import PRESETS, Preset
 
 PLAN_VARIABLE = re.compile(r"(http://)?\$(SERVER|RANK|MAIN)(:\d+)?")  # set by the shell
@@ -177,7 +177,7 @@ def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
         cells, hosts = [], [0.0]
         for lora in ({}, {"lora": {"r": 16}}):
             request = PlanRequest(model, built_in()[model], recipe | lora, question, [], Path("runs"))
-            plans = [plan for size in sizes for plan in possible(request, [preset], Machine(size * GIB))]
+            plans = [plan for size in sizes for plan in possible_plans(request, [preset], Machine(size * GIB))]
             fitting = [size for size, plan in zip(sizes, plans, strict=False) if plan.fits]
             hosts += [sum(plan.memory.host.values()) for plan in plans]
             cells.append(f"{plans[-1].memory.peak / GIB:.0f} (from {fitting[0]})" if fitting else "-")

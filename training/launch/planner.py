@@ -213,7 +213,9 @@ def choose_plan(
     presets, reason = rank_presets(gpus, machines, generation, deepspeed=deepspeed)
     if nodes is not None and presets[0].nodes == 1:
         raise UserError(f"--nodes is for multinode, and {reason}: plan for other machines with --hardware multinode")
-    tried = possible(request, presets, machine) or [make_plan(request, presets[0], machine)]  # which says why it is not
+    tried = possible_plans(request, presets, machine) or [
+        make_plan(request, presets[0], machine)
+    ]  # which says why it is not
     best = next((plan for plan in tried if plan.fits), tried[0])
     if gpus and not vllm:
         reason += "; without vLLM (pip install 'r1vlm[vllm]') the model itself generates"
@@ -236,16 +238,16 @@ def check_fits(plan: LaunchPlan) -> None:
             need = f"{gib(sum(memory.server.values()))} of the GPU that generates, which has {gib(gpu)}"
         roomy = replace(plan.machine, host=None)
     larger = [preset for preset in PRESETS.values() if preset.train_gpus and preset.gpus >= plan.preset.gpus]
-    others = possible(plan.request, larger, replace(roomy, devices=()))
+    others = possible_plans(plan.request, larger, replace(roomy, devices=()))
     do = [f"use --hardware {other.preset.name}" for other in others if other.fits][:1]
     lora = replace(plan.request, settings=plan.request.settings | {"lora": {"r": 16}})
-    if not plan.work.lora_rank and any(other.fits for other in possible(lora, [plan.preset], plan.machine)):
+    if not plan.work.lora_rank and any(other.fits for other in possible_plans(lora, [plan.preset], plan.machine)):
         do.append("train LoRA adapters (--set 'lora={r: 16}')")
     raise UserError(f"{model} on {name} needs {need}: {', or '.join(do) or 'use a smaller model'}")
 
 
-def possible(request: PlanRequest, presets: list[Preset], machine: Machine) -> list[LaunchPlan]:
-    """The plans of those presets that can do what is asked, whether it fits or not."""
+def possible_plans(request: PlanRequest, presets: list[Preset], machine: Machine) -> list[LaunchPlan]:
+    """The plans of those presets that can do what is requested, whether it fits or not."""
     plans = []
     for preset in presets:
         with contextlib.suppress(UserError):

@@ -1,7 +1,7 @@
 """Hardware presets: how many GPUs train, how many generate, and how the training state is split over them.
 
 Each is a frozen dataclass that checks itself, and names a file of `accelerate/` for `accelerate launch`.
-`choose` picks one from what this machine has, and says why.
+`rank_presets` orders them for what this machine has.
 """
 
 from __future__ import annotations
@@ -52,18 +52,20 @@ class Preset:
             ValueError: for a combination that can't be.
         """
 
-        def need(condition: bool, why: str) -> None:
+        def check(condition: bool, rule: str) -> None:
             if not condition:
-                raise ValueError(f"preset {self.name}: {why}")
+                raise ValueError(f"preset {self.name}: {rule}")
 
-        need(self.nodes >= 1 and self.micro_batch >= 1, "nodes and micro_batch are at least 1")
-        need(self.train_gpus >= 0 and self.generation_gpus >= 0, "a number of GPUs is not negative")
-        need((self.generation == "server") == (self.generation_gpus > 0), "a server, and only a server, has own GPUs")
-        need(self.sharding == "none" or self.processes > 1, "there is nothing to shard over")
-        need(self.processes == 1 or self.sharding != "none", "several processes need a sharding")
-        need(self.nodes == 1 or self.generation == "server", "several machines need a server")
-        need(not self.offload_optimizer or self.sharding in ("zero2", "zero3"), "only DeepSpeed offloads the optimizer")
-        need(self.launched == (self.accelerate is not None), "what is launched, and only that, has an accelerate file")
+        check(self.nodes >= 1 and self.micro_batch >= 1, "nodes and micro_batch are at least 1")
+        check(self.train_gpus >= 0 and self.generation_gpus >= 0, "a number of GPUs is not negative")
+        check((self.generation == "server") == (self.generation_gpus > 0), "a server, and only a server, has own GPUs")
+        check(self.sharding == "none" or self.processes > 1, "there is nothing to shard over")
+        check(self.processes == 1 or self.sharding != "none", "several processes need a sharding")
+        check(self.nodes == 1 or self.generation == "server", "several machines need a server")
+        check(
+            not self.offload_optimizer or self.sharding in ("zero2", "zero3"), "only DeepSpeed offloads the optimizer"
+        )
+        check(self.launched == (self.accelerate is not None), "what is launched, and only that, has an accelerate file")
 
     @property
     def processes(self) -> int:
@@ -153,24 +155,24 @@ def visible_gpus() -> list[GPU]:
     if smi is None:
         return _gpus_of_torch()
     query = [smi, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    if done.returncode != 0:  # it is installed, and there is no GPU or no driver
+    ended = subprocess.run(query, capture_output=True, text=True, check=False)
+    if ended.returncode != 0:  # it is installed, and there is no GPU or no driver
         return []
-    rows = [[field.strip() for field in line.split(",", 3)] for line in done.stdout.splitlines() if line.strip()]
+    rows = [[field.strip() for field in line.split(",", 3)] for line in ended.stdout.splitlines() if line.strip()]
     if not all(row[2].isdigit() for row in rows):  # "[N/A]" where a GPU shares the host's memory
         return _gpus_of_torch()
-    found = {key: GPU(name, int(memory) * 2**20) for index, uuid, memory, name in rows for key in (index, uuid)}
+    by_name = {key: GPU(name, int(memory) * 2**20) for index, uuid, memory, name in rows for key in (index, uuid)}
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [row[0] for row in rows] if wanted is None else [name.strip() for name in wanted.split(",") if name]
-    if not all(name in found for name in names):  # parts of a GPU (MIG), and names that are cut short
+    if not all(name in by_name for name in names):  # parts of a GPU (MIG), and names that are cut short
         return _gpus_of_torch()
-    return [found[name] for name in names]
+    return [by_name[name] for name in names]
 
 
 def _gpus_of_torch() -> list[GPU]:
     """What torch sees: on machines without nvidia-smi, as some containers and all of AMD's are.
 
-    It is asked in another process: once torch has looked, `keep_gpus` has no effect.
+    It is asked in another process: once torch has looked, `restrict_gpus` has no effect.
     """
     if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd")):
         return []  # torch takes seconds to say the same
@@ -314,18 +316,18 @@ def fit_batch(
 
 def trl_settings(preset: Preset, batch: Batch) -> dict[str, Any]:
     """The settings of TRL's GRPOConfig that follow from the hardware and its batch."""
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "per_device_train_batch_size": batch.per_device,
         "gradient_accumulation_steps": batch.accumulation,
     }
     if preset.generation == "transformers":
-        return found
-    found |= {"use_vllm": True, "vllm_mode": preset.generation}
+        return settings
+    settings |= {"use_vllm": True, "vllm_mode": preset.generation}
     if preset.generation == "colocate":
-        return found | {"vllm_enable_sleep_mode": preset.train_gpus > 0}
+        return settings | {"vllm_enable_sleep_mode": preset.train_gpus > 0}
     address = {name: os.environ[name] for name in (SERVER, GROUP_PORT) if name in os.environ}
     if SERVER in address:
-        found["vllm_server_base_url"] = address[SERVER]
+        settings["vllm_server_base_url"] = address[SERVER]
     if GROUP_PORT in address:
-        found["vllm_group_port"] = int(address[GROUP_PORT])
-    return found
+        settings["vllm_group_port"] = int(address[GROUP_PORT])
+    return settings

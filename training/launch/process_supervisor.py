@@ -37,14 +37,18 @@ def adopt_orphans() -> None:
 
 
 def descendants(pid: int | None = None) -> list[psutil.Process]:
-    """The living processes under a process, this one unless another is named."""
-    alive = []
+    """The living processes under a process, this one unless another is named; parents come before their children."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    alive.append(process)
-    return alive
+        return [process for process in psutil.Process(pid).children(recursive=True) if is_alive(process)]
+    return []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that has ended and waits for its parent does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def send(processes: list[psutil.Process], number: signal.Signals) -> None:

@@ -23,7 +23,7 @@ from datagen.r1_format import OPENING, vision_token_ids
 from training.config import precision
 from training.rollout.protocols import GRPOTrainerLike, Processor
 
-PROMPTS = 4  # questions that are asked, each num_generations times
+PROMPTS = 4  # questions, each sampled num_generations times
 BANNED = -100.0  # the logit bias that makes a token impossible, to one in 10^43
 ADVICE = "start with --vllm off, or with --no-preflight to train all the same"
 
@@ -73,13 +73,13 @@ def check_agreement(
     Raises:
         UserError: where it is not, with the first token that is further off.
     """
-    found, allowed = agreement(ours, theirs), TOLERANCES[dtype]
-    if found.mean <= allowed.logprob and abs(found.ratio - 1) <= allowed.ratio:
-        return found
+    agreed, allowed = agreement(ours, theirs), TOLERANCES[dtype]
+    if agreed.mean <= allowed.logprob and abs(agreed.ratio - 1) <= allowed.ratio:
+        return agreed
     row, column, one, other = first_beyond(ours, theirs, allowed.logprob)
     raise UserError(
-        f"trainer and vLLM give the same tokens other log-probabilities: {found.mean:.3f} nats apart on average "
-        f"({allowed.logprob:g} is allowed in {dtype}), mean importance ratio {found.ratio:.3f} "
+        f"trainer and vLLM give the same tokens other log-probabilities: {agreed.mean:.3f} nats apart on average "
+        f"({allowed.logprob:g} is allowed in {dtype}), mean importance ratio {agreed.ratio:.3f} "
         f"(1 ± {allowed.ratio:g}); first in completion {row + 1} at token {column + 1}, {tokens[row][column]!r}: "
         f"{one:.3f} in the trainer, {other:.3f} in vLLM; {ADVICE}"
     )
@@ -199,7 +199,7 @@ def check(trainer: GRPOTrainerLike) -> list[str]:
 
 
 def check_server_images(trainer: GRPOTrainerLike, prompts: list[Any]) -> None:
-    """Check that vLLM's server makes as many tokens of an image as the trainer, before it is asked and dies of it.
+    """Check that vLLM's server makes as many tokens of an image as the trainer; a question with others would end it.
 
     Raises:
         UserError: where it does not.
@@ -223,12 +223,12 @@ def check_vllm(trainer: GRPOTrainerLike, prompts: list[Any]) -> list[str]:
     """
     training = trainer.model.training
     with torch.random.fork_rng(), torch.no_grad():
-        completions, before, found = sample(trainer, prompts)
+        completions, before, agreed = sample(trainer, prompts)
         allowed = TOLERANCES[precision(trainer.args)]
         lines = [f"trainer and vLLM read the same tokens in {len(prompts)} prompts"] * (trainer.vllm_mode == "colocate")
         lines.append(
-            f"log-probabilities of {found.tokens} sampled tokens are {found.mean:.2g} nats apart on average "
-            f"({allowed.logprob:g} allowed), at most {found.worst:.2g}; mean importance ratio {found.ratio:.4f}"
+            f"log-probabilities of {agreed.tokens} sampled tokens are {agreed.mean:.2g} nats apart on average "
+            f"({allowed.logprob:g} allowed), at most {agreed.worst:.2g}; mean importance ratio {agreed.ratio:.4f}"
         )
         if is_split(trainer):
             lines.append("not checked with weights that are split (ZeRO-3, FSDP2): that changed ones arrive in vLLM")
@@ -279,14 +279,14 @@ def check_weights_arrive(
             if moved < wanted:
                 continue
             try:
-                _, _, found = sample(trainer, prompts)
+                _, _, agreed = sample(trainer, prompts)
             except UserError as error:
                 raise UserError(f"changed weights do not arrive in vLLM: {error}") from error
         trainer.vllm_generation.sync_weights()
         kind = "adapter" if is_peft_model(trainer.model) else "model"
         return (
             f"vLLM samples from the {kind} in training: with {count} weights changed, log-probabilities moved by "
-            f"{moved:.2g} nats and stay {found.mean:.2g} apart"
+            f"{moved:.2g} nats and stay {agreed.mean:.2g} apart"
         )
     raise UserError(f"no change to the weights in training changes an answer: are the right ones trained? {ADVICE}")
 

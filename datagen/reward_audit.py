@@ -9,43 +9,44 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datagen import r1_format as r1
-from datagen.task import RewardRangeError, Task, score
+from datagen import r1_format
+from datagen.r1_format import format_solution
+from datagen.task import GroundTruth, RewardRangeError, Task, score
 
 LONG = 100_000  # characters of the longest texts
 SECONDS = 0.05  # all rewards of a task together may take for one of them
 REPEATS = 3  # of a slow judgement: the best counts
 ROUNDING = 1e-9
-Question = Mapping[str, Any]
+Text = Callable[[GroundTruth], str]
 
 
-def no_answer(_: Question) -> str:
+def no_answer(_: GroundTruth) -> str:
     """The honest message of one who does not know."""
-    return r1.format_solution("I do not know. <chars> ? </chars>", "I do not know.")
+    return format_solution("I do not know. <chars> ? </chars>", "I do not know.")
 
 
-def solution(question: Question) -> str:
+def solution(question: GroundTruth) -> str:
     """The honest message of one who knows."""
     return str(question["solution"])
 
 
-def reasoning(question: Question) -> str:
+def reasoning(question: GroundTruth) -> str:
     """The honest message of one who has worked it out, and gives no answer."""
-    return r1.format_solution(_thinking(question), "I do not know.")
+    return format_solution(_thinking(question), "I do not know.")
 
 
-def first_place(question: Question) -> str:
+def first_point(question: GroundTruth) -> str:
     """The honest message of one who points at a single thing, rightly."""
-    return r1.format_solution(_thinking(question).partition("}")[0] + "}", "I do not know.")
+    return format_solution(_thinking(question).partition("}")[0] + "}", "I do not know.")
 
 
-def one_letter(_: Question) -> str:
+def one_letter(_: GroundTruth) -> str:
     """The honest message of one who has read a single letter."""
-    return r1.format_solution("<chars> a </chars>", "I do not know.")
+    return format_solution("<chars> a </chars>", "I do not know.")
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Attack:
     """
 
     name: str
-    text: Callable[[Question], str]
-    honest: Callable[[Question], str] = no_answer
-    formed: bool = False
+    text: Text
+    honest: Text = no_answer
+    well_formed: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,66 +81,66 @@ def _fixed(name: str, text: str) -> Attack:
     return Attack(name, lambda _: text)
 
 
-def _well_formed(name: str, text: Callable[[Question], str], honest: Callable[[Question], str] = no_answer) -> Attack:
-    return Attack(name, text, honest, formed=True)
+def _well_formed(name: str, text: Text, honest: Text = no_answer) -> Attack:
+    return Attack(name, text, honest, well_formed=True)
 
 
 def _answer(name: str, answer: str) -> Attack:
-    return _well_formed(f"answer {name}", lambda _: r1.format_solution("Easy.", answer))
+    return _well_formed(f"answer {name}", lambda _: format_solution("Easy.", answer))
 
 
-def _thinking(question: Question) -> str:
-    parsed = r1.parse(question["solution"])
+def _thinking(question: GroundTruth) -> str:
+    parsed = r1_format.parse(question["solution"])
     assert parsed is not None
     return parsed[0]
 
 
-def _block(question: Question) -> str:
+def _block(question: GroundTruth) -> str:
     return f"<answer>{question['answer']}</answer>"
 
 
-def _prompt(question: Question) -> str:
+def _prompt(question: GroundTruth) -> str:
     return str(question["prompt"][-1]["content"])
 
 
-def _example_answer(question: Question) -> str:
+def _example_answer(question: GroundTruth) -> str:
     """The example in the prompt's instruction."""
     return _prompt(question).rpartition("<answer>")[2].partition("</answer>")[0]
 
 
-def _reasoned(question: Question, answer: str) -> str:
-    return r1.format_solution(_thinking(question), answer if answer != question["answer"] else "")
+def _reasoned(question: GroundTruth, answer: str) -> str:
+    return format_solution(_thinking(question), answer if answer != question["answer"] else "")
 
 
 def _many(left: str, right: str = "") -> str:
     return (left * (LONG // len(left)))[:LONG] + right
 
 
-def _in_other_tags(question: Question, left: str, right: str) -> str:
+def _in_other_tags(question: GroundTruth, left: str, right: str) -> str:
     return str(question["solution"]).replace("<", left).replace(">", right)
 
 
-def _coded(question: Question) -> str:
+def _coded(question: GroundTruth) -> str:
     """The coded text of a message, in the places of the decoded one; empty where the task has no cipher."""
     coded = str(question.get("coded_message", ""))
-    return r1.format_solution(f"<chars> {' '.join(coded)} </chars>", coded.replace("_", " ")) if coded else ""
+    return format_solution(f"<chars> {' '.join(coded)} </chars>", coded.replace("_", " ")) if coded else ""
 
 
-def _spelled(question: Question) -> str:
+def _spelled(question: GroundTruth) -> str:
     """The right characters, copied into the answer as they are: work shown, no answer given."""
     message = str(question.get("message", ""))
     spelled = " ".join(message.replace(" ", "_"))
-    return r1.format_solution(f"<chars> {spelled} </chars>", spelled) if message else ""
+    return format_solution(f"<chars> {spelled} </chars>", spelled) if message else ""
 
 
 def _grid(step: int) -> str:
     """A point and a box of every label, all over the image."""
-    places = range(0, 168, step)
+    positions = range(0, 168, step)
     return " ".join(
         f'{{"point_2d": [{x}, {y}], "label": "{(x + y) % 10}"}}'
         f'{{"bbox_2d": [{x}, {y}, {x + 28}, {y + 28}], "label": "1"}}'
-        for x in places
-        for y in places
+        for x in positions
+        for y in positions
     )
 
 
@@ -148,10 +149,10 @@ LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz")
 ATTACKS = (
     _fixed("empty", ""),
     _fixed("white space", " \n\t" * 10),
-    _fixed("opening words alone", r1.OPENING),
+    _fixed("opening words alone", r1_format.OPENING),
     _fixed("empty blocks", "<think></think><answer></answer>"),
     Attack("answer alone", _block, honest=solution),
-    _well_formed("answer without its thinking", lambda q: r1.format_solution("", q["answer"]), honest=solution),
+    _well_formed("answer without its thinking", lambda q: format_solution("", q["answer"]), honest=solution),
     Attack("solution cut off", lambda q: q["solution"][: len(q["solution"]) // 2]),
     Attack("answer never closed", lambda q: q["solution"].removesuffix("</answer>")),
     Attack("thinking never closed", lambda q: q["solution"].replace("</think>", ""), honest=solution),
@@ -169,9 +170,9 @@ ATTACKS = (
     Attack("tags escaped", lambda q: _in_other_tags(q, "&lt;", "&gt;")),
     Attack("tags in square brackets", lambda q: _in_other_tags(q, "[", "]")),
     Attack("question echoed", _prompt),
-    Attack("question echoed after the opening words", lambda q: r1.OPENING + _prompt(q)),
-    _well_formed("question echoed as an answer", lambda q: r1.format_solution("Easy.", _prompt(q).partition("<")[0])),
-    _well_formed("example answer copied", lambda q: r1.format_solution("Easy.", _example_answer(q))),
+    Attack("question echoed after the opening words", lambda q: r1_format.OPENING + _prompt(q)),
+    _well_formed("question echoed as an answer", lambda q: format_solution("Easy.", _prompt(q).partition("<")[0])),
+    _well_formed("example answer copied", lambda q: format_solution("Easy.", _example_answer(q))),
     _well_formed("coded text copied", _coded),
     _well_formed("characters copied into the answer", _spelled, honest=reasoning),
     _answer("every number", NUMBERS),
@@ -193,17 +194,19 @@ ATTACKS = (
     _answer("code", "__import__('os').system('true')"),
     _answer("control characters", "\x00\x1b[31m\ud83d"),
     _answer("Arabic digit", "٣"),
-    _well_formed("Unicode digits", lambda q: _fooled(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
-    _well_formed("full-width digits", lambda q: _fooled(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
-    _well_formed("invisible signs", lambda q: r1.format_solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
+    _well_formed("Unicode digits", lambda q: _look_alike(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
+    _well_formed("full-width digits", lambda q: _look_alike(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
+    _well_formed("invisible signs", lambda q: format_solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
     _well_formed(
-        "hundreds of points and boxes", lambda _: r1.format_solution(_grid(12), "I do not know."), honest=first_place
+        "hundreds of points and boxes",
+        lambda _: format_solution(_grid(12), "I do not know."),
+        honest=first_point,
     ),
     _well_formed(
         "boxes that are none",
-        lambda _: r1.format_solution('{"point_2d": [NaN, 1e999], "label": "1"} {"bbox_2d": "all"}', "x"),
+        lambda _: format_solution('{"point_2d": [NaN, 1e999], "label": "1"} {"bbox_2d": "all"}', "x"),
     ),
-    _well_formed("long thinking", lambda q: r1.format_solution(_many("so "), "I do not know.")),
+    _well_formed("long thinking", lambda q: format_solution(_many("so "), "I do not know.")),
     _answer("long", _many("9")),
     _answer("long list", _many("9, ")),
     _answer("long blank", _many(" ")),
@@ -213,29 +216,27 @@ ATTACKS = (
     _fixed("tags opened and closed", _many("<think></think>")),
     _fixed("answers opened", _many("<answer>")),
     _fixed("angle brackets", _many("<")),
-    _well_formed("braces in the thinking", lambda _: r1.format_solution(_many("{"), "x")),
-    _well_formed("braces and blanks", lambda _: r1.format_solution(_many("{ "), "x")),
-    _well_formed("many objects", lambda _: r1.format_solution(_many("{x}"), "x")),
-    _well_formed("many broken points", lambda _: r1.format_solution(_many('{"point_2d"}'), "x")),
-    _well_formed("many points", lambda _: r1.format_solution(_many('{"point_2d": [1, 1], "label": "1"}'), "x")),
-    _well_formed("characters opened", lambda _: r1.format_solution(_many("<chars>"), "x")),
-    _well_formed(
-        "many characters", lambda _: r1.format_solution(f"<chars>{_many('a ')}</chars>", "x"), honest=one_letter
-    ),
+    _well_formed("braces in the thinking", lambda _: format_solution(_many("{"), "x")),
+    _well_formed("braces and blanks", lambda _: format_solution(_many("{ "), "x")),
+    _well_formed("many objects", lambda _: format_solution(_many("{x}"), "x")),
+    _well_formed("many broken points", lambda _: format_solution(_many('{"point_2d"}'), "x")),
+    _well_formed("many points", lambda _: format_solution(_many('{"point_2d": [1, 1], "label": "1"}'), "x")),
+    _well_formed("characters opened", lambda _: format_solution(_many("<chars>"), "x")),
+    _well_formed("many characters", lambda _: format_solution(f"<chars>{_many('a ')}</chars>", "x"), honest=one_letter),
     Attack("solution repeated", lambda q: _many(str(q["solution"]))),
 )
 
 
-def _fooled(question: Question, digits: str, letters: str) -> str:
+def _look_alike(question: GroundTruth, digits: str, letters: str) -> str:
     """The answer in look-alikes of its digits and letters."""
     fake = str(question["answer"]).translate(str.maketrans("0123456789" + "aeocpx", digits + letters))
-    return r1.format_solution("Easy.", fake if fake != question["answer"] else "")
+    return format_solution("Easy.", fake if fake != question["answer"] else "")
 
 
-def audit(task: Task, questions: Sequence[Question]) -> list[AttackResult]:
+def audit(task: Task, questions: Sequence[GroundTruth]) -> list[AttackResult]:
     """Every attack on every reward of the task, each for all `questions` (rows of `r1`, solutions included).
 
-    Returns one finding an attack. Seconds are the processor's, the best of `REPEATS`: a busy machine is no finding.
+    Returns one result an attack. Seconds are the processor's, the best of `REPEATS`: a busy machine is no finding.
 
     Raises:
         Exception: whatever a reward raises. It must not, for any text.
@@ -243,7 +244,7 @@ def audit(task: Task, questions: Sequence[Question]) -> list[AttackResult]:
     return [_try(attack, task, questions) for attack in ATTACKS]
 
 
-def _try(attack: Attack, task: Task, questions: Sequence[Question]) -> AttackResult:
+def _try(attack: Attack, task: Task, questions: Sequence[GroundTruth]) -> AttackResult:
     most = dict.fromkeys(task.rewards, 0.0)
     slowest, broke = 0.0, None
     for question in questions:
@@ -253,7 +254,7 @@ def _try(attack: Attack, task: Task, questions: Sequence[Question]) -> AttackRes
         except RewardRangeError as error:
             broke = broke or error.reward
             continue
-        if "format" in due and not attack.formed:
+        if "format" in due and not attack.well_formed:
             due["format"] = 0.0
         most = {name: max(most[name], scores[name]) for name in most}
         slowest = max(slowest, seconds)
@@ -261,7 +262,7 @@ def _try(attack: Attack, task: Task, questions: Sequence[Question]) -> AttackRes
     return AttackResult(attack.name, most, broke, slowest, attack.honest is no_answer)
 
 
-def _timed_score(task: Task, message: str, question: Question) -> tuple[dict[str, float], float]:
+def _timed_score(task: Task, message: str, question: GroundTruth) -> tuple[dict[str, float], float]:
     """The scores of a message, and the processor's seconds of judging it: the best of up to `REPEATS`."""
     best = math.inf
     for _ in range(REPEATS):
@@ -273,11 +274,11 @@ def _timed_score(task: Task, message: str, question: Question) -> tuple[dict[str
     return scores, best
 
 
-def summary(findings: list[AttackResult]) -> dict[str, Any]:
+def summary(results: list[AttackResult]) -> dict[str, Any]:
     """For the card: how many attacks, which broke a reward, and the most that an undue one earned of each reward."""
-    undue = [finding.most for finding in findings if finding.undue]
+    undue = [result.most for result in results if result.undue]
     return {
-        "attacks": len(findings),
-        "broke": [finding.attack for finding in findings if finding.broke],
+        "attacks": len(results),
+        "broke": [result.attack for result in results if result.broke],
         "most_undue": {name: max(most[name] for most in undue) for name in undue[0]},
     }

@@ -92,7 +92,7 @@ class _Describer:
 
     def _define(self, value: Any) -> str:
         if isinstance(value, FunctionType):
-            cells = {name: cell.cell_contents for name, cell in _cells(value)}
+            cells = {name: cell.cell_contents for name, cell in _closure(value)}
             node = _find_function(value.__code__, value.__globals__)
             defaults = self.describe((value.__defaults__, value.__kwdefaults__))
             return f"{self._code(node, value.__code__, value.__globals__, cells)}\n{defaults}"
@@ -138,7 +138,7 @@ class _Describer:
         return bound
 
 
-def _cells(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
     return zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
 
 
@@ -161,25 +161,25 @@ def _dotted_names(node: ast.AST) -> Iterator[list[str]]:
 
 def _find_function(code: CodeType, variables: dict[str, Any]) -> Definition:
     """A function's or a lambda's definition in its file."""
-    places = [place for place in code.co_positions() if None not in place and place[3]]
+    positions = [position for position in code.co_positions() if None not in position and position[3]]
     found = [
         node
         for node in ast.walk(_parse_file(code.co_filename, variables))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         and getattr(node, "name", "<lambda>") == code.co_name
         and _first_line(node) == code.co_firstlineno
-        and (not isinstance(node, ast.Lambda) or all(_holds(node.body, place) for place in places))
+        and (not isinstance(node, ast.Lambda) or all(_contains(node.body, position) for position in positions))
     ]
     if not found:
         raise OSError(f"the source of {code.co_qualname} in {code.co_filename} is not to be had, or was edited since")
     return min(found, key=lambda node: len(ast.unparse(node)))  # of a lambda in a lambda, the inner one
 
 
-def _find_class(kind: type, module: ModuleType) -> ast.ClassDef:
+def _find_class(cls: type, module: ModuleType) -> ast.ClassDef:
     tree = _parse_file(str(module.__file__), vars(module))
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == cls.__name__]
     if not found:
-        raise OSError(f"the source of {kind.__qualname__} in {module.__name__} is not to be had")
+        raise OSError(f"the source of {cls.__qualname__} in {module.__name__} is not to be had")
     return found[0]
 
 
@@ -188,10 +188,10 @@ def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> in
     return min(one.lineno for one in (node, *decorators))
 
 
-def _holds(node: ast.expr, place: tuple[Any, ...]) -> bool:
-    """Whether a node contains a place: (first line, last line, first column, end column)."""
+def _contains(node: ast.expr, position: tuple[Any, ...]) -> bool:
+    """Whether a node contains a position: (first line, last line, first column, end column)."""
     start, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-    return start <= (place[0], place[2]) and (place[1], place[3]) <= end
+    return start <= (position[0], position[2]) and (position[1], position[3]) <= end
 
 
 def _parse_file(path: str, variables: dict[str, Any]) -> ast.Module:

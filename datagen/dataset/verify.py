@@ -196,7 +196,7 @@ def check_manifest(folder: Path, manifest: dict[str, Any], config: DatasetConfig
                 f"{folder / MANIFEST}: {name} is not what the recipe and the files give: it was edited, or r1vlm has "
                 "changed since"
             )
-    shared = {what: count for what, count in manifest["splits"]["shared_between_splits"].items() if count}
+    shared = {column: count for column, count in manifest["splits"]["shared_between_splits"].items() if count}
     if shared:
         raise UserError(f"{folder} has splits that share {shared}: do not use it")
     for name, picture in example_files(config).items():

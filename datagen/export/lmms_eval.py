@@ -58,8 +58,8 @@ GROUP_METRIC = "- {{metric: {name}, aggregation: mean, weight_by_size: true}}"
 
 def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
     """Write the tasks that the test split has questions of into the folder `out`: their group's name, and theirs."""
-    asked = set(built.questions(SPLIT)["task"])
-    tasks = [task for task in built.spec.tasks if task.name in asked]
+    present = set(built.questions(SPLIT)["task"])
+    tasks = [task for task in built.spec.tasks if task.name in present]
     group = f"r1vlm_{built.spec.name}"
     names = [f"{group}_{task.name}" for task in tasks]
     write_text(out / f"{UTILS}.py", inspect.getsource(lmms_eval_utils))

@@ -43,11 +43,11 @@ def dataset_card(spec: DatasetSpec, manifest: Mapping[str, Any], examples: list[
         front=front_matter(dataset_metadata(spec, manifest)),
         spec=spec,
         manifest=manifest,
-        command=command_of(manifest["recipe"]),
+        command=build_command(manifest["recipe"]),
         origin=SOURCES[manifest["recipe"]["source"]],
         columns=dataset_columns(spec),
         examples=examples,
-        rewards=[(list(tasks), defined) for defined, tasks in groupby(spec.tasks, rewards_of)],
+        rewards=[(list(tasks), defined) for defined, tasks in groupby(spec.tasks, reward_definitions)],
     )
     return render("dataset.md.jinja", card=card)
 
@@ -201,14 +201,14 @@ def license_of(folder: Path) -> dict[str, str]:
     return {name: str(terms[name]) for name in ("license", "license_name", "license_link") if name in terms}
 
 
-def command_of(recipe: Mapping[str, Any]) -> str:
+def build_command(recipe: Mapping[str, Any]) -> str:
     """The command that draws a recipe."""
     words = ["r1vlm-data build", recipe["dataset"], "--size", recipe["size"], "--seed", recipe["seed"]]
     words += ["--source", recipe["source"], "--splits", "/".join(map(str, recipe["shares"]))]
     return " ".join(map(str, words + [f"--{name} {as_text(value)}" for name, value in recipe["options"].items()]))
 
 
-def rewards_of(task: Task) -> dict[str, str]:
+def reward_definitions(task: Task) -> dict[str, str]:
     """The rewards of a task by name, each with what it says of itself."""
     return {name: " ".join((inspect.getdoc(reward) or "").split()) for name, reward in task.rewards.items()}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from datagen.hub.errors import causes_of, endpoint, hub_errors_explained, with_retries
 
@@ -41,12 +42,12 @@ def download(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    named = parse_repo_id(text)
-    if named is None:
+    parsed = parse_repo_id(text)
+    if parsed is None:
         raise RuntimeError(f"{text} names no repository")
-    repo, revision = named
+    repo, revision = parsed
 
-    def download(revision: str | None, *, here: bool = False) -> Path:
+    def snapshot(revision: str | None, *, here: bool = False) -> Path:
         return Path(
             snapshot_download(
                 repo,
@@ -58,25 +59,25 @@ def download(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple
             )
         )
 
-    def look() -> Path:
+    def latest() -> Path:
         # Asked for first: where the Hub is busy or the repository gone, the download alone takes an older one silently.
         commit = HfApi().repo_info(repo, repo_type=kind, revision=revision).sha
-        folder = download(revision)
-        return folder if folder.name == commit else download(commit)
+        folder = snapshot(revision)
+        return folder if folder.name == commit else snapshot(commit)
 
     with hub_errors_explained(repo, kind, revision):
         try:
-            folder = download(revision, here=True) if HF_HUB_OFFLINE else with_retries(look)
+            folder = snapshot(revision, here=True) if HF_HUB_OFFLINE else with_retries(latest)
         except Exception as error:
-            folder_before = _cached(error, download, revision)
-            if folder_before is None:
+            cached = _cached(error, snapshot, revision)
+            if cached is None:
                 raise
-            folder = folder_before
+            folder = cached
             print(f"can't reach {endpoint()}: taking {repo} as it was downloaded before", file=sys.stderr, flush=True)
     return folder, f"{repo}@{folder.name}"
 
 
-def _cached(error: Exception, download: Any, revision: str | None) -> Path | None:
+def _cached(error: Exception, snapshot: Callable[..., Path], revision: str | None) -> Path | None:
     """What was downloaded before, where there is no network at all; else None."""
     import httpx
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -84,7 +85,6 @@ def _cached(error: Exception, download: Any, revision: str | None) -> Path | Non
     if not any(isinstance(cause, httpx.ConnectError) for cause in causes_of(error)):
         return None
     try:
-        folder: Path = download(revision, here=True)
+        return snapshot(revision, here=True)
     except LocalEntryNotFoundError:
         return None
-    return folder

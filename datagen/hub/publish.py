@@ -97,18 +97,18 @@ class RepoIdentity:
 
 
 def publish(
-    to: PublishTarget,
+    target: PublishTarget,
     files: Mapping[str, Path | bytes],
-    mark: RepoIdentity,
+    identity: RepoIdentity,
     *,
     whole: bool = True,
     no_change: str | None = None,
 ) -> Published:
     """Publish files, by their names in the repository, in one commit.
 
-    A repository that holds something else (by its `mark`) is replaced only by force. Where these files are the `whole`
-    of it, older files of ours are removed (by force, all others too); where they are a part, the rest must be there.
-    The file `no_change` is not published for its own sake.
+    A repository that holds something else (by its `identity`) is replaced only by force. Where these files are the
+    `whole` of it, older files of ours are removed (by force, all others too); where they are a part, the rest must be
+    there. The file `no_change` is not published for its own sake.
 
     Files are uploaded first, those that the Hub has already are not sent again, and the commit comes last: an upload
     that is cut off leaves the repository as it was, and the same command goes on. huggingface_hub's `upload_folder`
@@ -119,42 +119,42 @@ def publish(
     """
     from huggingface_hub import HfApi
 
-    with hub_errors_explained(to.repo, to.kind, to.revision):
-        return with_retries(lambda: _publish(_Remote(HfApi(), to), files, mark, whole, no_change))
+    with hub_errors_explained(target.repo, target.kind, target.revision):
+        return with_retries(lambda: _publish(_Remote(HfApi(), target), files, identity, whole, no_change))
 
 
 def _publish(
-    at: _Remote, files: Mapping[str, Path | bytes], mark: RepoIdentity, whole: bool, no_change: str | None
+    remote: _Remote, files: Mapping[str, Path | bytes], identity: RepoIdentity, whole: bool, no_change: str | None
 ) -> Published:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.constants import REGEX_COMMIT_OID
 
-    to = at.to
-    head, fresh = at.head(make=whole)
-    there = at.files(head)
-    same = mark.file in there and _value(at.read(head, mark.file), mark.key) == mark.value
-    if not (same or (whole and (not there or fresh or to.create_pr or to.force))):
+    target = remote.target
+    head, fresh = remote.head(make=whole)
+    present = remote.files(head)
+    same = identity.file in present and _value(remote.read(head, identity.file), identity.key) == identity.value
+    if not (same or (whole and (not present or fresh or target.create_pr or target.force))):
         advice = "name another --repo, or replace it with --force" if whole else "publish the checkpoint there first"
-        raise UserError(f"{to.repo} holds something else: {advice}")
-    replaced = to.force or to.create_pr or fresh
-    stale = [name for name in there if name not in files and (replaced or at.is_ours(name))] if whole else []
+        raise UserError(f"{target.repo} holds something else: {advice}")
+    replaced = target.force or target.create_pr or fresh
+    stale = [name for name in present if name not in files and (replaced or remote.is_ours(name))] if whole else []
     wanted = {name: content for name, content in files.items() if not (same and name == no_change)}
-    if not stale and at.holds(head, there, wanted):
-        return Published(at.url, str(head), new=False)
-    if to.create_pr and (pull := at.pull_with(files)):
+    if not stale and remote.holds(head, present, wanted):
+        return Published(remote.url, str(head), new=False)
+    if target.create_pr and (pull := remote.pull_with(files)):
         return pull
     additions = [CommitOperationAdd(name, content) for name, content in files.items()]
     # By its own will the Hub would leave out what the repository's .gitignore names, and say nothing.
-    how = {**at.repo, "revision": to.revision, "create_pr": to.create_pr}
-    at.api.preupload_lfs_files(**how, additions=additions, gitignore_content="", free_memory=False)
-    done = at.api.create_commit(
-        **how,
+    settings = {**remote.repo, "revision": target.revision, "create_pr": target.create_pr}
+    remote.api.preupload_lfs_files(**settings, additions=additions, gitignore_content="", free_memory=False)
+    done = remote.api.create_commit(
+        **settings,
         operations=[*map(CommitOperationDelete, stale), *additions],
         commit_message=f"r1vlm: {len(files)} files",
         # Two pushes at once: the later one looks again.
-        parent_commit=None if to.create_pr or not REGEX_COMMIT_OID.fullmatch(str(head)) else head,
+        parent_commit=None if target.create_pr or not REGEX_COMMIT_OID.fullmatch(str(head)) else head,
     )
-    return Published(done.pr_url or at.url, done.oid, new=True)
+    return Published(done.pr_url or remote.url, done.oid, new=True)
 
 
 @dataclass(frozen=True)
@@ -162,17 +162,17 @@ class _Remote:
     """A repository as it is on the Hub."""
 
     api: HfApi
-    to: PublishTarget
+    target: PublishTarget
 
     @property
     def repo(self) -> dict[str, Any]:
         """Which one, for huggingface_hub."""
-        return {"repo_id": self.to.repo, "repo_type": self.to.kind}
+        return {"repo_id": self.target.repo, "repo_type": self.target.kind}
 
     @property
     def url(self) -> str:
         """Its page."""
-        return f"{endpoint()}/{'datasets/' if self.to.kind == 'dataset' else ''}{self.to.repo}"
+        return f"{endpoint()}/{'datasets/' if self.target.kind == 'dataset' else ''}{self.target.repo}"
 
     def head(self, *, make: bool) -> tuple[str | None, bool]:
         """The commit to go on from, and whether its branch has nothing that main hasn't.
@@ -190,17 +190,17 @@ class _Remote:
             if error.response.status_code not in (401, 404):
                 raise
             if not make:
-                raise UserError(f"there is no {self.to.repo} yet: publish the checkpoint there first") from error
-            self.api.create_repo(**self.repo, private=self.to.private or None, exist_ok=True)
+                raise UserError(f"there is no {self.target.repo} yet: publish the checkpoint there first") from error
+            self.api.create_repo(**self.repo, private=self.target.private or None, exist_ok=True)
             main = self.api.repo_info(**self.repo)
-        if self.to.private and main.private is False:
-            raise UserError(f"{self.to.repo} is public already: name another --repo, or leave out --private")
-        if self.to.revision is None:
+        if self.target.private and main.private is False:
+            raise UserError(f"{self.target.repo} is public already: name another --repo, or leave out --private")
+        if self.target.revision is None:
             return main.sha, False
         if make:
-            self.api.create_branch(**self.repo, branch=self.to.revision, exist_ok=True)
-        head = self.api.repo_info(**self.repo, revision=self.to.revision).sha
-        return head, self.to.revision != "main" and head == main.sha
+            self.api.create_branch(**self.repo, branch=self.target.revision, exist_ok=True)
+        head = self.api.repo_info(**self.repo, revision=self.target.revision).sha
+        return head, self.target.revision != "main" and head == main.sha
 
     def files(self, commit: str | None) -> dict[str, Any]:
         """The files of a commit by their names, without those that are the Hub's and git's own (`.gitattributes`)."""
@@ -220,58 +220,58 @@ class _Remote:
         """What a file holds."""
         return Path(self.api.hf_hub_download(**self.repo, filename=name, revision=commit)).read_bytes()
 
-    def holds(self, commit: str | None, there: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> bool:
+    def holds(self, commit: str | None, present: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> bool:
         """Whether a commit has these files. Large ones are compared by their SHA-256, small ones as git does."""
         from huggingface_hub.utils.sha import git_hash
 
         def same(name: str, ours: Path | bytes) -> bool:
-            if there[name].lfs:
+            if present[name].lfs:
                 digest = hashlib.sha256(ours).hexdigest() if isinstance(ours, bytes) else sha256(ours)
-                return bool(digest == there[name].lfs.sha256)
+                return bool(digest == present[name].lfs.sha256)
             content = ours if isinstance(ours, bytes) else ours.read_bytes()
-            return git_hash(content) == there[name].blob_id or self.read(commit, name) == content
+            return git_hash(content) == present[name].blob_id or self.read(commit, name) == content
 
-        return all(name in there and same(name, ours) for name, ours in files.items())
+        return all(name in present and same(name, ours) for name, ours in files.items())
 
     def is_ours(self, name: str) -> bool:
         """Whether a file is one that an older version of the same has left."""
-        return any(fnmatchcase(name, pattern) for pattern in OURS[self.to.kind])
+        return any(fnmatchcase(name, pattern) for pattern in OURS[self.target.kind])
 
     def pull_with(self, files: Mapping[str, Path | bytes]) -> Published | None:
         """A late pull request that has just these files: that of a push whose answer was lost, or of one before."""
         refs = self.api.list_repo_refs(**self.repo, include_pull_requests=True).pull_requests or []
         numbers = sorted(((int(one.name.rpartition("/")[2]), one.target_commit) for one in refs), reverse=True)
         for number, commit in numbers[:PULLS]:
-            there = self.files(commit)
-            if there.keys() == files.keys() and self.holds(commit, there, files):
+            present = self.files(commit)
+            if present.keys() == files.keys() and self.holds(commit, present, files):
                 return Published(f"{self.url}/discussions/{number}", commit, new=False)
         return None
 
 
-def published_files(at: PublishTarget, mark: RepoIdentity) -> set[str]:
-    """The names of the files in a repository that holds what the mark says.
+def published_files(target: PublishTarget, identity: RepoIdentity) -> set[str]:
+    """The names of the files in a repository that holds what the identity says.
 
     Raises:
         UserError: where there is no such repository, or it holds something else.
     """
     from huggingface_hub import HfApi
 
-    def look() -> set[str]:
-        remote = _Remote(HfApi(), at)
+    def list_files() -> set[str]:
+        remote = _Remote(HfApi(), target)
         head, _ = remote.head(make=False)
-        there = remote.files(head)
-        if mark.file not in there or _value(remote.read(head, mark.file), mark.key) != mark.value:
-            raise UserError(f"{at.repo} holds something else: publish the checkpoint there first")
-        return set(there)
+        present = remote.files(head)
+        if identity.file not in present or _value(remote.read(head, identity.file), identity.key) != identity.value:
+            raise UserError(f"{target.repo} holds something else: publish the checkpoint there first")
+        return set(present)
 
-    with hub_errors_explained(at.repo, at.kind, at.revision):
-        return with_retries(look)
+    with hub_errors_explained(target.repo, target.kind, target.revision):
+        return with_retries(list_files)
 
 
 def _value(text: bytes, key: str) -> Any:
     """The value of a key in a JSON object; None where it has none, or it is none."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return None
-    return found.get(key) if isinstance(found, dict) else None
+    return value.get(key) if isinstance(value, dict) else None

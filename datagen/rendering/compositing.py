@@ -25,7 +25,7 @@ def random_boxes(rng: np.random.Generator, sides: Sequence[int], canvas: int = C
     while True:
         boxes: list[Box] = []
         for side in sides:
-            box = _free_place(rng, side, canvas, boxes)
+            box = _free_box(rng, side, canvas, boxes)
             if box is None:
                 break
             boxes.append(box)
@@ -33,7 +33,7 @@ def random_boxes(rng: np.random.Generator, sides: Sequence[int], canvas: int = C
             return boxes
 
 
-def _free_place(rng: np.random.Generator, side: int, canvas: int, taken: list[Box]) -> Box | None:
+def _free_box(rng: np.random.Generator, side: int, canvas: int, taken: list[Box]) -> Box | None:
     for x, y in rng.integers(0, canvas - side, size=(TRIES if taken else 1, 2), endpoint=True).tolist():
         if all(x + side <= x1 or x2 <= x or y + side <= y1 or y2 <= y for x1, y1, x2, y2 in taken):
             return x, y, x + side, y + side

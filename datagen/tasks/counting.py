@@ -73,18 +73,18 @@ def outline(rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.asarray(picture)
 
 
-def counted(example: GroundTruth) -> list[tuple[str, Box]]:
+def counted_digits(example: GroundTruth) -> list[tuple[str, Box]]:
     """(label, box) of every digit that is to be counted, the topmost first."""
-    found = zip(example["digits"], example["boxes"], strict=True)
-    wanted = [(str(digit), tuple(box)) for digit, box in found if example["target"] in (None, digit)]
+    digits = zip(example["digits"], example["boxes"], strict=True)
+    wanted = [(str(digit), tuple(box)) for digit, box in digits if example["target"] in (None, digit)]
     return sorted(wanted, key=lambda one: (one[1][1], one[1][0]))
 
 
 def question(example: GroundTruth) -> str:
     """How the example is asked."""
-    what = "digits" if example["target"] is None else f"digits {example['target']}"
+    noun = "digits" if example["target"] is None else f"digits {example['target']}"
     return (
-        f"How many {what} are in this image? Point to each one in your reasoning, as in "
+        f"How many {noun} are in this image? Point to each one in your reasoning, as in "
         '{"point_2d": [x, y], "label": "3"}, in pixels; the label is the digit.'
     )
 
@@ -93,7 +93,7 @@ def pointing_trace(example: GroundTruth) -> str:
     """The trace: a point in the middle of every counted digit."""
     points = [
         json.dumps({"point_2d": [(x1 + x2) // 2, (y1 + y2) // 2], "label": label})
-        for label, (x1, y1, x2, y2) in counted(example)
+        for label, (x1, y1, x2, y2) in counted_digits(example)
     ]
     return f"{' '.join(points)} That makes {len(points)}.".lstrip()
 
@@ -119,14 +119,14 @@ def grounding(message: str, example: GroundTruth) -> float:
     parsed = r1_format.parse(message)
     if parsed is None:
         return 0.0
-    given = [location for text in OBJECT.findall(parsed[0]) if (location := parse_location(text)) is not None]
-    missing = counted(example)
+    given = [pointed for text in OBJECT.findall(parsed[0]) if (pointed := parse_location(text)) is not None]
+    missing = counted_digits(example)
     total = len(given) + len(missing)
     if total == 0:
         return 1.0
     matched = 0
-    for label, where in given[: len(missing)]:
-        hit = next((one for one in missing if one[0] == label and _matches(where, one[1])), None)
+    for label, location in given[: len(missing)]:
+        hit = next((one for one in missing if one[0] == label and _matches(location, one[1])), None)
         if hit is not None:
             missing.remove(hit)
             matched += 1
@@ -150,11 +150,11 @@ def parse_location(text: str) -> tuple[str, tuple[float, ...]] | None:
     return None
 
 
-def _matches(where: tuple[float, ...], box: Box) -> bool:
+def _matches(location: tuple[float, ...], box: Box) -> bool:
     x1, y1, x2, y2 = box
-    if len(where) == 2:
-        return x1 <= where[0] < x2 and y1 <= where[1] < y2
-    left, top, right, bottom = where
+    if len(location) == 2:
+        return x1 <= location[0] < x2 and y1 <= location[1] < y2
+    left, top, right, bottom = location
     if left >= right or top >= bottom:
         return False
     common = max(0.0, min(right, x2) - max(left, x1)) * max(0.0, min(bottom, y2) - max(top, y1))

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rapidfuzz.distance import Levenshtein
-
 from datagen import r1_format
 from datagen.common.options import Option, integer_choice, integer_range
 from datagen.rendering.cipher_table import OPTIONS
@@ -47,9 +45,16 @@ def extract_characters(message: str) -> list[str] | None:
     return characters.split() if closed else None
 
 
+def edit_distance(given: str | list[str], true: str | list[str]) -> int:
+    """The Levenshtein distance of two texts, or of two lists of characters."""
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(given, true)
+
+
 def similarity(given: str | list[str], true: str | list[str]) -> float:
     """1 - edit distance / the longer length; 1.0 where both are empty."""
-    return 1.0 - Levenshtein.distance(given, true) / max(len(given), len(true), 1)
+    return 1.0 - edit_distance(given, true) / max(len(given), len(true), 1)
 
 
 def chars_format(message: str, example: GroundTruth) -> float:
@@ -66,7 +71,7 @@ def chars(message: str, example: GroundTruth) -> float:
     if not given:
         return 0.0
     true, coded = (r1_format.spell_out(example[column]).split(" ") for column in ("message", "coded_message"))
-    if Levenshtein.distance(given, coded) < Levenshtein.distance(given, true):
+    if edit_distance(given, coded) < edit_distance(given, true):
         return 0.0
     return similarity(given, true)
 
@@ -86,7 +91,7 @@ def partial(message: str, example: GroundTruth) -> float:
     if answer is None or PLAIN.fullmatch(answer) is None or chars(message, example) < 1.0:
         return 0.0
     true = example["message"]
-    if Levenshtein.distance(answer, true) >= Levenshtein.distance(r1_format.spell_out(true), true):
+    if edit_distance(answer, true) >= edit_distance(r1_format.spell_out(true), true):
         return 0.0
     return similarity(answer, true)
 

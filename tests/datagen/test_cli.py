@@ -42,9 +42,14 @@ print(*sys.modules)
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", LOADED, *words], check=True, capture_output=True, text=True)
     loaded = done.stdout.splitlines()[-1].split()
-    heavy = HEAVY if "build" not in words else set(HEAVY) - {"rapidfuzz"}  # which judges messages
-    assert not set(heavy) & set(loaded)
+    assert not set(HEAVY) & set(loaded)
     assert ("datagen.registry" in loaded) == ("build" in words)
+
+
+def test_the_package_is_light_until_a_dataset_is_built() -> None:
+    code = "import sys, datagen; assert 'build' in datagen.__all__; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {*HEAVY, "pydantic", "datagen.registry"} & set(loaded)
 
 
 def panels(*words: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ where an upstream release makes a part unnecessary. Where there is no issue, loo
 
 | part | what is missing upstream | ends with |
 |---|---|---|
-| `AtomicCheckpoints._save_checkpoint` | a half-written checkpoint counts as complete | transformers pull request #35580 |
+| `AtomicCheckpoints._save_checkpoint` | half a checkpoint counts as a whole one | transformers pull request #35580 |
 | `AtomicCheckpoints._load_from_checkpoint` | a run is resumed with its first weights | transformers #43701, #40187 |
 | `ReferenceCheckpoints`, `reference_from_checkpoint` | a synced reference model is not saved | no issue |
 | `ResumeDataOrder` | each later epoch of a resumed run has the order of the first | no issue |

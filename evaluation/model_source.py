@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import RECORD, sha256
+from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.hub.record import read_record
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from datagen.dataset.reader import BuiltDataset
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
-ADAPTER = "adapter_config.json"  # of a LoRA checkpoint
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.txt")
 NOT_FINGERPRINTED = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
 
@@ -45,14 +44,7 @@ class ModelSource:
         Raises:
             UserError: where it isn't there.
         """
-        config = self.path / ADAPTER
-        if self.endpoint is not None or not config.is_file():
-            return None
-        name = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
-        folder = download(name, "model")[0] if parse_repo_id(name) else Path(name)
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{self.label} is a LoRA adapter of {name}, which is gone: put it back, or merge them")
-        return folder
+        return None if self.endpoint is not None else adapter_base(self.path)
 
     @property
     def is_model(self) -> bool:
@@ -117,7 +109,7 @@ def open_model(name: str) -> ModelSource:
 
 def _check_checkpoint(folder: Path, name: str) -> None:
     present = {
-        "config.json": (folder / "config.json").is_file() or (folder / ADAPTER).is_file(),
+        CONFIG: (folder / CONFIG).is_file() or (folder / ADAPTER).is_file(),
         "weights (*.safetensors)": any(folder.glob("*.safetensors")),
         "processor (processor_config.json)": any((folder / file).is_file() for file in PROCESSOR_FILES),
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from datagen.common.errors import UserError, suggest
+from datagen.hub.checkpoint import CONFIG, load_checkpoint, read_settings
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.r1_format import vision_token_ids, with_opening
 
@@ -36,21 +36,18 @@ def model_folder(model: str) -> Path:
     if model in SMALL:
         return BUILT_IN / SMALL[model]
     folder = download(model, "model")[0] if parse_repo_id(model) else Path(model)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise UserError(
             f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, or one of "
             f"{', '.join(SMALL)}"
         )
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / 'config.json'} is damaged: name another checkpoint") from error
+    read_settings(folder / CONFIG)
     return folder
 
 
 def is_small(folder: Path) -> bool:
     """Whether the model in a folder is built in, or as small."""
-    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shape = read_settings(folder / CONFIG)
     width = shape.get("text_config", shape).get("hidden_size", 0)
     return bool(width and width <= 256)
 
@@ -69,16 +66,10 @@ def load_model(
     config never samples an image, video or vision token; both are saved with every checkpoint.
 
     Raises:
-        UserError: where there is no such model, or its image processor has no such setting.
+        UserError: where there is no such model, it is not whole, or its image processor has no such setting.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    folder = model_folder(model)
-    try:
-        processor = AutoProcessor.from_pretrained(folder, padding_side="left")
-        network = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"can't load {model}: {' '.join(str(error).split())[:300]}") from error
+    network, processor = load_checkpoint(model_folder(model), dtype)
+    processor.tokenizer.padding_side = "left"
     processor.chat_template = with_opening(processor.chat_template)
     configure_image_processor(processor, settings.get("image_processor") or {})
     if settings.get("freeze_vision"):

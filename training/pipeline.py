@@ -327,8 +327,7 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
     final = out / FINAL
     if not final.exists():
         make_trl_config(stage)  # settings that TRL refuses end here, before anything is written
-    if is_main():
-        record_stage(out, stage)
+    started_here = is_main() and record_stage(out, stage)
     if final.exists():
         if is_main():
             print(f"{final}: already trained, {final.resolve().name}")
@@ -338,8 +337,13 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
         from training.trainers import grpo
     else:
         from training.trainers import sft
-    with watched(out, watchdog):
-        last = grpo.train(stage, preflight=preflight) if stage.stage == "grpo" else sft.train(stage)
+    try:
+        with watched(out, watchdog):
+            last = grpo.train(stage, preflight=preflight) if stage.stage == "grpo" else sft.train(stage)
+    except UserError:
+        if started_here:
+            remove_unbegun(out)
+        raise
     if not is_main():
         return final
     final.symlink_to(last.name)
@@ -351,8 +355,17 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
     return final
 
 
-def record_stage(out: Path, stage: StageConfig) -> None:
+def remove_unbegun(out: Path) -> None:
+    """Remove the record of a run that was refused before its first step, so that the same folder can be named again."""
+    if {path.name for path in out.iterdir()} == {RUN_FILE}:
+        (out / RUN_FILE).unlink()
+        out.rmdir()
+
+
+def record_stage(out: Path, stage: StageConfig) -> bool:
     """Write the configuration of a stage into its folder, or check that it is the one recorded there.
+
+    Returns whether it was written now.
 
     Raises:
         UserError: where the folder holds a run with another configuration; names the first difference.
@@ -365,7 +378,7 @@ def record_stage(out: Path, stage: StageConfig) -> None:
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
-        return
+        return True
     recorded = read_run(out)
     nested = ("settings", "hardware")  # a run may go on on other hardware
     before, now = (
@@ -382,6 +395,7 @@ def record_stage(out: Path, stage: StageConfig) -> None:
             )
     if recorded.get("hardware") != wanted["hardware"] and not (out / FINAL).exists():
         write_json(path, {**recorded, "hardware": wanted["hardware"]})
+    return False
 
 
 def default_model(hardware: str, dataset: DatasetSpec) -> str:

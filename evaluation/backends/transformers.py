@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen import r1_format
-from datagen.common.errors import UserError
+from datagen.hub.checkpoint import load_checkpoint
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
 BATCH_SIZE = 128  # prompts at a time, unless --batch-size says otherwise
@@ -74,26 +74,12 @@ def load(folder: Path, sampling: Sampling, batch_size: int) -> TransformersBacke
         UserError: where transformers can't load it as a vision-language model with a chat template.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours counts questions
+    logging.set_verbosity_error()  # what matters is said in a sentence of ours
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    local = {"trust_remote_code": False, "local_files_only": True}
-    try:
-        processor = AutoProcessor.from_pretrained(folder, **local)
-        model, loading = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} can't be loaded as a vision-language model: {reason}") from error
-    if missing := sorted(loading["missing_keys"]):  # transformers fills them with random numbers
-        raise UserError(f"{folder} lacks {len(missing)} of the model's weights, for one {missing[0]}: save it again")
-    if not getattr(processor, "chat_template", None):
-        raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
+    model, processor = load_checkpoint(folder, torch.bfloat16 if device == "cuda" else torch.float32)
     processor.tokenizer.padding_side = "left"
     model.generation_config = generation_config(model, processor, sampling)
     return TransformersBackend(model.eval().to(device), processor, device, batch_size)

@@ -1,0 +1,146 @@
+"""Loading a vision-language model from a checkpoint folder: one way, for training and evaluation.
+
+Nothing that a folder holds is executed. transformers would run the code that a folder names (`auto_map`) after a
+question on the terminal, which a pipe can answer as well; it is told here that it must not. Weights come from
+safetensors alone.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datagen.common.errors import UserError
+from datagen.hub.fetch import download, parse_repo_id
+
+CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+LOCAL = {"trust_remote_code": False, "local_files_only": True}
+LONGEST = 300  # characters of a library's message that are shown
+EXAMPLES = 3  # names of weights that are shown
+
+
+def load_checkpoint(folder: Path, dtype: Any) -> tuple[Any, Any]:
+    """`(model, processor)` of the checkpoint in `folder`; every weight comes from its files, and is cast to `dtype`.
+
+    An adapter is loaded by PEFT into the model that it names: transformers 5.17 by itself reads plain LoRA, and leaves
+    out what DoRA and `modules_to_save` add.
+
+    Raises:
+        UserError: where the folder is no whole, unquantised vision-language model with a chat template, or needs code
+            of its own.
+    """
+    base = adapter_base(folder)
+    if "quantization_config" in read_settings((base or folder) / CONFIG):
+        raise UserError(f"{base or folder} holds quantised weights: name the model that they were made from")
+    processor = _load_processor(folder)
+    model = _load_model(base or folder, dtype)
+    return (model if base is None else _with_adapter(model, folder)), processor
+
+
+def adapter_base(folder: Path) -> Path | None:
+    """The folder of the model that the adapter in `folder` changes; None where `folder` holds a whole model.
+
+    Raises:
+        UserError: where the adapter's settings are damaged, or that model isn't there.
+    """
+    if not (folder / ADAPTER).is_file():
+        return None
+    name = str(read_settings(folder / ADAPTER).get("base_model_name_or_path"))
+    base = download(name, "model")[0] if parse_repo_id(name) else Path(name)
+    if not (base / CONFIG).is_file():
+        raise UserError(f"{folder} is a LoRA adapter of {name}, which is gone: put it back, or merge them")
+    return base
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a JSON file of settings holds.
+
+    Raises:
+        UserError: where it is missing or damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is missing or damaged: copy or download the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings: copy or download the checkpoint again")
+    return values
+
+
+def _load_processor(folder: Path) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, **LOCAL)
+    except Exception as error:  # every tokenizer and image processor raises its own
+        raise _refusal(folder, error) from error
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
+    return processor
+
+
+def _load_model(folder: Path, dtype: Any) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model, loading = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **LOCAL
+        )
+    except SafetensorError as error:
+        raise UserError(f"{folder} has damaged weights ({error}): copy or download the checkpoint again") from error
+    except Exception as error:  # configurations of many models, each with its own checks
+        raise _refusal(folder, error) from error
+    _check_weights(folder, loading)
+    return model
+
+
+def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Check what transformers says of the loading: it fills weights that are missing with random numbers."""
+    if mismatched := [str(one[0]) for one in loading["mismatched_keys"]]:
+        raise UserError(
+            f"{folder} has weights of other shapes than its {CONFIG} says ({_some(mismatched)}): save the checkpoint "
+            "again"
+        )
+    if missing := [str(name) for name in loading["missing_keys"]]:
+        unknown = [str(name) for name in loading["unexpected_keys"]]
+        hint = f", and has others ({_some(unknown)})" if unknown else ""
+        raise UserError(
+            f"{folder} lacks {len(missing)} of the model's weights ({_some(missing)}){hint}: save the checkpoint again "
+            "under the names that transformers gives them"
+        )
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with the adapter's layers in it."""
+    from peft import PeftModel
+
+    if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for a pickle
+        raise UserError(f"{folder} has no {ADAPTER_WEIGHTS}: save the adapter as safetensors")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder)).get_base_model()
+    except Exception as error:  # damaged settings or weights, another model's adapter
+        raise UserError(f"the adapter in {folder} can't be loaded: {_message(error)}") from error
+
+
+def _refusal(folder: Path, error: Exception) -> UserError:
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"{folder} needs code of its own, which is never run: name a checkpoint of a model that transformers knows"
+        )
+    return UserError(f"{folder} can't be loaded as a vision-language model: {_message(error)}")
+
+
+def _message(error: Exception) -> str:
+    """What a library says, on one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:LONGEST]
+
+
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)
+    return ", ".join(first[:EXAMPLES]) + (", ..." if len(first) > EXAMPLES else "")

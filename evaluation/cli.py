@@ -12,13 +12,13 @@ from typer import Argument, Option
 from datagen.common.command_line import APP, given_flags, print_version, run_app
 from datagen.common.errors import UserError
 from datagen.hub.flags import PANEL as PUBLISHING
-from datagen.hub.flags import CreatePR, Force, Private, Repo, Revision, publish_options
+from datagen.hub.flags import CreatePR, Repo, Revision, publish_options
 from datagen.hub.publish import PublishOptions
 from datagen.sources.split import Split
 from evaluation.backends.base import BackendName
 
 QUESTIONS, GENERATION, OUTPUT = "Questions", "Generation", "Output"
-PUBLISH_FLAGS = ("push_card", "repo", "revision", "create_pr", "private", "force")
+PUBLISH_FLAGS = ("push_card", "repo", "revision", "create_pr")
 
 app = typer.Typer(**APP)
 
@@ -142,8 +142,6 @@ def command(
     repo: Repo = None,
     revision: Revision = None,
     create_pr: CreatePR = False,
-    private: Private = False,
-    force: Force = False,
     version: Annotated[
         bool, Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -154,7 +152,7 @@ def command(
         return
     values = {name: value for name, value in given_flags(context).items() if name not in PUBLISH_FLAGS}
     values |= split_arguments(checkpoint, beside or [])
-    push = publish_options(push_card, "--push-card", PublishOptions(repo, revision, create_pr, private, force))
+    push = publish_options(push_card, "--push-card", PublishOptions(repo, revision, create_pr))
     if push is not None:
         values["push"] = push
     # What follows is imported here: --help is to answer at once.

@@ -34,7 +34,9 @@ def make_run(model: Path, data: Path, out: Path, settings: dict[str, Any], hardw
     built = open_dataset(data)
     tasks = [task.name for task in built.spec.tasks]
     hashes = {task: reward_hash(TASKS[task]) for task in tasks}
-    return StageConfig("grpo", str(model), built.name, tasks, str(out), 0, settings, built.fingerprint, hashes, hardware)
+    return StageConfig(
+        "grpo", str(model), built.name, tasks, str(out), 0, settings, built.fingerprint, hashes, hardware
+    )
 
 
 class Measured(Exception):  # noqa: N818 - no error

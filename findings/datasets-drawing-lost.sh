@@ -5,8 +5,8 @@
 # drawing is kept, so the same code works for palette images that are converted, and fails for those that are not.
 # The same happens in `map` where the column holds paths. datasets 5.2.0 with Pillow 12.3.0, no error, no warning.
 # It matters to people who train vision-language models because marks, boxes and redactions are drawn this way: the
-# model is asked about "the red box" and sees none. No upstream issue found.
-# Seen here: red in memory, white in the dataset (both ways), red after `.copy()`.
+# model is asked about "the red box" and sees none. No upstream issue found;
+# seen here: red in memory, white in the dataset (both ways), red after `.copy()`.
 set -euo pipefail
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT

@@ -5,8 +5,8 @@
 # image: a second placeholder appears and the question itself disappears. datasets 5.2.0 with transformers 5.17.0.
 # It matters to people who train vision-language models because the prompt loses its question without an error until
 # images and placeholders are counted, and the same list works when it never went through a dataset.
-# The way out: drop the None keys before the template, or keep the parts as JSON text. No upstream issue found.
-# Seen here: `user:<image>How many?` before, `user:<image><image>` after.
+# The way out: drop the None keys before the template, or keep the parts as JSON text. No upstream issue found;
+# seen here: `user:<image>How many?` before, `user:<image><image>` after.
 set -euo pipefail
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT

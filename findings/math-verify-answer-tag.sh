@@ -6,7 +6,7 @@
 # math-verify 0.9.0. It matters to people who train vision-language models because <think>/<answer> is the format of
 # R1-like recipes for counting and reading clocks: the reward follows the wrong part of the text, without an error.
 # The way out: cut the answer out of its tags and compare plain answers without it. Upstream has near relatives, such
-# as Math-Verify issue 76 (stars around a number). Seen here: exactly the verdicts below.
+# as Math-Verify issue 76 (stars around a number); seen here: exactly the verdicts below.
 set -euo pipefail
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT

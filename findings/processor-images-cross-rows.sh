@@ -3,7 +3,7 @@
 # In fact the processors of transformers flatten the lists and hand the images to the placeholders of the whole batch
 # in order: where one row has a placeholder more than images and the next one image more than placeholders, an image
 # moves to the neighbour's question, and nothing is raised as long as the totals agree. An image too many at the end
-# is dropped from the text in the same silence. transformers 5.17.0, here LLaVA-NeXT; Qwen2.5-VL's does likewise.
+# is dropped from the text in the same silence. transformers 5.17.0, in code all its processors share, here LLaVA-NeXT.
 # It matters to people who train vision-language models because one wrong row (a text that quotes "<image>") makes
 # its neighbour's answer about another picture, and only in batches. No upstream issue found.
 # Seen here: image tokens [22, 0] for rows that own one image each, where right rows have [9, 13].

@@ -4,7 +4,7 @@
 # sliced or Fortran-ordered array comes back with its numbers in other places, without an error. Version 0.7.0 kept
 # them. It matters to people who train vision-language models because feature banks, position tables and pictures
 # (height x width x channel turned to channel first) are such arrays, and shape and dtype all look right afterwards.
-# Upstream: safetensors issue 825 (open). The way out: np.ascontiguousarray before save.
+# Upstream: safetensors issue 825 (open); the way out is np.ascontiguousarray before save.
 # Seen here: [[0, 3], [1, 4], [2, 5]] comes back as [[0, 1], [2, 3], [4, 5]] from 0.8.0, and whole from 0.7.0.
 set -euo pipefail
 T=$(mktemp -d)

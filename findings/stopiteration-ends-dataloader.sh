@@ -5,8 +5,8 @@
 # middle of the epoch, and whatever follows (saving, evaluation, "epoch 1 done") goes on. Python's own map() does so
 # too; datasets' map turns it into a RuntimeError. transformers 5.17.0, torch 2.13.0, here LLaVA-NeXT.
 # It matters to people who train vision-language models because one row with a placeholder too many, or a lost
-# image, silently cuts the data behind it. No upstream issue found.
-# Seen here: 2 of 5 rows from the DataLoader, 2 of 5 from map(), RuntimeError from a generator.
+# image, silently cuts the data behind it. No upstream issue found;
+# seen here: 2 of 5 rows from the DataLoader, 2 of 5 from map(), RuntimeError from a generator.
 set -euo pipefail
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT

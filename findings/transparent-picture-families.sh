@@ -5,8 +5,8 @@
 # and shows the writing. Idefics3 is the successor of Idefics2, with the same option do_convert_rgb=True.
 # transformers 5.17.0 with Pillow 12.3.0. It matters to people who train vision-language models because plots, formulas
 # and logos are such files: one model reads them, another sees nothing, and the comparison blames the model.
-# The way out: lay them on white before any processor. No upstream issue found.
-# Seen here: 1 grey level (a plain picture) for five families, more than one for Idefics2.
+# The way out: lay them on white before any processor. No upstream issue found;
+# seen here: 1 grey level (a plain picture) for five families, more than one for Idefics2.
 set -euo pipefail
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT

@@ -5,7 +5,7 @@
 # It matters to people who train vision-language models because data sets of pictures are pinned by hashes of PNG or
 # gzip files: a change of a buffer's size anywhere above the compressor changes every hash, and no pixel.
 # The way out: hand the whole buffer over in one call, or hash pixels. The bytes are not promised upstream (zlib-ng
-# issue 795 is about equality with zlib). Seen here: one result from zlib, three from zlib-ng.
+# issue 795 is about equality with zlib); seen here: one result from zlib, three from zlib-ng.
 set -euo pipefail
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT

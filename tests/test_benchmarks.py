@@ -25,6 +25,7 @@ def bench(folder: Path, *parts: str) -> tuple[dict[str, Any], str]:
     return json.loads(out.read_text(encoding="utf-8")), done.stdout
 
 
+@pytest.mark.slow
 def test_steps_of_both_ways_are_measured_and_a_part_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     found, table = bench(tmp_path, "vllm", "full")
     assert "vLLM is not installed" in found["parts"]["vllm"]["error"] or "ways" in found["parts"]["vllm"]
@@ -46,6 +47,7 @@ def test_steps_of_both_ways_are_measured_and_a_part_that_fails_does_not_stop_the
     assert again["parts"] == found["parts"]
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_the_small_model_has_its_before_and_after(tmp_path: Path) -> None:
     found, table = bench(tmp_path, "digits")
     digits = found["parts"]["digits"]

@@ -15,6 +15,7 @@ import pytest
 
 from tests.processes import command, invoke, refused
 
+pytestmark = pytest.mark.slow
 CODE = "from pathlib import Path\nPath(__file__).with_name('EXECUTED').touch()\n"
 
 
@@ -134,10 +135,9 @@ def test_a_damaged_checkpoint_is_one_sentence_and_leaves_nothing(
     assert not out.exists() or not any(out.iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["training.cli", "evaluation.cli"])
 @pytest.mark.parametrize(("part", "terminal"), [("model", True), ("processor", False)])
-def test_no_answer_makes_a_command_run_a_checkpoints_code(
+def test_no_answer_makes_a_command_run_a_checkpoints_code(  # noqa: PLR0917 - fixtures
     kind: str, part: str, terminal: bool, random_checkpoint: Path, digits_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "checkpoint"

@@ -29,9 +29,10 @@ from tests.hub import Hub, running
 from tests.processes import invoke, kill_when, refused, run
 
 TOKEN = "hf_writes"
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Use 'content=<...>' to upload:DeprecationWarning"
-)  # huggingface_hub's own
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning"),
+]  # huggingface_hub's own
 Done = subprocess.CompletedProcess[str]
 
 

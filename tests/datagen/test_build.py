@@ -48,6 +48,7 @@ def test_same_config_same_bytes_with_another_number_of_workers(undisturbed: Path
     assert len(hashes(undisturbed)) == 2 + 2 * len(list_shards(config())) + len(example_files(config()))
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_gives_the_same_files(undisturbed: Path, tmp_path: Path) -> None:
     out, partial = tmp_path / "digits", tmp_path / "digits.partial"
     words = ("build", "digits", "--size", "2400", "--seed", "7", "--workers", "2", "--out", out)

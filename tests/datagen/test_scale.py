@@ -63,6 +63,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         cluster.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and subprocesses that it leaves to the end
 def test_a_node_that_is_killed_loses_and_doubles_no_shard(
     cluster: tuple[Any, list[Any]], here: dict[str, str], tmp_path: Path
@@ -119,6 +120,7 @@ def store(tmp_path: Path) -> Iterator[str]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_an_fsspec_address_gets_the_same_bytes_and_goes_on(store: str, here: dict[str, str], tmp_path: Path) -> None:
     from upath import UPath
 
@@ -152,6 +154,7 @@ def test_a_shard_that_is_lost_makes_no_dataset(tmp_path: Path) -> None:
     build(config(size=20), tmp_path / "messages", workers=1)
 
 
+@pytest.mark.slow
 def test_a_store_that_refuses_gets_one_sentence_without_the_password(store: str, tmp_path: Path) -> None:
     wrong = store.replace("secret", "hunter2")
     sentence = refused(invoke("datagen.cli", "build", "digits", "--size", "10", "--out", wrong, cwd=tmp_path))

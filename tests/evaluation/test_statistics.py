@@ -177,6 +177,7 @@ def test_the_questions_needed_show_the_difference_four_times_of_five() -> None:
     assert 0.74 < shown < 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "better", "worse", "alike"), [(250, 0.05, 0.02, 0.6), (40, 0.3, 0.1, 0.6)])
 def test_intervals_of_a_difference_hold_the_truth_in_95_of_100_runs(
     images: int, better: float, worse: float, alike: float

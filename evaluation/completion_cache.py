@@ -14,10 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 from datagen.common.errors import UserError
+from datagen.common.locks import locked
 from evaluation.completions import SampleKey
+
+BUSY = "another r1vlm-eval is asking the same questions: wait for it, its answers are kept"
 
 
 class CompletionCache:
@@ -83,12 +84,8 @@ def open_cache(determined_by: Mapping[str, Any]) -> Iterator[CompletionCache]:
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=0))  # released when the process is killed
+            stack.enter_context(locked(path.with_suffix(".lock"), BUSY))
             file = stack.enter_context(path.open("a+b"))
-        except Timeout:
-            raise UserError(
-                "another r1vlm-eval is asking the same questions: wait for it, its answers are kept"
-            ) from None
         except OSError as error:
             raise UserError(
                 f"can't write to {path.parent} ({error.strerror}): set R1VLM_CACHE to another folder"

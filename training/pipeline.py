@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from datagen.common.errors import UserError, require_extra, writable_folder
+from datagen.common.locks import locked
 from training.config import RUN_FILE, RunConfig, Stage, StageConfig, read_run, settings_of
 from training.distributed import finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from training.launch.planner import LaunchPlan
 
 LOGS = "logs"
+LOCK = ".lock"
 FINAL = "final"
 COLD_START = "cold-start"
 
@@ -79,19 +82,38 @@ def run(config: RunConfig, *, replace_process: bool = False) -> Path:
         restrict_gpus(prepared.gpus)
     if prepared.role != "launcher" and prepared.plan is not None and prepared.plan.preset.gpus:
         check_torch()
-    stage = after_cold_start(prepared)
     final, watchdog = prepared.final, 60 * config.watchdog
-    if prepared.role == "launcher" and prepared.plan is not None:
-        if not launch_plan(prepared.plan, prepared.reason, stage, watchdog):
-            return final
-    else:
-        run_stage(stage, watchdog, preflight=config.preflight)
-    if finishes_run():
-        finish(final, prepared.target)
+    with hold_folder(final.parent) if finishes_run() else nullcontext():  # else its launcher holds it
+        stage = after_cold_start(prepared)
+        if prepared.role == "launcher" and prepared.plan is not None:
+            if not launch_plan(prepared.plan, prepared.reason, stage, watchdog):
+                return final
+        else:
+            run_stage(stage, watchdog, preflight=config.preflight)
+        if finishes_run():
+            finish(final, prepared.target)
     leave_process_group()
     if stage.stage == "grpo" and config.report and prepared.role != "launched":
         report(final, stage.model, environment, replace_process=replace_process)
     return final
+
+
+@contextmanager
+def hold_folder(out: Path) -> Iterator[None]:
+    """Be the one process that trains in a run folder, which is made; it is removed where nothing came into it.
+
+    Raises:
+        UserError: where another process trains there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    refusal = f"another process trains in {out}: wait for its end, or name another folder with --out"
+    with locked(out / LOCK, refusal):
+        try:
+            yield
+        finally:
+            if [path.name for path in out.iterdir()] == [LOCK]:
+                (out / LOCK).unlink()
+                out.rmdir()
 
 
 def prepare(config: RunConfig) -> PreparedRun:
@@ -307,7 +329,8 @@ def dry_run(config: RunConfig) -> None:
 
 def check_folder(out: Path, resume: bool) -> None:
     """Raise a `UserError` where `out` holds something that this run would mix with."""
-    if not out.is_dir() or {path.name for path in out.iterdir()} <= {LOGS}:  # of a launch that ended before training
+    unbegun = {LOGS, LOCK}  # of a launch that ended before training
+    if not out.is_dir() or {path.name for path in out.iterdir()} <= unbegun:
         return
     if not resume:
         raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
@@ -357,9 +380,10 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
 
 def remove_unbegun(out: Path) -> None:
     """Remove the record of a run that was refused before its first step, so that the same folder can be named again."""
-    if {path.name for path in out.iterdir()} == {RUN_FILE}:
+    if {path.name for path in out.iterdir()} <= {RUN_FILE, LOCK}:
         (out / RUN_FILE).unlink()
-        out.rmdir()
+        if not any(out.iterdir()):  # the folder of a cold start
+            out.rmdir()
 
 
 def record_stage(out: Path, stage: StageConfig) -> bool:

@@ -8,18 +8,17 @@ store, which can't rename folders, shards are written in their place: the manife
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from datagen.common.errors import UserError
 from datagen.common.files import invalidate_listing, is_remote, resolve_output, write_json
+from datagen.common.locks import locked
 from datagen.common.versions import dataset_versions
 from datagen.dataset.config import DatasetConfig, Shard, list_shards
 from datagen.dataset.executors import Executor, available_cores, process_executor
@@ -82,7 +81,7 @@ def _build(config: DatasetConfig, folder: Path, executor: Executor) -> None:
     if partial_folder.exists() and not partial_folder.is_dir():
         raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")
     partial_folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if partial_folder == folder else _locked(partial_folder):
+    with nullcontext() if partial_folder == folder else locked(partial_folder / LOCK, _busy(partial_folder)):
         _record_recipe(partial_folder, config)
         load_source(config.source)  # a source that must be downloaded is downloaded once, and not by every worker
         _draw_missing(partial_folder, config, executor)
@@ -94,14 +93,8 @@ def _build(config: DatasetConfig, folder: Path, executor: Executor) -> None:
             os.rename(partial_folder, folder)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with this process however it ends."""
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"another process is building in {folder}: wait for it, or name another --out") from None
+def _busy(folder: Path) -> str:
+    return f"another process is building in {folder}: wait for it, or name another --out"
 
 
 def _record_recipe(folder: Path, config: DatasetConfig) -> None:

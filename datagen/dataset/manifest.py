@@ -211,6 +211,6 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds; an empty dictionary where there is none, or it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

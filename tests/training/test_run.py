@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from datagen import r1_format
+from datagen.common.errors import UserError
+from datagen.common.locks import locked
 from datagen.registry import TASKS
 from datagen.task import reward_hash
 from tests.conftest import MakeOnce
 from tests.processes import invoke, kill_when, refused, run
 from tests.training.conftest import TINY
+from training.pipeline import LOCK, hold_folder
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -182,3 +185,25 @@ def test_a_wrong_argument_gets_one_sentence(
     model = [] if "--model" in words else ["--model", str(random_checkpoint)]
     sentence = refused(invoke("training.cli", *(places.get(word, word) for word in words), *model, cwd=tmp_path))
     assert says in sentence
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    words = ["digits", "--data", digits_folder, "--model", random_checkpoint, "--cold-start", "--out", out]
+    with locked(out / LOCK, "nobody else is here"):
+        assert f"another process trains in {out}" in refused(invoke("training.cli", *words, "--resume"))
+    assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+def test_a_folder_into_which_nothing_came_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="refused"), hold_folder(tmp_path / "run"):
+        raise UserError("refused")
+    assert not (tmp_path / "run").exists()
+    with hold_folder(tmp_path / "run"):
+        (tmp_path / "run" / "kept").touch()
+    with hold_folder(tmp_path / "run"):  # it was released
+        pass
+    assert (tmp_path / "run" / "kept").exists()

@@ -1,0 +1,157 @@
+"""A dataset of somebody else's, or one that was damaged on its way: read as its manifest says, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datagen.common.files import sha256
+from datagen.dataset.manifest import MANIFEST
+from datagen.dataset.reader import open_dataset
+from tests.processes import invoke, refused
+
+TEST_R1 = "r1/test-00000-of-00001.parquet"
+Change = Callable[[Path], None]
+
+
+def rewrite(change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], *, fitted: bool) -> Change:
+    """Changes the rows of the test split, and with `fitted` their hash in the manifest too."""
+
+    def apply(folder: Path) -> None:
+        path = folder / TEST_R1
+        schema = pq.read_schema(path)
+        pq.write_table(pa.Table.from_pylist(change(pq.read_table(path).to_pylist()), schema), path)
+        if fitted:
+            fit(folder)
+
+    return apply
+
+
+def fit(folder: Path) -> None:
+    """Make the manifest say that the test split is what it is now."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"][TEST_R1] = sha256(folder / TEST_R1)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def in_first_row(**values: Any) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    return lambda rows: [rows[0] | values, *rows[1:]]
+
+
+def image_elsewhere(folder: Path) -> None:
+    """An image as the path of a file outside the folder."""
+    shutil.copy(next(folder.glob("examples/*.png")), folder.parent / "elsewhere.png")
+    rewrite(in_first_row(image={"bytes": None, "path": str(folder.parent / "elsewhere.png")}), fitted=True)(folder)
+
+
+def image_and_path(folder: Path) -> None:
+    rewrite(lambda rows: [rows[0] | {"image": rows[0]["image"] | {"path": "a.png"}}, *rows[1:]], fitted=True)(folder)
+
+
+def other_column_type(folder: Path) -> None:
+    table = pq.read_table(folder / TEST_R1)
+    at = table.schema.get_field_index("num_digits")
+    pq.write_table(table.set_column(at, "num_digits", table["num_digits"].cast("int32")), folder / TEST_R1)
+    fit(folder)
+
+
+def files(**changes: str | None) -> Change:
+    """Changes names of files in the manifest; None leaves a file out."""
+
+    def apply(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, new in changes.items():
+            digest = manifest["files"].pop(name)
+            if new is not None:
+                manifest["files"][new] = digest
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+
+    return apply
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "another answer": (rewrite(in_first_row(answer="42"), fitted=False), "was changed since it was built"),
+    "another image": (rewrite(in_first_row(image={"bytes": b"x", "path": None}), fitted=False), "was changed since"),
+    "half a file": (lambda folder: (folder / TEST_R1).write_bytes((folder / TEST_R1).read_bytes()[:999]), "is damaged"),
+    "an empty file": (lambda folder: (folder / TEST_R1).write_bytes(b""), "is damaged"),
+    "an image elsewhere": (image_elsewhere, "holds no questions of digits"),
+    "an image with a path": (image_and_path, "holds no questions of digits"),
+    "an id twice": (rewrite(lambda rows: [rows[1], *rows[1:]], fitted=True), "holds no questions of digits"),
+    "an unknown task": (rewrite(in_first_row(task="product"), fitted=True), "holds no questions of digits"),
+    "another type of column": (other_column_type, "holds no questions of digits"),
+    "no Parquet": (lambda folder: (folder / TEST_R1).write_text("id,task") and fit(folder), "holds no questions"),
+    "a file outside": (files(**{TEST_R1: "../r1/test-00000-of-00001.parquet"}), "is damaged"),
+    "no test split": (files(**{TEST_R1: None}), "names no questions of test"),
+    "a deep manifest": (lambda folder: (folder / MANIFEST).write_text('{"a":' * 99_999) and None, "is damaged"),
+}
+
+
+def card_that_points(folder: Path) -> None:
+    """A card whose data are in another folder: these have other answers."""
+    other = folder.parent / "other"
+    shutil.copytree(folder / "r1", other)
+    rewrite(in_first_row(answer="42"), fitted=False)(Path(shutil.copytree(folder, folder.parent / "whole")))
+    shutil.copy(folder.parent / "whole" / TEST_R1, other)
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("path: r1/test-*.parquet", f"path: {other}/test-*.parquet"))
+    assert str(other) in (folder / "README.md").read_text()
+
+
+READ: dict[str, Change] = {
+    "unchanged": lambda folder: None,
+    "no card": lambda folder: (folder / "README.md").unlink(),
+    "a card that is no text": lambda folder: (folder / "README.md").write_bytes(b"\xff\xfe\x00") and None,
+    "a card that points elsewhere": card_that_points,
+}
+
+
+@pytest.fixture
+def copy(digits_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(digits_folder, tmp_path / "data [1]*{a}?"))
+
+
+@pytest.fixture(scope="session")
+def right_answers(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of completions that are all right."""
+    path = tmp_path_factory.mktemp("answers") / "right.jsonl"
+    rows = pq.read_table(digits_folder / TEST_R1, columns=["id", "solution"]).to_pylist()
+    path.write_text("".join(json.dumps({"id": row["id"], "completion": row["solution"]}) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_dataset_that_is_not_what_it_says_is_refused(
+    name: str, copy: Path, right_answers: Path, tmp_path: Path
+) -> None:
+    change, sentence = REFUSED[name]
+    change(copy)
+    done = invoke("evaluation.cli", right_answers, "--data", copy, "--out", tmp_path / "out")
+    assert sentence in refused(done)
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", READ)
+def test_only_the_files_of_the_manifest_are_read_whatever_the_card_says(
+    name: str, copy: Path, right_answers: Path, tmp_path: Path
+) -> None:
+    READ[name](copy)
+    done = invoke("evaluation.cli", right_answers, "--data", copy, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["accuracy"] == 1.0
+
+
+def test_images_are_rgb_and_rows_in_the_order_of_the_files(digits_folder: Path) -> None:
+    rows = open_dataset(digits_folder).questions("train")
+    assert rows[0]["image"].mode == "RGB"
+    assert rows["id"] == [
+        name
+        for path in sorted(digits_folder.glob("r1/train-*.parquet"))
+        for name in pq.read_table(path, columns=["id"])["id"].to_pylist()
+    ]

@@ -24,6 +24,13 @@ TILE_TOKENS = (  # and in Idefics3's and SmolVLM's, which cut an image into tile
 )
 ENDS_WITH_COLON = re.compile(r""":(['"]\s*-?\}\})?\s*\{%-?\s*endif\s*-?%\}\s*$""")
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a longer text may take long, or refuse
+# Around a chat template: what it renders is written without a think block, open or empty, at the end of its prompt.
+CAPTURE = "{%- set r1_rendered %}"
+WITHOUT_THINK = (
+    "{% endset %}{%- set r1_end = r1_rendered.rstrip() %}"
+    "{%- set r1_cut = r1_end.removesuffix('</think>').rstrip().removesuffix('<think>') %}"
+    "{{- r1_cut if add_generation_prompt and r1_cut != r1_end else r1_rendered }}"
+)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -54,16 +61,23 @@ def with_opening(chat_template: str) -> str:
     """The Jinja chat template, with the opening words at the end of its generation prompt (once).
 
     Saved with a checkpoint, it makes the trainer, transformers and vLLM start from the same tokens. A generation prompt
-    that ends with a colon (SmolVLM's `Assistant:`) gets a space too, as such templates put one before an answer.
+    that ends with a colon (SmolVLM's `Assistant:`) gets a space too, as such templates put one before an answer. One
+    that opens the thinking itself (Qwen3-VL-Thinking, GLM-V) loses its `<think>`: the opening words have one.
     """
     if without_opening(chat_template) != chat_template:
         return chat_template
-    return chat_template.rstrip("\n") + _opening(" " if ENDS_WITH_COLON.search(chat_template) else "")
+    template = chat_template.rstrip("\n")
+    if "<think>" in template:
+        template = CAPTURE + template + WITHOUT_THINK
+    return template + _opening(" " if ENDS_WITH_COLON.search(chat_template) else "")
 
 
 def without_opening(chat_template: str) -> str:
     """The Jinja chat template, without the opening words that `with_opening` has put there."""
-    return chat_template.removesuffix(_opening("")).removesuffix(_opening(" "))
+    template = chat_template.removesuffix(_opening("")).removesuffix(_opening(" "))
+    if template.startswith(CAPTURE) and template.endswith(WITHOUT_THINK):
+        return template.removeprefix(CAPTURE).removesuffix(WITHOUT_THINK)
+    return template
 
 
 def _opening(gap: str) -> str:

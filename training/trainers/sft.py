@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from trl import SFTTrainer
+from trl.data_utils import prepare_multimodal_messages
 
+from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
 from datagen.hub.record import read_record
+from datagen.r1_format import completion_of
 from training.callbacks.metrics_logging import MetricsLogger
 from training.config import StageConfig, make_trl_config, trl_errors_explained
 from training.models import load_model, model_folder
@@ -28,7 +31,7 @@ def train(stage: StageConfig) -> Path:
     """Train on the first `traces` solutions of the train split; returns the last checkpoint.
 
     Raises:
-        UserError: for settings that TRL refuses.
+        UserError: for settings that TRL refuses, and a chat template that rewrites the traces.
     """
     out = Path(stage.out)
     config = make_trl_config(stage)
@@ -36,6 +39,7 @@ def train(stage: StageConfig) -> Path:
     rows = rows.select(range(min(stage.settings["traces"], len(rows))))
     model, processor = load_model(stage.model, stage.settings)
     traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
+    check_traces(traces, processor)
     with trl_errors_explained():
         trainer = R1SFTTrainer(
             model=model,
@@ -49,6 +53,23 @@ def train(stage: StageConfig) -> Path:
     trainer.record = make_record(stage, "cold-start") | {"traces": len(rows)}
     trainer.shown = lambda step: f"{before} {step} steps of {traces_seen}".strip()
     return run_trainer(trainer, out)
+
+
+def check_traces(traces: Any, processor: Any) -> None:
+    """Raise a `UserError` where the chat template does not render a trace behind its prompt, as it stands.
+
+    Templates of models that think by themselves take the reasoning of a message apart and write it anew. TRL would
+    train on other tokens than those behind the prompt, with a warning at most.
+    """
+    row = traces[0]
+    written = completion_of(row["completion"][0]["content"])
+    turns = prepare_multimodal_messages([*row["prompt"], *row["completion"]], images=[row["image"]])
+    prompt = processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+    if not processor.apply_chat_template(turns, tokenize=False).startswith(prompt + written):
+        raise UserError(
+            "the model's chat template rewrites the reasoning of an answer, so that a cold start on traces is not "
+            "possible: train it with GRPO alone"
+        )
 
 
 def as_trace(row: dict[str, Any]) -> dict[str, Any]:

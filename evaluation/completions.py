@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import write_text
+from datagen.r1_format import PREAMBLE, full_message
 
+END_OF_TURN = re.compile(r"(<\|im_end\|>|<\|endoftext\|>|<end_of_utterance>|<\|eot_id\|>|<end_of_turn>|</s>)\s*\Z")
+STARTS = (PREAMBLE.strip(), "<think>")
 SampleKey = tuple[str, int]
 """The id of a question, and the number of the sample."""
 
@@ -66,9 +70,32 @@ def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str],
     return [messages[key] for key in wanted]
 
 
+def full_messages(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The texts of a file as full assistant messages, and a sentence for each thing that was done to all of them.
+
+    Other tools keep what a model generated behind the opening words, and the token that ends its turn. Such a token is
+    taken off where most texts end with one. The opening words are put before texts of which none begins with them, or
+    with a think tag, and most close one.
+    """
+    messages, notes = [*texts], list[str]()
+    cut = [END_OF_TURN.sub("", text) for text in texts]
+    if 2 * sum(text != short for text, short in zip(texts, cut, strict=True)) > len(texts):
+        notes.append("most completions end with a token of the chat template, which is taken off")
+        messages = cut
+    opened = sum(message.lstrip().startswith(STARTS) for message in messages)
+    if not opened and 2 * sum(message.count("</think>") == 1 for message in messages) > len(messages):
+        notes.append("no completion has the opening words, which are put before each")
+        messages = [full_message(message) for message in messages]
+    elif 2 * opened < len(messages):
+        start = PREAMBLE.strip()
+        notes.append(f"only {opened} of {len(messages)} completions begin with the opening words ({start}) or <think>")
+    return messages, notes
+
+
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")  # not splitlines: a message may hold U+2028
+        # Not splitlines: a message may hold U+2028. Editors of Windows begin a file with a mark, which is left out.
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: name a .jsonl file of completions") from error
 

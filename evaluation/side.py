@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.common.files import write_json
-from evaluation.completions import read_completions, write_completions
+from evaluation.completions import full_messages, read_completions, write_completions
 from evaluation.config import EvalPlan, Side
 from evaluation.generation import AnswerGenerator, Answers, Questions
 from evaluation.metrics.ablations import findings
@@ -67,6 +67,9 @@ def _read_answers(plan: EvalPlan, path: Path, questions: Questions) -> tuple[Ans
     start = time.perf_counter()
     examples = [example for example in questions.examples for _ in range(plan.sampling.samples)]
     split_name = f"the {plan.split} split of {plan.dataset.name}"
-    messages = read_completions(path, [example["id"] for example in examples], questions.split_ids, split_name)
+    read = read_completions(path, [example["id"] for example in examples], questions.split_ids, split_name)
+    messages, notes = full_messages(read)
+    for note in notes:
+        print(f"note: {note}", flush=True)
     answers = Answers(messages, {"name": "completions file"}, time.perf_counter() - start)
     return answers, score_messages(examples, messages)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from datagen.common.config_file import dump_yaml, parse_yaml, read_config_file
 from datagen.common.errors import UserError, suggest
 from datagen.hub.publish import PublishOptions
 from training.recipes import load_recipe
@@ -135,10 +136,7 @@ def _publish_words(push: PublishOptions) -> list[str]:
 
 def _as_yaml(value: Any) -> str:
     """A value on one line of YAML, as an item of a list."""
-    import yaml
-
-    text: str = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
-    return text.removeprefix("[").removesuffix("]\n")
+    return dump_yaml([value]).removeprefix("[").removesuffix("]\n")
 
 
 @dataclass(frozen=True)
@@ -179,13 +177,17 @@ def resolve_settings(
     Options that are None are left out; they have been checked before.
 
     Raises:
-        UserError: for an unknown name (naming the nearest) or a value of the wrong type.
+        UserError: for an unknown name (naming the nearest), a value of the wrong type, or one that another makes void.
     """
-    merged = dict(load_recipe(recipe)[stage])
-    if file is not None:
-        merged |= validate_settings(stage, _read_yaml(file))
-    merged |= {name: value for name, value in options.items() if value is not None}
-    return merged | validate_settings(stage, settings)
+    given = validate_settings(stage, read_config_file(file)) if file is not None else {}
+    given |= {name: value for name, value in options.items() if value is not None}
+    given |= validate_settings(stage, settings)
+    merged = {**load_recipe(recipe)[stage], **given}
+    if "num_train_epochs" in given:  # which counts where there are no max_steps alone
+        if given.get("max_steps", -1) > 0:
+            raise UserError("max_steps (--steps) makes num_train_epochs void: leave one of them out")
+        merged["max_steps"] = -1
+    return merged
 
 
 def settings_of(config: RunConfig, recipe: str, stage: Stage) -> dict[str, Any]:
@@ -205,20 +207,6 @@ def settings_of(config: RunConfig, recipe: str, stage: Stage) -> dict[str, Any]:
     return resolve_settings(recipe, stage, config.config, options | traces, config.settings)
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"can't read {file}: name a YAML file of settings with --config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} must hold settings as `name: value` lines")
-    return values
-
-
 def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
     """The settings in texts of the form `name=value`, with values in YAML; the later of two for one name counts.
 
@@ -235,7 +223,7 @@ def _parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise UserError(f"--set {text!r} is not of the form name=value")
     try:
-        return name, yaml.safe_load(value)
+        return name, parse_yaml(value)
     except yaml.YAMLError as error:
         raise UserError(f"--set {text!r} has a value that is not valid YAML") from error
 

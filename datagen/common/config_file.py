@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +13,50 @@ from pydantic import BaseModel, ValidationError
 
 from datagen.common.errors import UserError, suggest
 
+FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"
+)  # https://yaml.org/spec/1.2.2/#1032-tag-resolution
 Config = TypeVar("Config", bound=BaseModel)
 
 
 def is_config_file(name: str) -> bool:
     """Whether the name of a command's argument is that of a YAML file."""
     return name.endswith((".yaml", ".yml"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text, with the numbers of YAML 1.2: PyYAML takes 1e-7 for a text, since 1.1 wants 1.0e-7.
+
+    Raises:
+        yaml.YAMLError: where it is no YAML.
+    """
+    import yaml
+
+    return yaml.load(text, _yaml_1_2()[0])  # noqa: S506 - it is a SafeLoader
+
+
+def dump_yaml(value: Any) -> str:
+    """A value as one line of YAML, which `parse_yaml` reads back."""
+    import yaml
+
+    dumper = _yaml_1_2()[1]
+    return yaml.dump(value, Dumper=dumper, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
+
+
+@cache
+def _yaml_1_2() -> tuple[Any, Any]:
+    """PyYAML's safe loader and dumper, with the floating-point numbers of YAML 1.2."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Has a table of rules of its own as soon as one is added."""
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes texts that the loader would take for a number."""
+
+    for kind in (Loader, Dumper):
+        kind.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+    return Loader, Dumper
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -27,10 +68,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin a file with a mark
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no configuration: write one `key: value` a line")

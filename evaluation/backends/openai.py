@@ -8,7 +8,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -84,12 +84,11 @@ class OpenAIBackend:
         }
         answer = self._request(client, "POST", "/chat/completions", body)
         try:
-            text = answer["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError) as error:
+            return message_text(answer["choices"][0]["message"])
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.public_address} does not answer as OpenAI's protocol has it: check --endpoint"
             ) from error
-        return text if isinstance(text, str) else ""
 
     def models(self) -> list[str]:
         """The names of the models that the server has.
@@ -131,6 +130,24 @@ class OpenAIBackend:
     def public_address(self) -> str:
         """The address without the user and password that it may have."""
         return self.address.rpartition("@")[2]
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """What a model generated: the content, a text or a list of text parts, behind the reasoning.
+
+    A server with a reasoning parser (vLLM's `--reasoning-parser`) puts the reasoning into a field of its own, without
+    its tags: `reasoning`, or `reasoning_content` in older versions. An answer that was cut off has no closing tag.
+
+    Raises:
+        TypeError: for content of another form.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    reasoning = message.get("reasoning") or message.get("reasoning_content") or ""
+    if not isinstance(content, str | None) or not isinstance(reasoning, str):
+        raise TypeError("content and reasoning are texts")
+    return f"{reasoning}</think>{content}" if reasoning and content else reasoning or content or ""
 
 
 def connect(endpoint: str, model: str, sampling: Sampling, concurrency: int) -> OpenAIBackend:

@@ -17,7 +17,7 @@ from datagen.registry import TASKS, find_task
 from datagen.task import score
 from evaluation.completions import read_completions, write_completions
 from evaluation.metrics.scoring import score_messages, slices, summary
-from tests.evaluation.conftest import solutions, write_lines
+from tests.evaluation.conftest import Call, read, solutions, write_lines
 
 HOSTILE = [
     *("", "<think>" * 1000, "</answer><answer>6</answer>", "<think><" * 12_500, "\x00\x1b[31m", "\ud800", "\u202e6"),
@@ -130,3 +130,40 @@ def test_written_as_json_lines(tmp_path: Path, questions: list[dict[str, Any]]) 
     write_completions(tmp_path / "c.jsonl", list(given_messages), list(given_messages.values()))
     lines = (tmp_path / "c.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"id": i, "completion": m} for i, m in given_messages.items()]
+
+
+@pytest.mark.parametrize("ending", ["", "<|im_end|>", "<end_of_utterance>\n"])
+def test_what_a_model_generated_is_scored_as_the_full_message_is(
+    ending: str, questions: list[dict[str, Any]], r1vlm_eval: Call, digits_folder: Path, tmp_path: Path
+) -> None:
+    full = solutions(questions) | {questions[0]["id"]: r1.format_solution("I see nothing.", "42")}
+    raw = {name: r1.completion_of(message) + ending for name, message in full.items()}
+    results = []
+    for name, messages in (("full", full), ("raw", raw)):
+        file = write_lines(tmp_path / f"{name}.jsonl", messages)
+        done = r1vlm_eval(file, "--data", digits_folder, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        assert ("no completion has the opening words" in done.stdout) == (name == "raw")
+        results.append(read(tmp_path / name / "results.json"))
+    assert results[0]["rewards"] == results[1]["rewards"]
+    assert results[0]["accuracy"] == results[1]["accuracy"] == 1 - 1 / len(questions)
+
+
+def test_a_file_in_which_some_completions_lack_the_opening_words_is_scored_as_it_is(
+    questions: list[dict[str, Any]], r1vlm_eval: Call, digits_folder: Path, tmp_path: Path
+) -> None:
+    full = solutions(questions)
+    first = questions[0]["id"]
+    mixed = {name: message if name == first else r1.completion_of(message) for name, message in full.items()}
+    file = write_lines(tmp_path / "mixed.jsonl", mixed)
+    done = r1vlm_eval(file, "--data", digits_folder, "--out", tmp_path / "out")
+    assert f"only 1 of {len(questions)} completions begin with the opening words (Let me solve" in done.stdout
+    assert read(tmp_path / "out" / "results.json")["rewards"]["format"] == 1 / len(questions)
+
+
+def test_a_file_that_begins_with_a_byte_order_mark(
+    questions: list[dict[str, Any]], r1vlm_eval: Call, digits_folder: Path, tmp_path: Path
+) -> None:
+    file = write_lines(tmp_path / "c.jsonl", solutions(questions))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert r1vlm_eval(file, "--data", digits_folder, "--out", tmp_path / "out").returncode == 0

@@ -10,7 +10,15 @@ import pytest
 
 from datagen.common.errors import UserError
 from datagen.registry import TASKS
-from training.config import EXTRA_SETTINGS, Stage, StageConfig, make_trl_config, parse_assignments, resolve_settings
+from training.config import (
+    EXTRA_SETTINGS,
+    RunConfig,
+    Stage,
+    StageConfig,
+    make_trl_config,
+    parse_assignments,
+    resolve_settings,
+)
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
 
@@ -83,3 +91,27 @@ def test_what_trl_refuses_is_one_sentence(tmp_path: Path) -> None:
     settings = resolve_settings("small", "grpo", settings={"num_generations": 3})
     with pytest.raises(UserError, match="TRL refuses these settings"):
         make_trl_config(run_with(settings, "grpo", tmp_path))
+
+
+@pytest.mark.parametrize("text", ["1e-7", "1E-7", "+1.e-7", ".1e-6", "1.0e-07"])
+def test_a_number_is_one_in_every_way_that_yaml_writes_it(text: str, tmp_path: Path) -> None:
+    nested = f"lr_scheduler_kwargs={{min_lr: {text}}}"
+    settings = resolve_settings("small", "grpo", settings=parse_assignments([nested]))
+    assert settings["lr_scheduler_kwargs"] == {"min_lr": 1e-7}
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + f"lr_scheduler_kwargs:\n  min_lr: {text}\n".encode())
+    assert resolve_settings("small", "grpo", file)["lr_scheduler_kwargs"] == {"min_lr": 1e-7}
+
+
+def test_a_text_that_looks_like_a_number_is_written_and_read_as_a_text() -> None:
+    config = RunConfig(task="digits", settings={"run_name": "1e-7", "lr_scheduler_kwargs": {"min_lr": 1e-7}})
+    words = config.as_words()
+    assert parse_assignments(words[i + 1] for i, word in enumerate(words) if word == "--set") == config.settings
+
+
+def test_epochs_that_are_asked_for_are_not_made_void_by_the_recipe() -> None:
+    assert resolve_settings("small", "grpo")["max_steps"] > 0
+    settings = resolve_settings("small", "grpo", settings={"num_train_epochs": 2})
+    assert (settings["num_train_epochs"], settings["max_steps"]) == (2, -1)
+    with pytest.raises(UserError, match="makes num_train_epochs void"):
+        resolve_settings("small", "grpo", None, {"max_steps": 5}, {"num_train_epochs": 2})

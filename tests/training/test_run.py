@@ -207,3 +207,18 @@ def test_a_folder_into_which_nothing_came_is_removed(tmp_path: Path) -> None:
     with hold_folder(tmp_path / "run"):  # it was released
         pass
     assert (tmp_path / "run" / "kept").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_its_optimizer_is_not_gone_on_with(
+    few_digits: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ["digits", "--data", few_digits, "--model", random_checkpoint, "--out", out, "--steps", "1", *TINY]
+    words += ["--set", "save_only_model=true", "--no-report", "--no-preflight"]
+    assert invoke("training.cli", *words).returncode == 0
+    (out / "final").unlink()  # as after a kill behind the checkpoint
+    before = (out / "metrics.jsonl").read_bytes()
+    sentence = refused(invoke("training.cli", *words, "--resume"))
+    assert "lacks the optimizer, learning rate, random state" in sentence
+    assert (out / "metrics.jsonl").read_bytes() == before

@@ -13,11 +13,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import training
+from datagen.common.config_file import dump_yaml
 from datagen.common.errors import UserError
 from datagen.hub.publish import PublishOptions
 from tests.processes import invoke, refused
@@ -93,7 +93,7 @@ def test_a_file_of_a_configuration_is_read_as_the_same_one(
 ) -> None:
     file = tmp_path_factory.mktemp("config") / "run.yaml"
     values = {key: str(value) if isinstance(value, Path) else value for key, value in config.model_dump().items()}
-    file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    file.write_text(dump_yaml(values), encoding="utf-8")
     assert parsed(str(file)) == config
 
 

@@ -116,6 +116,8 @@ def run_trainer(trainer: Any, out: Path) -> Path:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     resume = last_checkpoint(out)
+    if resume is not None:
+        check_resumable(resume)
     if is_main():
         truncate_logs(out, int(resume.name.rpartition("-")[2]) if resume else 0)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -123,6 +125,25 @@ def run_trainer(trainer: Any, out: Path) -> Path:
     if last is None:
         raise RuntimeError(f"training ended without a checkpoint in {out}")
     return last
+
+
+def check_resumable(checkpoint: Path) -> None:
+    """Raise a `UserError` where a checkpoint lacks what it takes to go on with the steps of a run never stopped.
+
+    That is the case after `save_only_model=true`. transformers would begin anew what is missing, and say nothing.
+    """
+    needed = {
+        "trainer state": ("trainer_state.json",),
+        "optimizer": ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),  # alone, FSDP, FSDP2, DeepSpeed
+        "learning rate": ("scheduler.pt", "global_step*"),
+        "random state": ("rng_state*.pth",),
+    }
+    lacking = [name for name, patterns in needed.items() if not any(any(checkpoint.glob(one)) for one in patterns)]
+    if lacking:
+        raise UserError(
+            f"{checkpoint} lacks the {', '.join(lacking)}, so that no run can go on from it (save_only_model=true "
+            f"leaves them out): train a new run with --model {checkpoint}"
+        )
 
 
 def completion_limit(solutions: list[str], processor: Any, limit: int | None) -> int:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer import Argument
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
-from datagen.common.command_line import APP, print_version, run_app
+from datagen.common.command_line import APP, CommandGroup, print_version, run_app
 from datagen.common.errors import UserError, strip_password, suggest, writable_folder
 from datagen.common.files import is_remote, local_folder, parse_path, resolve_input, resolve_output
 from datagen.common.options import Option, as_text
@@ -31,7 +31,7 @@ FolderOrRepo = Annotated[
 ]
 
 
-class BuildFirst(TyperGroup):
+class BuildFirst(CommandGroup):
     """The commands in the order in which they are used: Typer lists a group of commands last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -72,7 +72,7 @@ class DatasetCommand(TyperCommand):
             raise
 
 
-class DatasetGroup(TyperGroup):
+class DatasetGroup(CommandGroup):
     """`r1vlm-data build`: a command a dataset. They are made when they are needed: it takes numpy to load them."""
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -160,10 +160,3 @@ def tasks_of(built: BuiltDataset, name: str) -> list[str]:
     if find_task(name).name not in own:
         raise UserError(f"{built.name} asks {', '.join(own)}, not {name!r}: name another dataset with --data")
     return [name]
-
-
-def check_split(split: str) -> str:
-    """`split`, where it is one."""
-    if split not in SPLITS:
-        raise UserError(f"there is no split {split!r}: take one of {', '.join(SPLITS)}")
-    return split

@@ -224,7 +224,7 @@ def report(final: Path, model: str, environment: Mapping[str, str], *, replace_p
         print("for a report of before and after:  pip install 'r1vlm[eval]'")
         return
     words = [str(final), "--baseline", str(model_folder(model)), "--out", str(final.parent / "report"), "--report"]
-    command = [sys.executable, "-m", "evaluation.cli", *words]
+    command = [sys.executable, "-P", "-m", "evaluation.cli", *words]  # -P: not the user's folder of that name
     sys.stdout.flush()
     if replace_process:
         os.execve(sys.executable, command, environment)  # noqa: S606 - there is no shell to fool

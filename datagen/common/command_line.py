@@ -70,6 +70,7 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
 
     Any other exception is a mistake of ours and keeps its traceback.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # no Python that is started imports what happens to be in the user's folder
     try:
         main()
         sys.stdout.flush()

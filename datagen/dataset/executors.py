@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -89,7 +90,8 @@ def _connect(address: str) -> None:
     try:
         if host and "://" not in address:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        with contextlib.chdir(sys.prefix):  # Ray's workers import from the driver's folder before all others
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
         raise UserError(f"there is no Ray cluster at {address}: start one, and name it with --ray-address") from error
 

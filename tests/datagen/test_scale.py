@@ -66,9 +66,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and subprocesses that it leaves to the end
 def test_a_node_that_is_killed_loses_and_doubles_no_shard(
-    cluster: tuple[Any, list[Any]], here: dict[str, str], tmp_path: Path
+    cluster: tuple[Any, list[Any]], here: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines, nodes = cluster
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datagen").mkdir()  # the user's own package of that name, which no node imports
+    (tmp_path / "datagen" / "__init__.py").write_text("raise ImportError(__file__)")
     with pytest.raises(FileNotFoundError, match="nowhere") as caught:
         list(ray_executor(machines.address)(os.stat, ["/nowhere"]))
     assert caught.value.errno == errno.ENOENT  # as it was raised on the node: a full disk there gets its sentence

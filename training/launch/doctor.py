@@ -139,7 +139,7 @@ def vllm_import() -> list[Check]:
     if importlib.util.find_spec("vllm") is None:
         return []
     code = "import vllm; from vllm import LLM"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, timeout=300)
     errors = ended.stderr.strip().splitlines()
     return [
         Check(

@@ -106,7 +106,7 @@ def start(job: Job, logs: Path, grace: float) -> Child:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # vllm and accelerate are there
     with log.open("ab") as file:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "training.launch.process_supervisor", str(grace), *job.command],
+            [sys.executable, "-P", "-m", "training.launch.process_supervisor", str(grace), *job.command],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,

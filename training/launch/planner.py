@@ -267,10 +267,12 @@ def _jobs(plan: LaunchPlan) -> Iterator[Job]:
     training = names[: preset.train_gpus]
     generating = names[: preset.generation_gpus] if many else names[preset.train_gpus :][: preset.generation_gpus]
     host = "$SERVER" if many else "127.0.0.1"
-    environment = {"CUDA_VISIBLE_DEVICES": ",".join(training), LAUNCHED: "1", "PYTHONFAULTHANDLER": "1"}
+    environment = _environment(training) | {LAUNCHED: "1"}
     if preset.generation == "server":
         environment |= {SERVER: f"http://{host}:{ports.server}", GROUP_PORT: str(ports.group)}
-        yield Job("server", _serve(plan, host), _server_environment(generating), generating)
+        # the development endpoints are how TRL sends weights; the server listens on loopback, or inside the cluster
+        serving = _environment(generating) | {"VLLM_SERVER_DEV_MODE": "1"}
+        yield Job("server", _serve(plan, host), serving, generating)
     if preset.offload_optimizer:  # accelerate gives each process one thread, and the optimizer is stepped on the CPU
         environment["OMP_NUM_THREADS"] = str(max(1, machine.cores // preset.train_gpus))
     rendezvous = ["--main_process_port", str(ports.rendezvous)] if preset.processes > 1 else []
@@ -282,9 +284,9 @@ def _jobs(plan: LaunchPlan) -> Iterator[Job]:
     yield Job("trainer", command + (["--nodes", str(preset.nodes)] if many else []), environment, training)
 
 
-def _server_environment(gpus: tuple[str, ...]) -> dict[str, str]:
-    # the development endpoints are how TRL sends weights; the server listens on loopback, or inside the cluster
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "VLLM_SERVER_DEV_MODE": "1", "PYTHONFAULTHANDLER": "1"}
+def _environment(gpus: tuple[str, ...]) -> dict[str, str]:
+    """What every job has: its GPUs, stacks where it crashes, and no import from the folder that it is started in."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "PYTHONFAULTHANDLER": "1", "PYTHONSAFEPATH": "1"}
 
 
 def _serve(plan: LaunchPlan, host: str) -> list[str]:

@@ -177,7 +177,7 @@ def _gpus_of_torch() -> list[GPU]:
     if not any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/kfd")):
         return []  # torch takes seconds to say the same
     code = "import torch\nfor i in range(torch.cuda.device_count()):\n gpu = torch.cuda.get_device_properties(i)\n"
-    ask = [sys.executable, "-c", code + " print(gpu.total_memory, gpu.name)"]
+    ask = [sys.executable, "-P", "-c", code + " print(gpu.total_memory, gpu.name)"]
     lines = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.splitlines()
     return [GPU(name, int(memory)) for memory, _, name in (line.partition(" ") for line in lines)]
 

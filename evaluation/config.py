@@ -259,6 +259,5 @@ def _metrics_file(model: ModelSource, given: Path | None) -> Path | None:
         if not given.is_file():
             raise UserError(f"there is no metrics file {given}: name a run's metrics.jsonl with --metrics")
         return given
-    run = model.record.get("run")
-    path = Path(run) / METRICS if run else None
+    path = model.run / METRICS if model.run else None
     return path if path is not None and path.is_file() else None

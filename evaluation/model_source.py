@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import RECORD, sha256
+from datagen.common.formatting import visible
 from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.hub.record import read_record
@@ -54,7 +55,14 @@ class ModelSource:
     @property
     def label(self) -> str:
         """The last two parts of its path, which tell the checkpoints of several runs apart; its name on the Hub."""
-        return "/".join(Path(self.name.partition("@")[0]).parts[-2:])
+        return visible("/".join(Path(self.name.partition("@")[0]).parts[-2:]))
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that holds this checkpoint; None where the one that its record names does not."""
+        run, folder = self.record.get("run"), self.path.resolve()
+        inside = run is not None and folder.parent == Path(os.path.realpath(run))
+        return folder.parent if inside and folder.name == f"checkpoint-{self.record.get('step')}" else None
 
     @property
     def is_remembered_by_address(self) -> bool:
@@ -79,7 +87,7 @@ def served_model(name: str, endpoint: str) -> ModelSource:
         UserError: where the folder's record is damaged.
     """
     path = Path(os.path.abspath(name))
-    return ModelSource(name, path, _record_of(path) if path.is_dir() else {}, endpoint)
+    return ModelSource(name, path, read_record(path) if path.is_dir() else {}, endpoint)
 
 
 def open_model(name: str) -> ModelSource:
@@ -93,7 +101,7 @@ def open_model(name: str) -> ModelSource:
     if parse_repo_id(name):
         path, name = download(name, "model")
         _check_checkpoint(path, name)
-        return ModelSource(name, path, _record_of(path))
+        return ModelSource(name, path, read_record(path))
     path = Path(os.path.abspath(name))
     if not path.exists():
         raise UserError(f"there is no {name}: name a checkpoint folder or a .jsonl file of completions")
@@ -101,7 +109,7 @@ def open_model(name: str) -> ModelSource:
         raise UserError(f"can't read {name}: change its permissions")
     if path.is_dir():
         _check_checkpoint(path, name)
-        return ModelSource(str(path), path, _record_of(path))
+        return ModelSource(str(path), path, read_record(path))
     if path.suffix != ".jsonl":
         raise UserError(f"{name} is neither a checkpoint folder nor a .jsonl file of completions")
     return ModelSource(str(path), path, {})
@@ -117,11 +125,6 @@ def _check_checkpoint(folder: Path, name: str) -> None:
         raise UserError(f"{name} is not a checkpoint folder: it has no {' and no '.join(missing)}")
 
 
-def _record_of(folder: Path) -> dict[str, Any]:
-    """The record of the checkpoint in a folder, without the keys of which it says nothing."""
-    return {key: value for key, value in read_record(folder).items() if value is not None}
-
-
 def record_mismatches(model: ModelSource, dataset: BuiltDataset, tasks: Sequence[str]) -> list[str]:
     """A sentence for each way in which the dataset or the rewards are not those the checkpoint was made with."""
     from datagen.registry import find_task
@@ -134,7 +137,7 @@ def record_mismatches(model: ModelSource, dataset: BuiltDataset, tasks: Sequence
             f"{model.label} was made with another dataset than {dataset.name} "
             f"(fingerprint {recorded[:12]}, not {dataset.fingerprint[:12]})."
         )
-    hashes = {name: str(digest) for name, digest in model.record.get("reward_hash", {}).items() if name in tasks}
+    hashes = {name: digest for name, digest in model.record.get("reward_hash", {}).items() if name in tasks}
     if not all(map(is_current_reward_hash, hashes.values())):
         mismatches.append(
             f"{model.label} records its rewards by an older kind of hash, which covered whole source files: whether "

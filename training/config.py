@@ -217,14 +217,12 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def _parse_assignment(text: str) -> tuple[str, Any]:
-    import yaml
-
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UserError(f"--set {text!r} is not of the form name=value")
     try:
         return name, parse_yaml(value)
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise UserError(f"--set {text!r} has a value that is not valid YAML") from error
 
 

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from datagen.common.errors import DISK, UserError, strip_password
+from datagen.common.formatting import visible
 
 
 class CommandGroup(TyperGroup):
@@ -75,7 +76,7 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{program}: {strip_password(str(error))}", file=sys.stderr)
+        print(f"{program}: {strip_password(visible(str(error)))}", file=sys.stderr)  # it may name what a file says
         sys.exit(2)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from datagen.common.errors import UserError, suggest
+from datagen.common.untrusted import check_value
 
 FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"
 )  # https://yaml.org/spec/1.2.2/#1032-tag-resolution
+LONGEST = 1 << 18  # characters of a file
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -28,11 +30,20 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML text, with the numbers of YAML 1.2: PyYAML takes 1e-7 for a text, since 1.1 wants 1.0e-7.
 
     Raises:
-        yaml.YAMLError: where it is no YAML.
+        ValueError: where it is no YAML, has a key twice, or `check_value` refuses it.
     """
     import yaml
 
-    return yaml.load(text, _yaml_1_2()[0])  # noqa: S506 - it is a SafeLoader
+    if len(text) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST} characters")
+    try:
+        value = yaml.load(text, _yaml_1_2()[0])  # noqa: S506 - it is a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except (RecursionError, OverflowError, TypeError, AttributeError, KeyError) as error:  # of PyYAML's constructors
+        raise ValueError("it holds a value that YAML can't have") from error
+    check_value(value, finite=False)  # the sentence about a setting that is not says which one
+    return value
 
 
 def dump_yaml(value: Any) -> str:
@@ -49,7 +60,19 @@ def _yaml_1_2() -> tuple[Any, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Has a table of rules of its own as soon as one is added."""
+        """Has a table of rules of its own as soon as one is added; refuses a key that comes twice, and merged keys.
+
+        A few lines of keys merged into one another stand for millions.
+        """
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [(key.tag, str(key.value)) for key, _ in node.value]
+            odd = [key for key in keys if keys.count(key) > 1 or key[0] == "tag:yaml.org,2002:merge"]
+            if odd:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"it has {odd[0][1]!r} twice, or merged", node.start_mark
+                )
+            return super().construct_mapping(node, deep)
 
     class Dumper(yaml.SafeDumper):
         """Quotes texts that the loader would take for a number."""
@@ -65,13 +88,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where the file can't be read, is no YAML, or holds no mapping.
     """
-    import yaml
-
     try:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin a file with a mark
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:  # also where it is not UTF-8
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no configuration: write one `key: value` a line")

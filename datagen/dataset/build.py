@@ -22,7 +22,7 @@ from datagen.common.locks import locked
 from datagen.common.versions import dataset_versions
 from datagen.dataset.config import DatasetConfig, Shard, list_shards
 from datagen.dataset.executors import Executor, available_cores, process_executor
-from datagen.dataset.manifest import MANIFEST, check_files, read_json, write_manifest
+from datagen.dataset.manifest import MANIFEST, check_files, read_json, read_manifest, write_manifest
 from datagen.dataset.shards import draw_shard, raw_row
 from datagen.schema import TABLES, arrow_schemas
 from datagen.sources.catalog import load_source
@@ -66,7 +66,7 @@ def is_built(folder: Path, config: DatasetConfig) -> bool:
         return False
     manifest = read_json(folder / MANIFEST)
     if manifest.get("recipe") == config.as_json():
-        check_files(folder, manifest)
+        check_files(folder, read_manifest(folder))
         return True
     if is_remote(folder) and not manifest and (folder / RECIPE).exists():
         return False

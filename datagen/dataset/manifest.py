@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from datagen.common.errors import UserError
 from datagen.common.files import sha256, write_bytes, write_json, write_text
+from datagen.common.untrusted import Word, check_shape, read_object
 from datagen.common.versions import dataset_versions
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.executors import Executor
@@ -33,6 +36,55 @@ Digests = dict[str, NDArray[np.bytes_]]
 
 MANIFEST = "manifest.json"
 EXAMPLES = "examples"
+ADVICE = "build or download the dataset again"
+FileName = Annotated[str, StringConstraints(pattern=re.compile(r"\A\w[\w.-]{0,99}/\w[\w.-]{0,99}\Z", re.ASCII))]
+Digest = Annotated[str, StringConstraints(pattern=re.compile(r"\A[0-9a-f]{64}\Z"))]
+
+
+class Audit(BaseModel):
+    """What a manifest says of the attacks on a task's rewards."""
+
+    attacks: int
+    broke: list[Word]
+    most_undue: dict[Word, float]
+
+
+class Splits(BaseModel):
+    """What a manifest says of the splits."""
+
+    images: dict[Word, int]
+    distinct: dict[Word, dict[Word, int]]
+    shared_between_splits: dict[Word, int]
+
+
+class Recipe(BaseModel):
+    """What a manifest says of the configuration, with the version of the dataset."""
+
+    model_config = ConfigDict(strict=True)
+
+    dataset: Word
+    version: Word
+    seed: int
+    size: int
+    shares: list[int]
+    source: Word
+    options: dict[Word, Any]
+
+
+class Manifest(BaseModel):
+    """The shape of a manifest, so far as it goes: `verify` names what is missing, too much, or untrue."""
+
+    model_config = ConfigDict(strict=True)
+
+    recipe: Recipe
+    fingerprint: Digest
+    files: dict[FileName, Digest]
+    source_sha256: Digest | None = None
+    versions: dict[Word, Word] = {}
+    reward_hash: dict[Word, Word] = {}
+    splits: Splits | None = None
+    tables: dict[Word, dict[Word, dict[Word, int]]] = {}
+    audit: dict[Word, Audit] = {}
 
 
 def compare_splits(folder: Path, spec: DatasetSpec, executor: Executor = map) -> dict[str, Any]:
@@ -191,26 +243,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"there is no dataset {folder}: build one with  r1vlm-data build digits --out {folder}")
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} is not a dataset folder (no {MANIFEST} in it): name what r1vlm-data build wrote")
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    kinds = {"recipe": dict, "fingerprint": str, "files": dict}
-    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
-        raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again")
+    manifest = read_object(folder / MANIFEST, ADVICE)
+    check_shape(manifest, Manifest, folder / MANIFEST, ADVICE)
     return manifest
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], table: str = "") -> None:
     """Raise a `UserError` that names the first file of the manifest (of one table) that is not in the folder."""
-    if not isinstance(manifest.get("files"), dict):
-        raise UserError(f"{folder / MANIFEST} is damaged: delete the folder and build it again")
     for name in manifest["files"]:
         if name.startswith(table) and not (folder / name).is_file():
             raise UserError(f"{folder} is damaged, {name} is missing: delete the folder and build it again")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds; an empty dictionary where there is none, or it is damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds; an empty one where there is none, or it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path, ADVICE)
+    except UserError:
         return {}
-    return value if isinstance(value, dict) else {}

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import glob
+import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import local_folder, sha256
-from datagen.dataset.manifest import MANIFEST, check_files, read_manifest
+from datagen.common.options import as_text
+from datagen.dataset.manifest import ADVICE, MANIFEST, check_files, read_manifest
+from datagen.dataset.shards import damaged, read_shard
 from datagen.hub.cards import CARD
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.registry import DATASETS, find_task
 from datagen.schema import arrow_schemas
 from datagen.sources.split import SPLITS
-from datagen.task import DatasetSpec
+from datagen.task import DatasetSpec, score
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+PIXELS = 1 << 24  # of an image: it takes 50 MB when it is decoded
 SHARD = re.compile(rf"r1/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet", re.ASCII)
 
 
@@ -77,7 +83,9 @@ class BuiltDataset:
         from datasets import load_dataset
 
         paths = self._shards(split)
-        check_shards(paths, self.spec)
+        ids = set[str]()
+        for path in paths:
+            check_shard(path, self.spec, ids)
         # Not the folder: a card may name any place as that of the data, here or on the network.
         rows = load_dataset("parquet", data_files={split: [glob.escape(str(path)) for path in paths]}, split=split)
         if tasks is None:
@@ -86,42 +94,61 @@ class BuiltDataset:
         return rows.select(keep)
 
 
-def check_shards(paths: Sequence[Path], spec: DatasetSpec) -> None:
-    """Check that files hold rows of the table `r1` of a dataset: its columns, its tasks, no id twice, images as bytes.
+def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
+    """Check that a file holds questions of a dataset, none of them with one of the `ids`; theirs are added.
+
+    Nothing in it is null, every image is a PNG of at most `PIXELS` that can be decoded, and every solution is judged
+    and earns full marks.
 
     Raises:
-        UserError: naming the first file that does not.
+        UserError: where that is not so.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tasks, seen = {task.name for task in spec.tasks}, set[str]()
-    for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                holds_rows = _has_columns(file, spec) and _has_images(file)
-                ids, asked = file.read(columns=["id", "task"]).to_pydict().values() if holds_rows else ([], [])
-        except (pa.ArrowException, OSError):
-            holds_rows = False
-        if not holds_rows or not tasks.issuperset(asked) or len(seen | {*ids}) < len(seen) + len(ids):
-            raise UserError(f"{path} holds no questions of {spec.name}: build or download the dataset again")
-        seen.update(ids)
+    rows = read_shard(path, arrow_schemas(spec)["r1"])
+    try:
+        with warnings.catch_warnings(action="error"):  # Pillow warns of images that are large, or not whole
+            for row in rows:
+                _check_row(row, spec)
+                if row["id"] in ids:
+                    raise ValueError(f"{row['id']} is in it twice")
+                ids.add(row["id"])
+    except Exception as error:  # a row may hold anything, and so may what Pillow or a reward says of it
+        raise damaged(path, error) from error
 
 
-def _has_columns(file: Any, spec: DatasetSpec) -> bool:
-    expected = arrow_schemas(spec)["r1"]
-    return bool(file.schema_arrow.equals(expected) and file.schema_arrow.metadata == expected.metadata)
+def _check_row(row: Mapping[str, Any], spec: DatasetSpec) -> None:
+    """Raise an exception, of any kind, where a row is no question of a dataset."""
+    image, others = row["image"], [value for name, value in row.items() if name != "image"]
+    if _has_null(others):
+        raise ValueError("a row has a null")
+    if image["path"] is not None:  # which `datasets` would open
+        raise ValueError(f"the image of {row['id']} is a path")
+    check_image(image["bytes"])
+    if [message["role"] for message in row["prompt"]] != ["system", "user"]:
+        raise ValueError(f"the prompt of {row['id']} is not a system and a user message")
+    tasks = {task.name: task for task in spec.tasks}
+    if row["task"] not in tasks:
+        raise ValueError(f"{row['id']} is of an unknown task")
+    if set(score(tasks[row["task"]], row["solution"], row).values()) != {1.0}:
+        raise ValueError(f"the solution of {row['id']} does not earn full marks")
 
 
-def _has_images(file: Any) -> bool:
-    """Whether every image of a Parquet file has bytes, and none a path, which `datasets` would open."""
-    for number in range(file.metadata.num_row_groups):
-        rows = file.metadata.row_group(number)
-        columns = {rows.column(i).path_in_schema: rows.column(i).statistics for i in range(rows.num_columns)}
-        encoded, paths = columns["image.bytes"], columns["image.path"]
-        if encoded is None or paths is None or (encoded.null_count, paths.null_count) != (0, rows.num_rows):
-            return False
-    return True
+def _has_null(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_has_null, value))
+    return any(map(_has_null, value.values())) if isinstance(value, dict) else value is None
+
+
+@lru_cache(maxsize=8)  # the questions about an image follow one another
+def check_image(content: bytes) -> None:
+    """Raise an exception, of any kind, where bytes are no PNG of at most `PIXELS` that can be decoded."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:  # reads no more than the header
+        if image.width * image.height > PIXELS:
+            raise ValueError(f"an image of {image.width} x {image.height} pixels, more than {PIXELS}")
+        image.convert("RGB")
+        if image.getexif():  # by which `datasets` would turn it
+            raise ValueError("an image with EXIF data")
 
 
 def open_dataset(name: str | Path) -> BuiltDataset:
@@ -136,13 +163,15 @@ def open_dataset(name: str | Path) -> BuiltDataset:
         folder = local_folder(str(name))
         full_name = str(folder.resolve())
     manifest = read_manifest(folder)
-    try:
-        known = manifest["recipe"]["dataset"] in DATASETS
-        check_files(folder, manifest, "r1/")
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: build the dataset again") from error
-    if not known:
+    recipe = manifest["recipe"]
+    if recipe["dataset"] not in DATASETS:
         raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")
+    try:
+        for option in DATASETS[recipe["dataset"]].options:
+            option.parse(as_text(recipe["options"][option.name]))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder / MANIFEST} is damaged (its options): {ADVICE}") from error
+    check_files(folder, manifest, "r1/")
     return BuiltDataset(full_name, folder.resolve(), manifest)
 
 

@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datagen import r1_format
+from datagen.common.errors import UserError
 from datagen.common.files import atomic_path
 from datagen.dataset.config import DatasetConfig, Shard
 from datagen.dataset.rng import example_rng
 from datagen.rendering.png import encode_png
 from datagen.sources.catalog import load_source
 from datagen.task import DatasetSpec, Task
+
+REASON = 200  # characters of a library's message that are shown
 
 
 def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
@@ -80,3 +83,27 @@ def draw_shard(folder: Path, config: DatasetConfig, schemas: Mapping[str, pa.Sch
         with atomic_path(folder / shard.path(table)) as temporary, temporary.open("wb") as file:
             pq.write_table(pa.Table.from_pylist(rows, schemas[table]), file, use_dictionary=False)
     return shard.stop - shard.start
+
+
+def read_shard(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of a Parquet file.
+
+    Raises:
+        UserError: where it can't be read, or has other columns than the schema.
+    """
+    try:
+        with path.open("rb") as file:
+            parquet = pq.ParquetFile(file)  # read_table would import pandas
+            found = parquet.schema_arrow
+            if not found.equals(schema) or found.metadata != schema.metadata:
+                raise ValueError("it has other columns than its dataset")
+            rows: list[dict[str, Any]] = parquet.read().to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:  # a ValueError for text that is not UTF-8
+        raise damaged(path, error) from error
+    return rows
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """What to say of a file of a dataset, and why it is so."""
+    reason = " ".join(str(error).split())[:REASON].removesuffix(".") or type(error).__name__
+    return UserError(f"{path} is damaged ({reason}): build or download it again")

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from datagen.common.errors import UserError
@@ -19,7 +17,7 @@ from datagen.common.options import as_text
 from datagen.common.versions import version_mismatches
 from datagen.dataset.config import DatasetConfig, Shard, list_shards
 from datagen.dataset.manifest import MANIFEST, example_files, make_card, make_manifest, read_manifest
-from datagen.dataset.shards import make_questions, question_id, raw_row, row_id
+from datagen.dataset.shards import make_questions, question_id, raw_row, read_shard, row_id
 from datagen.hub.cards import CARD
 from datagen.registry import TASKS, find_dataset
 from datagen.schema import TABLES, arrow_schemas
@@ -132,7 +130,7 @@ def sample_indices(shards: list[Shard], count: int | None) -> dict[Shard, list[i
 def compare_shard(folder: Path, config: DatasetConfig, shard: Shard, indices: list[int]) -> int:
     """Check a shard's rows, and draw the images `indices` again; returns how many solutions were judged."""
     spec = config.spec
-    stored = {table: _read(folder / shard.path(table), schema) for table, schema in arrow_schemas(spec).items()}
+    stored = {table: read_shard(folder / shard.path(table), schema) for table, schema in arrow_schemas(spec).items()}
     image_ids = [row_id(config, shard.split, index) for index in range(shard.start, shard.stop)]
     _check_ids(folder / shard.path("raw"), image_ids, stored["raw"])
     question_ids = [question_id(row, task) for row in stored["raw"] for task in spec.tasks if task.applies_to(row)]
@@ -150,18 +148,6 @@ def compare_shard(folder: Path, config: DatasetConfig, shard: Shard, indices: li
                 raise UserError(f"the solution of {question['id']} does not earn full marks ({', '.join(short)})")
             judged += 1
     return judged
-
-
-def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    try:
-        with path.open("rb") as file:
-            table = pq.ParquetFile(file).read()  # read_table would import pandas
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is no Parquet file: build the dataset again") from error
-    if not table.schema.equals(schema):
-        raise UserError(f"{path} has other columns than its dataset: build it again")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
 
 
 def _check_ids(path: Path, expected: list[str], rows: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,13 +11,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from datagen.common.formatting import interval, percent
+from pydantic import TypeAdapter, ValidationError
+
+from datagen.common.config_file import parse_yaml
+from datagen.common.formatting import interval, percent, visible
 from datagen.common.options import as_text
+from datagen.hub.fetch import NAME
+from datagen.hub.record import License
 from datagen.schema import card_features, dataset_columns, type_name
 from datagen.sources.catalog import SOURCES, SourceInfo
 from datagen.task import Column, DatasetSpec, Task
 
 CARD = "README.md"
+# What Markdown or HTML would take for its own, and what makes a link of an address.
+MARKDOWN = re.compile(r"[\\`*\[\]<>&|~$@]|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -129,13 +137,13 @@ def model_card(
 
 def model_metadata(record: Mapping[str, Any], result: Mapping[str, Any] | None, repo: str | None) -> dict[str, Any]:
     """The card's YAML, as a value, with the results in the form of the Hub's model index."""
-    base, dataset = record["base_model"] or "", record["dataset"]
+    base, dataset = (NAME.fullmatch(record[key] or "") for key in ("base_model", "dataset"))
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
-    if "@" in base:  # on the Hub
-        metadata |= {"base_model": base.partition("@")[0], "base_model_relation": "finetune"}
-    metadata |= record["license"]
+    if base and base[2]:  # on the Hub
+        metadata |= {"base_model": base[1], "base_model_relation": "finetune"}
+    metadata |= record["license"] or {}
     if dataset:
-        metadata["datasets"] = [dataset.partition("@")[0]]
+        metadata["datasets"] = [dataset[1]]
     metadata["tags"] = ["r1vlm", "grpo" if record["stage"] == "grpo" else "sft", *record["tasks"]]
     if result is not None:
         name = (repo or "r1vlm").rpartition("/")[2]
@@ -188,17 +196,19 @@ def front_matter(metadata: Mapping[str, Any]) -> str:
 
 
 def license_of(folder: Path) -> dict[str, str]:
-    """The licence in the card of a model folder, in the Hub's terms; empty where it says nothing."""
-    import yaml
-
+    """The licence in the card of a model folder, in the Hub's terms; empty where it says nothing that can be read."""
     card = folder / CARD
     parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if card.is_file() else []
     try:
-        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except yaml.YAMLError:
+        front = parse_yaml(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except ValueError:
         front = None
     terms = front if isinstance(front, dict) else {}
-    return {name: str(terms[name]) for name in ("license", "license_name", "license_link") if name in terms}
+    named = {name: terms[name] for name in ("license", "license_name", "license_link") if name in terms}
+    try:
+        return {str(name): term for name, term in TypeAdapter(License).validate_python(named).items()}
+    except ValidationError:
+        return {}
 
 
 def build_command(recipe: Mapping[str, Any]) -> str:
@@ -219,13 +229,33 @@ def cell(text: str) -> str:
     return "<br>".join(plain.splitlines())
 
 
+def plain(value: Any) -> str:
+    """Somebody's text, or another value, for a line or a table cell: Markdown and HTML show it as it is.
+
+    Nothing in it is a tag, an emphasis, a link or an image, nor is an address a link. Controls are code points.
+    """
+    return "<br>".join(MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", visible(str(value))).splitlines())
+
+
+def code(text: str) -> str:
+    """Somebody's text as code in Markdown; as plain text where it could end the code or a table's cell."""
+    return plain(text) if re.search(r"[`|\n]", text) else f"`{text}`"
+
+
 def render(template: str, **values: Any) -> str:
     """The card of that template. A value that the template wants and is not given raises."""
     from jinja2 import Environment, StrictUndefined
 
-    # Markdown, filled from our own records: nothing to escape
+    # Markdown: what a checkpoint's record says goes through `plain` and `code`, all else is ours
     environment = Environment(  # noqa: S701
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"written": type_name, "cell": cell, "percent": percent, "interval": interval}
+    environment.filters |= {
+        "written": type_name,
+        "cell": cell,
+        "plain": plain,
+        "code": code,
+        "percent": percent,
+        "interval": interval,
+    }
     return environment.from_string(files("cards").joinpath(template).read_text(encoding="utf-8")).render(**values)

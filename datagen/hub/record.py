@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from datagen.common.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field
+
 from datagen.common.files import RECORD
+from datagen.common.untrusted import Line, Word, check_shape, read_object
 
-RECORD_TYPES = {
-    "dataset": str,
-    "dataset_fingerprint": str,
-    "reward_hash": dict,
-    "stage": str,
-    "shown": str,
-    "run": str,
-    "step": int,
-    "beside": list,
-    "tasks": list,
-    "base_model": str,
-    "run_hash": str,
-    "checkpoint": str,
-}
+ADVICE = "delete it, or name another checkpoint"
+License = dict[Literal["license", "license_name", "license_link"], Line]
+"""A licence in the terms of the Hub."""
+
+
+class Record(BaseModel):
+    """The record of a checkpoint, as far as it goes. What else is in the file is left out."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    stage: Word | None = None
+    model: Line | None = None
+    base_model: Line | None = None
+    license: License | None = None
+    run_hash: Word | None = None
+    dataset: Line | None = None
+    dataset_fingerprint: Word | None = None
+    tasks: list[Word] | None = None
+    reward_hash: dict[Word, Word] | None = None
+    run: Line | None = None
+    seed: int | None = None
+    settings: dict[Word, Any] | None = None
+    hardware: Line | None = None
+    versions: dict[Word, Word] | None = None
+    git_commit: Word | None = None
+    step: Annotated[int, Field(ge=0)] | None = None
+    checkpoint: Word | None = None
+    shown: Line | None = None
+    beside: list[dict[str, Any]] | None = None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of the checkpoint in `folder`; empty for a model that r1vlm did not make. Every key is optional.
+    """The record of the checkpoint in `folder`: what it says of the keys of `Record`; empty where there is none.
 
     Raises:
-        UserError: where the record is not a JSON object, or a key has another type than in `RECORD_TYPES`.
+        UserError: where the record is damaged, or a value of it has another type than in `Record`.
     """
     path = folder / RECORD
     if not path.exists():
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: delete it, or name another checkpoint") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} is not a checkpoint's record: delete it, or name another checkpoint")
-    for key, kind in RECORD_TYPES.items():
-        if record.get(key) is not None and not isinstance(record[key], kind):
-            raise UserError(f"{key!r} in {path} is not a {kind.__name__}: delete the file, or name another checkpoint")
-    return record
+    return check_shape(read_object(path, ADVICE), Record, path, ADVICE)

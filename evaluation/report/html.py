@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
 from datagen.common.files import write_text
-from datagen.common.formatting import percent
+from datagen.common.formatting import percent, visible
 from evaluation.config import EvalPlan
 from evaluation.metrics.comparison import certainty, headline, p_text
 from evaluation.report.checkpoint_samples import CheckpointSamples
@@ -175,21 +174,6 @@ def shortened(text: str, length: int) -> str:
     """The beginning of `text` as it can be seen, with a note of how many characters are left out."""
     start = visible(text[:length])[:length]
     return start if len(text) <= length else f"{start} … [{len(text) - length} more characters]"
-
-
-def visible(text: str) -> str:
-    """`text` with each character that can't be seen, or that moves others, as its code point.
-
-    Control and format characters (also those that turn the direction of writing), halves of surrogate pairs and
-    unassigned code points; line feeds and tabs stay.
-    """
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t" or not unicodedata.category(character).startswith("C"):
-        return character
-    return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(character):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
 
 
 def image_url(image: Image) -> str:

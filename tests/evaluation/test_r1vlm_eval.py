@@ -44,6 +44,7 @@ def recorded(random_checkpoint: Path, digits_folder: Path, tmp_path: Path) -> Pa
         "stage": "grpo",
         "shown": "It has been shown nothing at all.",
         "run": str(tmp_path / "run"),
+        "step": 3,
         "beside": [{"name": "supervised", "accuracy": 0.7, "accuracy_ci95": [0.6, 0.8], "n": 40, "shown": "Traces."}],
     }
     (folder / "r1vlm.json").write_text(json.dumps(record))
@@ -275,8 +276,8 @@ def test_wrong_arguments(
         ),
         (lambda folder: (folder / "r1vlm.json").unlink(), "does not say which dataset it belongs to"),
         (lambda folder: (folder / "r1vlm.json").write_text("{"), "r1vlm.json is damaged"),
-        (lambda folder: (folder / "r1vlm.json").write_text("[]"), "r1vlm.json is not a checkpoint's record"),
-        (lambda folder: change_record(folder, shown=3), "'shown' in"),
+        (lambda folder: (folder / "r1vlm.json").write_text("[]"), "r1vlm.json is damaged (it holds no object)"),
+        (lambda folder: change_record(folder, shown=3), "r1vlm.json is damaged ('shown'"),
         (lambda folder: change_record(folder, dataset="/gone"), "/gone, is gone: name one with --data"),
         (lambda folder: change_record(folder, beside=[{}]), "holds no result"),
     ],

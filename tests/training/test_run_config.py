@@ -28,7 +28,7 @@ from training.config import RunConfig, StageConfig
 NAMES = st.text("abcXYZ019_./@-", min_size=1, max_size=12).filter(lambda text: not text.startswith("-"))
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\x85\ufeff"), max_size=8)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=6,
 )

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datagen.dataset.config import DatasetConfig
+from datagen.dataset.reward_audit import LONG, audit
 from datagen.dataset.shards import sample_questions
 from datagen.registry import DATASETS
-from datagen.reward_audit import LONG, audit
 
 BIN = Path(sys.executable).parent
 

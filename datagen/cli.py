@@ -339,10 +339,10 @@ def audit(
 ) -> None:
     """Try hostile completions on the rewards of a dataset's tasks."""
     from datagen.dataset.config import DatasetConfig
+    from datagen.dataset.reward_audit import LONG, SECONDS
+    from datagen.dataset.reward_audit import audit as audit_task
     from datagen.dataset.shards import sample_questions
     from datagen.registry import find_dataset_or_task
-    from datagen.reward_audit import LONG, SECONDS
-    from datagen.reward_audit import audit as audit_task
 
     spec = find_dataset_or_task(name)
     questions = sample_questions(DatasetConfig(dataset=spec.name, size=1000, seed=seed), 60)

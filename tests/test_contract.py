@@ -13,9 +13,9 @@ import pytest
 
 from datagen import r1_format
 from datagen.dataset.config import DatasetConfig
+from datagen.dataset.reward_audit import audit
 from datagen.dataset.shards import make_questions, raw_row
 from datagen.registry import DATASETS, TASKS
-from datagen.reward_audit import audit
 from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec, GroundTruth, is_current_reward_hash, reward_hash, score
 

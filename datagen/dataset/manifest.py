@@ -23,9 +23,9 @@ from datagen.common.untrusted import Word, check_shape, read_object
 from datagen.common.versions import dataset_versions
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.executors import Executor
+from datagen.dataset.reward_audit import audit, summary
 from datagen.dataset.shards import sample_questions
 from datagen.hub.cards import CARD, dataset_card
-from datagen.reward_audit import audit, summary
 from datagen.schema import TABLES
 from datagen.sources.catalog import load_source
 from datagen.sources.split import SPLITS
@@ -244,7 +244,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} is not a dataset folder (no {MANIFEST} in it): name what r1vlm-data build wrote")
     manifest = read_object(folder / MANIFEST, ADVICE)
-    check_shape(manifest, Manifest, folder / MANIFEST, ADVICE)
+    check_shape(manifest, Manifest, f"{folder / MANIFEST} is damaged", ADVICE)
     return manifest
 
 

@@ -17,9 +17,9 @@ from datagen import r1_format
 from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
+from datagen.dataset.reward_audit import ATTACKS
 from datagen.export import lmms_eval_utils
 from datagen.export.lmms_eval import UTILS, export_lmms_eval
-from datagen.reward_audit import ATTACKS
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
 from tests.processes import invoke
 

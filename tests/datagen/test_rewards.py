@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from datagen import r1_format as r1
 from datagen.dataset.config import DatasetConfig
+from datagen.dataset.reward_audit import audit
 from datagen.dataset.shards import make_questions, raw_row
 from datagen.registry import DATASETS, TASKS
-from datagen.reward_audit import audit
 from datagen.task import RewardRangeError, score
 from datagen.tasks.counting import grounding
 from datagen.tasks.messages import chars, extract_characters, partial

@@ -14,8 +14,8 @@ import pytest
 
 from datagen import r1_format
 from datagen.dataset.reader import open_dataset
+from datagen.dataset.reward_audit import ATTACKS
 from datagen.export.lmms_eval import export_lmms_eval
-from datagen.reward_audit import ATTACKS
 from evaluation.backends.base import Prompt, Sampling
 from evaluation.backends.transformers import load
 from evaluation.metrics.scoring import mean_rewards, score_messages

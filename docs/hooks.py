@@ -1,0 +1,50 @@
+"""Hooks of MkDocs: the reference of the commands, and files that stand elsewhere in the repository."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+ELSEWHERE = {  # address in the documentation: file in the repository
+    "architecture.md": "ARCHITECTURE.md",
+    "assets/digits.png": "cards/digits.png",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "findings.md": "findings/README.md",
+    "results.md": "benchmarks/RESULTS.md",
+}
+COMMANDS = {"r1vlm-data": "datagen.cli", "r1vlm-train": "training.cli", "r1vlm-eval": "evaluation.cli"}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the files from elsewhere, and a page for each command, as Typer writes it."""
+    for address, path in ELSEWHERE.items():
+        files.append(File.generated(config, address, abs_src_path=str(ROOT / path)))
+    for name, module in COMMANDS.items():
+        words = [sys.executable, "-m", "typer", module, "utils", "docs", "--name", name]
+        text = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Point links to a file of `ELSEWHERE` at its page, and drop links to files that have none."""
+    source = ELSEWHERE.get(page.file.src_uri)
+    if source is None:
+        return markdown
+    pages = {path: address for address, path in ELSEWHERE.items()}
+
+    def link(match: re.Match[str]) -> str:
+        text, target = match.groups()
+        if re.match(r"https?:|#", target):
+            return match[0]
+        path = ((ROOT / source).parent / target).resolve().relative_to(ROOT).as_posix()
+        return f"[{text}]({pages[path]})" if path in pages else text
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, markdown)

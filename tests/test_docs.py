@@ -1,0 +1,105 @@
+"""What the README and the documentation promise is true: options exist, the task works, figures were measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datagen.dataset.config import DatasetConfig, list_shards
+from datagen.dataset.manifest import write_manifest
+from datagen.dataset.reader import open_dataset
+from datagen.dataset.shards import draw_shard
+from datagen.registry import DATASETS, TASKS
+from datagen.schema import arrow_schemas
+from tests import test_contract
+from tests.processes import invoke
+from training.launch.plan_rendering import presets_table
+from training.models import DEFAULT_MODEL
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+MODULES = {"r1vlm-data": "datagen.cli", "r1vlm-train": "training.cli", "r1vlm-eval": "evaluation.cli"}
+
+
+def test_the_table_of_presets_is_what_a_plan_says() -> None:
+    assert presets_table(DEFAULT_MODEL) in PAGES["hardware.md"]
+
+
+def test_the_task_of_the_documentation_is_a_dataset_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python title.*?\n(.*?)```", PAGES["write-a-task.md"], flags=re.DOTALL)
+    file = tmp_path / "largest.py"
+    file.write_text(code)
+    found = importlib.util.spec_from_file_location("largest", file)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, "largest", module)
+    found.loader.exec_module(module)
+    spec = module.LARGEST_DIGIT
+    monkeypatch.setitem(DATASETS, spec.name, spec)
+    monkeypatch.setitem(TASKS, spec.tasks[0].name, spec.tasks[0])
+    for name, check in vars(test_contract).items():
+        wanted = set(check.__annotations__) - {"return"} if name.startswith("test_") else set()
+        if "spec" in wanted:
+            check(**{key: {"spec": spec, "monkeypatch": monkeypatch}[key] for key in wanted})
+    config = DatasetConfig(dataset=spec.name, size=20, seed=0)
+    for shard in list_shards(config):  # here and not in workers, which do not know a task that this test alone has
+        draw_shard(tmp_path / "built", config, arrow_schemas(spec), shard)
+    write_manifest(tmp_path / "built", config)
+    for row in open_dataset(tmp_path / "built").questions("test"):
+        assert row["answer"] == str(max(row["digits"]))
+        assert spec.tasks[0].rewards["correctness"](row["solution"], row) == 1.0
+
+
+def code_lines(page: str) -> Iterator[str]:
+    """The lines of code of a page without their comments: fenced, indented or between backticks."""
+    fenced = re.findall(r"^ *```(?:bash|sh).*?\n(.*?)^ *```", page, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^    (.+)$", page, flags=re.MULTILINE)
+    quoted = re.findall(r"`([^`\n]+)`", page)
+    for line in ["\n".join(fenced).replace("\\\n", " "), *indented, *quoted]:
+        yield from (re.sub(r"\s+#.*", "", one).strip() for one in line.splitlines())
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_every_option_of_the_documentation_is_one_of_its_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    calls = {line for page in PAGES.values() for line in code_lines(page) if line.startswith(command + " ")}
+    assert len(calls) >= 5
+    wanted: dict[tuple[str, ...], set[str]] = {}
+    for words in map(shlex.split, calls):
+        inner = words[1 : {"build": 3}.get(words[1], 2)] if command == "r1vlm-data" else []
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        wanted.setdefault(tuple(inner), set()).update(options)
+    for inner, options in wanted.items():
+        if inner[-1:] == ("DATASET",):
+            continue
+        text = invoke(MODULES[command], *(word for word in inner if not word.startswith("-")), "--help").stdout
+        for option in options:
+            assert re.search(rf"(?<!\S){option}(?!\S)", text), f"{command} {' '.join(inner)} has no {option}"
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number of a JSON value."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers(part)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+def test_every_percentage_of_the_readme_was_measured() -> None:
+    results = [json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("*.json")]
+    measured = {f"{100 * number:.1f}" for result in results for number in numbers(result)}
+    written = re.findall(r"(\d+\.\d)%|\+(\d+\.\d)", PAGES["README.md"])
+    assert len(written) >= 15
+    assert {one or other for one, other in written} <= measured

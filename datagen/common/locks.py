@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from datagen.common.errors import UserError
 
+NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some mounts of NFS and Lustre
+SETTLED = 1.0  # seconds in which filelock finds out that the holder of a lock is dead
+
 
 @contextmanager
-def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file `path`, which stays behind.
+def locked(path: Path, refusal: str, wait: float = 0) -> Iterator[None]:
+    """Hold the lock file `path`, in a folder that is there; `wait` seconds for another process that holds it.
+
+    Where the file system can't lock (it has no `flock`), a line on stderr says so, and the lock is the file itself,
+    which names its process. That of a process of this machine that died is taken over. One of another machine can't be
+    told from one that is held.
 
     Raises:
         UserError: with the sentence `refusal`, where another process holds it.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, SoftFileLock, Timeout
 
-    lock = FileLock(path)
+    soft = not _has_flock(path.parent)
+    lock = (SoftFileLock if soft else FileLock)(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=max(wait, SETTLED * soft), poll_interval=0.05)
     except Timeout:
-        raise UserError(refusal) from None
+        raise UserError(f"{refusal} (or delete {path}, if that process is gone)" if soft else refusal) from None
+    if soft:
+        _report_no_flock(path.parent)
     try:
         yield
     finally:
         lock.release()
+
+
+def _has_flock(folder: Path) -> bool:
+    """Whether files in a folder can be locked."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_FLOCK:
+                raise
+            return False
+    return True
+
+
+@cache  # once a folder
+def _report_no_flock(folder: Path) -> None:
+    print(
+        f"the file system of {folder} has no locks: a file there stands for one, and may stay behind after a crash",
+        file=sys.stderr,
+        flush=True,
+    )

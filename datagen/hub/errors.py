@@ -47,8 +47,8 @@ def _passing(error: BaseException) -> str | None:
 
     No connection at all is no such case (nothing was begun), nor is what hf_xet says, which has tried for minutes.
     """
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx  # the client that it uses: httpx2 since version 2
 
     for cause in causes_of(error):
         if isinstance(cause, HfHubHTTPError):
@@ -111,8 +111,8 @@ def endpoint() -> str:
 
 def _sentence(error: BaseException, repo: str, kind: str, revision: str | None) -> str | None:
     """What to tell the user; None for an error that isn't the Hub's."""
-    import httpx
     from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
 
     causes = list(causes_of(error))
 

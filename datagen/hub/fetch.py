@@ -79,8 +79,8 @@ def download(text: str, kind: Kind, patterns: tuple[str, ...] = ("*",)) -> tuple
 
 def _cached(error: Exception, snapshot: Callable[..., Path], revision: str | None) -> Path | None:
     """What was downloaded before, where there is no network at all; else None."""
-    import httpx
     from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
 
     if not any(isinstance(cause, httpx.ConnectError) for cause in causes_of(error)):
         return None

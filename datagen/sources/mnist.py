@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError, require_extra
+from datagen.common.locks import locked
 from datagen.sources.split import assign_split, content_hash
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def _mnist_5k() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     require_extra("train", "torchvision")
     import numpy as np
-    from filelock import FileLock
     from torchvision.datasets import MNIST
 
     folder = Path.home() / ".cache" / "r1vlm" / "mnist"
@@ -88,7 +88,8 @@ def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # the workers that Ray has on this node come at once
+        refusal = f"another process downloads MNIST to {folder}: wait for its end, then run the same command again"
+        with locked(folder / ".lock", refusal, wait=600):  # the workers that Ray has on this node come at once
             parts = [part(True), part(False)]
     except (OSError, RuntimeError, EOFError) as error:  # what torchvision raises without a network
         raise UserError(

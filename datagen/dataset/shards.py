@@ -16,6 +16,7 @@ from datagen.common.files import atomic_path
 from datagen.dataset.config import DatasetConfig, Shard
 from datagen.dataset.rng import example_rng
 from datagen.rendering.png import encode_png
+from datagen.schema import fits
 from datagen.sources.catalog import load_source
 from datagen.task import DatasetSpec, Task
 
@@ -94,8 +95,7 @@ def read_shard(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file)  # read_table would import pandas
-            found = parquet.schema_arrow
-            if not found.equals(schema) or found.metadata != schema.metadata:
+            if not fits(parquet.schema_arrow, schema):
                 raise ValueError("it has other columns than its dataset")
             rows: list[dict[str, Any]] = parquet.read().to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:  # a ValueError for text that is not UTF-8

@@ -20,8 +20,6 @@ from datagen.dataset.config import DatasetConfig, list_shards
 from datagen.dataset.executors import process_executor
 from datagen.dataset.manifest import MANIFEST, compare_splits, example_files
 from datagen.dataset.reader import open_dataset
-from datagen.registry import DATASETS
-from datagen.schema import arrow_schemas
 from datagen.sources.mnist import load_digits
 from datagen.sources.split import SPLITS, assign_split
 from tests.processes import invoke, kill_when, refused, run
@@ -246,13 +244,3 @@ def test_digits_option_and_counts(tmp_path: Path) -> None:
         config(size=9)
     with pytest.raises(UserError, match="add up to 100"):
         DatasetConfig(dataset="digits", size=100, seed=0, shares=(80, 10, 11), source="mnist-5k", options={})
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_the_schema_is_what_datasets_would_have_written(name: str) -> None:
-    from datasets import Features
-
-    for schema in arrow_schemas(DATASETS[name]).values():
-        features = Features.from_arrow_schema(schema)
-        assert features.arrow_schema.equals(schema, check_metadata=True)
-        assert features["image"].mode == "RGB"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from datagen.common.errors import UserError
 from datagen.common.files import write_json
+from datagen.hub.run_folder import step_of, whole_checkpoints
 from evaluation.config import EvalConfig, make_plan
 from evaluation.generation import select_questions
-from evaluation.report.checkpoint_samples import step_of
 from evaluation.report.results import Record
 from evaluation.report.tables import curve_table
 from evaluation.side import evaluate_side
@@ -25,7 +25,9 @@ def select_checkpoint(config: EvalConfig) -> Path:
         UserError: where the folder holds no checkpoints.
     """
     run = Path(config.checkpoint)
-    checkpoints = sorted(run.glob("checkpoint-*"), key=step_of)
+    checkpoints, left_out = whole_checkpoints(run)
+    for sentence in left_out:
+        print(f"note: {sentence}", flush=True)
     if not checkpoints:
         raise UserError(f"{run} holds no checkpoints: name a run folder of r1vlm-train with --curve")
     results = [_evaluate_on_validation(config, path) for path in checkpoints]

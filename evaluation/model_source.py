@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from datagen.common.errors import UserError
 from datagen.common.files import RECORD, sha256
 from datagen.common.formatting import visible
-from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base
+from datagen.hub.checkpoint import adapter_base, missing_parts
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.hub.record import read_record
 
 if TYPE_CHECKING:
     from datagen.dataset.reader import BuiltDataset
 
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
 FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.txt")
 NOT_FINGERPRINTED = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
 
@@ -116,12 +115,7 @@ def open_model(name: str) -> ModelSource:
 
 
 def _check_checkpoint(folder: Path, name: str) -> None:
-    present = {
-        CONFIG: (folder / CONFIG).is_file() or (folder / ADAPTER).is_file(),
-        "weights (*.safetensors)": any(folder.glob("*.safetensors")),
-        "processor (processor_config.json)": any((folder / file).is_file() for file in PROCESSOR_FILES),
-    }
-    if missing := [part for part, exists in present.items() if not exists]:
+    if missing := missing_parts(folder):
         raise UserError(f"{name} is not a checkpoint folder: it has no {' and no '.join(missing)}")
 
 

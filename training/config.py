@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from datagen.common.config_file import dump_yaml, parse_yaml, read_config_file
 from datagen.common.errors import UserError, suggest
+from datagen.common.untrusted import Word, check_shape, read_object
 from datagen.hub.publish import PublishOptions
 from training.recipes import load_recipe
 
@@ -270,21 +270,33 @@ def _impossible(name: str, value: Any) -> str | None:
     return None
 
 
+class Hardware(BaseModel):
+    """What `run.json` says of the hardware that is needed to go on."""
+
+    processes: int
+    sharding: Word | None
+    completions: int | None = None
+
+
+class RunFile(BaseModel):
+    """The shape of `run.json`, so far as it is read."""
+
+    settings: dict[str, Any] = {}
+    reward_hash: dict[Word, Word] = {}
+    hardware: Hardware | Annotated[dict[str, Any], Field(max_length=0)] = {}
+
+
 def read_run(out: Path) -> dict[str, Any]:
     """The content of `run.json` in a run folder; empty where there is none.
 
     Raises:
         UserError: where it is damaged.
     """
-    path = out / RUN_FILE
+    path, advice = out / RUN_FILE, "name another folder with --out, and train anew"
     if not path.is_file():
         return {}
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        recorded = None
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("settings", {}), dict):
-        raise UserError(f"{path} is damaged: name another folder with --out, and train anew")
+    recorded = read_object(path, advice)
+    check_shape(recorded, RunFile, f"{path} is damaged", advice)
     return recorded
 
 

@@ -369,6 +369,7 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
         raise
     if not is_main():
         return final
+    final.unlink(missing_ok=True)  # to a checkpoint that was deleted
     final.symlink_to(last.name)
     print(f"{final}: {stage.stage.replace('_', ' ')}, {last.name}, {time.monotonic() - started:.0f} s")
     from training.callbacks.validation import BEST

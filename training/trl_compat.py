@@ -29,16 +29,28 @@ import torch
 from accelerate.utils import is_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
+from datagen.hub.run_folder import CHECKPOINT, step_of
 from training.config import precision
 
 STAGING = ".saving"
 REFERENCE = "reference"  # in a checkpoint
+
+
+def rotate_checkpoints(out: Path, limit: int | None, kept: set[int | None]) -> None:
+    """Delete the oldest checkpoints but `limit`, those of the steps `kept` not.
+
+    transformers' own takes a folder such as `checkpoint-best`, which somebody made, for a checkpoint.
+    """
+    paths = [path for path in out.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    spare = sorted((path for path in paths if step_of(path) not in kept), key=step_of)
+    if limit:
+        for path in spare[: max(0, len(paths) - max(limit, len(paths) - len(spare)))]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class AtomicCheckpoints(Trainer):  # type: ignore[misc]
@@ -63,8 +75,7 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
             shutil.rmtree(out / name, ignore_errors=True)
             os.rename(staging / name, out / name)
             shutil.rmtree(staging)
-            best = str(out / f"checkpoint-{self.state.best_global_step}") if self.state.best_global_step else None
-            rotate_checkpoints(str(out), self.args.save_total_limit, best_model_checkpoint=best, use_mtime=True)
+            rotate_checkpoints(out, self.args.save_total_limit, {self.state.global_step, self.state.best_global_step})
         self.accelerator.wait_for_everyone()  # what the other processes see next is a checkpoint under its name
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -42,7 +42,7 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
     except (RecursionError, OverflowError, TypeError, AttributeError, KeyError) as error:  # of PyYAML's constructors
         raise ValueError("it holds a value that YAML can't have") from error
-    check_value(value, finite=False)  # the sentence about a setting that is not says which one
+    check_value(value, finite=False, most=LONGEST)  # the sentence about a setting that is not says which one
     return value
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from datagen.common.untrusted import parse_json
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -21,7 +22,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = parse_json(line, finite=False)
+    except ValueError:
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+    return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None

@@ -11,15 +11,15 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from datagen.common.errors import UserError
 
-MOST_BYTES = 1 << 26  # of a file of settings or results
-MOST_VALUES = 200_000  # in it, those that YAML names again counted again
+MOST_BYTES = 1 << 28  # of a JSON file
+MOST_VALUES = 100_000_000
 LONGEST = 20_000  # characters of a text
 DEEPEST = 32  # lists and dictionaries in one another
 LARGEST = 2**63
@@ -34,23 +34,27 @@ def _printable(text: str) -> str:
     return text
 
 
+Shape = TypeVar("Shape", bound=BaseModel)
 Line = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_printable)]
 """A text on one line, without controls."""
+Digest = Annotated[str, StringConstraints(pattern=re.compile(r"\A[0-9a-f]{64}\Z"))]
+"""A SHA-256."""
 Word = Annotated[str, StringConstraints(max_length=100, pattern=re.compile(r"\A[\w.+][\w .+-]*\Z", re.ASCII))]
 """The name of a task, a setting or a package, a hash, a version: what a card shows as it is."""
 
 
-def check_value(value: Any, *, finite: bool = True) -> None:
+def check_value(value: Any, *, finite: bool = True, most: int = MOST_VALUES) -> None:
     """Raise a `ValueError` where a value of JSON or YAML is not safe to use; it says why.
 
-    `finite` is whether numbers must be: logs and other libraries' files have some that are not.
+    `finite` is whether numbers must be: logs and other libraries' files have some that are not. `most` is how many
+    values it may hold; one that is there several times counts each time.
     """
     pending, seen = [(value, 0)], 0
     while pending:
         one, depth = pending.pop()
         seen += 1
-        if seen > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES} values")
+        if seen > most:
+            raise ValueError(f"it holds more than {most} values")
         match one:
             case str():
                 if len(one) > LONGEST:
@@ -120,15 +124,15 @@ def read_object(path: Path, advice: str, *, finite: bool = True) -> dict[str, An
     return value
 
 
-def check_shape(values: dict[str, Any], shape: type[BaseModel], path: Path, advice: str) -> dict[str, Any]:
-    """The values of a file that the model `shape` names, those that are null left out.
+def check_shape(values: Any, shape: type[Shape], refusal: str, advice: str) -> Shape:
+    """The values of a file as the model `shape`.
 
     Raises:
-        UserError: naming the first that has another type.
+        UserError: with `refusal`, the first value that has another type, and `advice`.
     """
     try:
-        return shape.model_validate(values).model_dump(exclude_none=True)
+        return shape.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")[:80]
-    raise UserError(f"{path} is damaged ({key!r}: {first['msg'][:1].lower()}{first['msg'][1:]}): {advice}")
+    raise UserError(f"{refusal} ({key!r}: {first['msg'][:1].lower()}{first['msg'][1:]}): {advice}")

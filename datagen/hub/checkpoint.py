@@ -7,16 +7,21 @@ safetensors alone.
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from datagen.common.errors import UserError
+from datagen.common.untrusted import read_object
 from datagen.hub.fetch import download, parse_repo_id
 
 CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"  # where the weights are in several files: which has which
+WEIGHTS = re.compile(r"[\w.-]+\.safetensors")
+PROCESSOR = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
+ADVICE = "copy or download the checkpoint again"
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
 LONGEST = 300  # characters of a library's message that are shown
 EXAMPLES = 3  # names of weights that are shown
@@ -33,6 +38,8 @@ def load_checkpoint(folder: Path, dtype: Any) -> tuple[Any, Any]:
             of its own.
     """
     base = adapter_base(folder)
+    for one in (folder, *([base] if base else [])):
+        check_weights_files(one)
     if "quantization_config" in read_settings((base or folder) / CONFIG):
         raise UserError(f"{base or folder} holds quantised weights: name the model that they were made from")
     processor = _load_processor(folder)
@@ -61,13 +68,39 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where it is missing or damaged.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is missing or damaged: copy or download the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings: copy or download the checkpoint again")
-    return values
+    return read_object(path, ADVICE, finite=False)
+
+
+def missing_parts(folder: Path) -> list[str]:
+    """What a folder lacks to be a checkpoint, or a LoRA adapter."""
+    present = {
+        CONFIG: (folder / CONFIG).is_file() or (folder / ADAPTER).is_file(),
+        "weights (*.safetensors)": any(folder.glob("*.safetensors")),
+        f"processor ({PROCESSOR[0]})": any((folder / file).is_file() for file in PROCESSOR),
+    }
+    return [part for part, exists in present.items() if not exists]
+
+
+def check_weights_files(folder: Path) -> None:
+    """Check that every file of weights is in the folder, and as long as its header says.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    names = {path.name for path in folder.glob("*.safetensors")}
+    if (folder / INDEX).is_file():
+        files = read_settings(folder / INDEX).get("weight_map")
+        names |= {str(name) for name in files.values()} if isinstance(files, dict) else {INDEX}
+    for name in sorted(names):
+        try:
+            if not WEIGHTS.fullmatch(name):
+                raise OSError(f"{INDEX} names other files")
+            with safe_open(folder / name, "numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{folder} has damaged weights ({name}: {_message(error)}): {ADVICE}") from error
 
 
 def _load_processor(folder: Path) -> Any:

@@ -6,7 +6,6 @@ The environment is that of every Hugging Face tool: `HF_ENDPOINT`, `HF_HUB_OFFLI
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
+from datagen.common.untrusted import parse_json
 from datagen.hub.errors import endpoint, hub_errors_explained, with_retries
 from datagen.hub.fetch import NAME, Kind
 
@@ -271,7 +271,7 @@ def published_files(target: PublishTarget, identity: RepoIdentity) -> set[str]:
 def _value(text: bytes, key: str) -> Any:
     """The value of a key in a JSON object; None where it has none, or it is none."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         return None
     return value.get(key) if isinstance(value, dict) else None

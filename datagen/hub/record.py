@@ -8,11 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from datagen.common.files import RECORD
-from datagen.common.untrusted import Line, Word, check_shape, read_object
+from datagen.common.untrusted import Digest, Line, Word, check_shape, read_object
 
 ADVICE = "delete it, or name another checkpoint"
 License = dict[Literal["license", "license_name", "license_link"], Line]
 """A licence in the terms of the Hub."""
+
+
+class CodeRecord(BaseModel):
+    """Which code defines a dataset that is not built in: a file, and the installed package that it is of."""
+
+    file: Line
+    sha256: Digest
+    package: Line | None = None
+    version: Line | None = None
 
 
 class Record(BaseModel):
@@ -28,6 +37,7 @@ class Record(BaseModel):
     dataset: Line | None = None
     dataset_fingerprint: Word | None = None
     tasks: list[Word] | None = None
+    code: CodeRecord | None = None
     reward_hash: dict[Word, Word] | None = None
     run: Line | None = None
     seed: int | None = None
@@ -50,4 +60,5 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.exists():
         return {}
-    return check_shape(read_object(path, ADVICE), Record, path, ADVICE)
+    record = check_shape(read_object(path, ADVICE), Record, f"{path} is damaged", ADVICE)
+    return record.model_dump(exclude_none=True)

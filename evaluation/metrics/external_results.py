@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from datagen.common.errors import UserError
+from datagen.common.formatting import visible
+from datagen.common.untrusted import Line, Word, check_shape, read_object
 
 Row = dict[str, Any]
 """`name`, `accuracy`, `accuracy_ci95`, `n`, `shown` (a sentence or None), and `other_questions`, a bool."""
 
+ADVICE = "name a results.json of r1vlm-eval with --beside"
+Share = Annotated[float, Field(ge=0, le=1)]
 QUESTION_KEYS = ("dataset_fingerprint", "split", "tasks", "n")  # results that agree in them are on the same questions
+
+
+class ExternalResult(BaseModel):
+    """What is read of a result."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Line | None = None
+    accuracy: Share
+    accuracy_ci95: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    n: Annotated[int, Field(ge=1)]
+    shown: Line | None = None
+    dataset_fingerprint: Word | None = None
+    split: Word | None = None
+    tasks: list[Word] | None = None
 
 
 def read_external_result(path: Path) -> Row:
@@ -22,13 +42,9 @@ def read_external_result(path: Path) -> Row:
         UserError: where there is no such file, or it is no result.
     """
     if not path.is_file():
-        raise UserError(f"there is no result file {path}: name a results.json of r1vlm-eval with --beside")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: name a results.json of r1vlm-eval with --beside") from error
+        raise UserError(f"there is no result file {path}: {ADVICE}")
     name = path.resolve().parent.name if path.stem == "results" else path.stem
-    return external_result(value, name, str(path))
+    return external_result(read_object(path, ADVICE), visible(name), str(path))
 
 
 def external_result(value: Any, name: str, source: str) -> Row:
@@ -37,21 +53,8 @@ def external_result(value: Any, name: str, source: str) -> Row:
     Raises:
         UserError: where a number is missing or impossible; it names the file, `source`.
     """
-    if not isinstance(value, dict):
-        raise UserError(f"{source} holds no result: an object with accuracy, accuracy_ci95 and n is wanted")
-    interval, n, shown = value.get("accuracy_ci95"), value.get("n"), value.get("shown")
-    numbers = [value.get("accuracy"), *(interval if isinstance(interval, list) else [])]
-    if len(numbers) != 3 or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in numbers):
-        raise UserError(f"{source} holds no result: its accuracy and accuracy_ci95 are not numbers from 0 to 1")
-    if not isinstance(n, int) or n < 1:
-        raise UserError(f"{source} holds no result: its n is not a number of questions")
-    return {
-        **{key: value[key] for key in QUESTION_KEYS if key in value},
-        "name": str(value.get("name", name)),
-        "accuracy": numbers[0],
-        "accuracy_ci95": interval,
-        "shown": shown if isinstance(shown, str) else None,
-    }
+    result = check_shape(value, ExternalResult, f"{source} holds no result", ADVICE)
+    return {"name": name, "shown": None, **result.model_dump(exclude_none=True)}
 
 
 def mark_other_questions(rows: list[Row], result: Mapping[str, Any]) -> list[Row]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from datagen.common.errors import UserError
+from datagen.hub.run_folder import step_of, whole_checkpoints
 from evaluation.backends.base import Sampling
 from evaluation.config import EvalPlan
 from evaluation.generation import AnswerGenerator, Questions
@@ -27,34 +29,39 @@ class CheckpointSamples:
 
 
 def sample_checkpoints(plan: EvalPlan, questions: Questions) -> CheckpointSamples | None:
-    """Answers of the run that the model is of, the baseline's first; None where the run's checkpoints are not here."""
-    checkpoints = pick_evenly(checkpoints_of(plan), MAX_CHECKPOINTS)
-    if len(checkpoints) < 2:
-        return None
+    """Answers of the run that the model is of, the baseline's first; None where the run's checkpoints are not here.
+
+    Says which checkpoints are left out, since they are not whole or can't be loaded.
+    """
+    checkpoints, left_out = checkpoints_of(plan)
+    named = {f"step {step_of(path)}": str(path) for path in pick_evenly(checkpoints, MAX_CHECKPOINTS)}
+    if len(named) > 1 and plan.baseline is not None and plan.baseline.is_model:
+        named = {"before": plan.baseline.name, **named}
     indices = pick_questions(questions.examples, plan.dataset.spec.difficulty)
     few = Questions(questions.rows.select(indices), [questions.examples[i] for i in indices], questions.split_ids)
-    models = {f"step {step_of(path)}": open_model(str(path)) for path in checkpoints}
-    if plan.baseline is not None and plan.baseline.is_model:
-        models = {"before": plan.baseline, **models}
     # Greedily, and by the backend that suits a few questions, not by that for all of them.
     short = replace(plan, backend="auto", sampling=Sampling(plan.sampling.max_new_tokens, 0.0, 1))
-    scored = {name: AnswerGenerator(short, model).generate(R1, few)[1] for name, model in models.items()}
-    return CheckpointSamples(indices, scored)
+    scored: dict[str, Scored] = {}
+    for name, path in named.items() if len(named) > 1 else ():
+        try:
+            scored[name] = AnswerGenerator(short, open_model(path)).generate(R1, few)[1]
+        except UserError as error:  # the results are there: the report does without
+            left_out.append(f"{name} is left out: {error}")
+    for sentence in left_out:
+        print(f"note: {sentence}", flush=True)
+    return CheckpointSamples(indices, scored) if len(scored) > 1 else None
 
 
-def checkpoints_of(plan: EvalPlan) -> list[Path]:
-    """The checkpoints of the model's run up to itself, in order; none for a server or for completions."""
-    run = plan.model.record.get("run")
-    if run is None or not plan.model.is_model or plan.model.endpoint is not None:
-        return []
-    last = plan.model.record.get("step", 0)
-    checkpoints = sorted(Path(run).glob("checkpoint-*"), key=step_of)
-    return [path for path in checkpoints if step_of(path) <= last]
+def checkpoints_of(plan: EvalPlan) -> tuple[list[Path], list[str]]:
+    """The whole checkpoints of the model's run up to itself, in order, and a sentence on each that is left out.
 
-
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(checkpoint.name.rpartition("-")[2])
+    None for a server or for completions.
+    """
+    run = plan.model.run
+    if run is None or plan.model.endpoint is not None:
+        return [], []
+    checkpoints, left_out = whole_checkpoints(run)
+    return [path for path in checkpoints if step_of(path) <= plan.model.record["step"]], left_out
 
 
 def pick_evenly(paths: Sequence[Path], most: int) -> list[Path]:

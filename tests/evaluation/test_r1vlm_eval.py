@@ -245,7 +245,7 @@ def refused(called: Any, message: str) -> None:
         (["--out", "{solved}/below"], "is a file, and a folder is wanted there"),
         (["--out", "/proc/nowhere"], "can't write to /proc"),
         (["--beside", "/no/such.json"], "there is no result file /no/such.json"),
-        (["--beside", "{solved}"], "is not JSON"),
+        (["--beside", "{solved}"], "is damaged (it is no JSON)"),
         (["--metrics", "/no/such.jsonl"], "there is no metrics file /no/such.jsonl"),
         (["--baseline", "/no/such"], "there is no /no/such: name a checkpoint folder or a .jsonl file"),
         (["--temperature", "11"], "'--temperature': it should be less than or equal to 10"),

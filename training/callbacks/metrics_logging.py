@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from datagen.common.files import CURVE, METRICS, atomic_path, write_text
 from datagen.common.metrics_log import read_metrics
+from datagen.common.untrusted import parse_json
 
 COMPLETIONS = "completions.jsonl"
 ON_THE_BAR = {"reward": "reward", "rewards/correctness/mean": "correct", "loss": "loss", "entropy": "entropy"}
@@ -68,7 +69,7 @@ def truncate_logs(out: Path, step: int) -> None:
 def _step_of(line: str) -> float:
     """The step that a line is of; infinity for a broken one."""
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line, finite=False)["step"])
     except (ValueError, TypeError, KeyError):
         return math.inf
 

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from datagen.common.files import CURVE, RECORD, write_json, write_text
 from datagen.common.versions import installed_versions
 from datagen.hub.cards import CARD, license_of, model_card, public_record
 from datagen.hub.fetch import MODEL_FILES, parse_repo_id
 from datagen.hub.publish import Published, PublishTarget, RepoIdentity, publish
 from datagen.hub.record import read_record
+from datagen.hub.run_folder import whole_checkpoints
 from training.config import StageConfig
 from training.models import model_folder
 from training.trl_compat import AtomicCheckpoints
@@ -45,9 +44,9 @@ class RecordedCheckpoints(AtomicCheckpoints):
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of the highest step in a run folder, or None."""
-    last = get_last_checkpoint(str(out)) if out.is_dir() else None
-    return Path(last) if last else None
+    """The whole checkpoint of the highest step in a run folder, or None."""
+    checkpoints = whole_checkpoints(out)[0]
+    return checkpoints[-1] if checkpoints else None
 
 
 def publish_checkpoint(folder: Path, to: PublishTarget) -> Published:

@@ -15,8 +15,10 @@ from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOTrainer
 
 from datagen.common.errors import UserError
+from datagen.common.untrusted import read_object
 from datagen.dataset.reader import open_dataset
 from datagen.hub.record import read_record
+from datagen.hub.run_folder import CHECKPOINT, step_of, whole_checkpoints
 from datagen.r1_format import completion_of
 from datagen.registry import find_dataset_or_task
 from training.callbacks.diagnosis import DiagnosisCallback
@@ -116,10 +118,14 @@ def run_trainer(trainer: Any, out: Path) -> Path:
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     resume = last_checkpoint(out)
+    if in_the_way := [path for path in out.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name) and path.is_file()]:
+        raise UserError(f"{in_the_way[0]} is a file where a checkpoint is to be saved: remove it")
     if resume is not None:
         check_resumable(resume)
     if is_main():
-        truncate_logs(out, int(resume.name.rpartition("-")[2]) if resume else 0)
+        for sentence in whole_checkpoints(out)[1]:
+            print(f"note: {sentence}", flush=True)
+        truncate_logs(out, step_of(resume) if resume else 0)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     last = last_checkpoint(out)
     if last is None:
@@ -144,6 +150,7 @@ def check_resumable(checkpoint: Path) -> None:
             f"{checkpoint} lacks the {', '.join(lacking)}, so that no run can go on from it (save_only_model=true "
             f"leaves them out): train a new run with --model {checkpoint}"
         )
+    read_object(checkpoint / "trainer_state.json", "delete the checkpoint, and go on from the one before", finite=False)
 
 
 def completion_limit(solutions: list[str], processor: Any, limit: int | None) -> int:

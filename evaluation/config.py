@@ -16,13 +16,12 @@ from datagen.dataset.reader import BuiltDataset, open_dataset, tasks_of
 from datagen.hub.cards import model_repository
 from datagen.hub.fetch import parse_repo_id
 from datagen.hub.publish import PublishOptions, PublishTarget, RepoIdentity, published_files, resolve_target
+from datagen.hub.record import CARD_KEYS
 from datagen.sources.split import Split
 from evaluation.backends.base import BackendName, Sampling, check_backend
 from evaluation.metrics.external_results import Row, external_result, read_external_result
 from evaluation.model_source import ModelSource, open_model, record_mismatches, served_model
 
-# What a card is made from: the record of a checkpoint that r1vlm-train has written has all of it.
-CARD_KEYS = {"checkpoint", "stage", "tasks", "step", "shown", "seed", "settings", "versions", "reward_hash"}
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -11,6 +11,11 @@ from datagen.common.files import RECORD
 from datagen.common.untrusted import Digest, Line, Word, check_shape, read_object
 
 ADVICE = "delete it, or name another checkpoint"
+# What a card is made from: the record of a checkpoint that r1vlm-train has written has all of it.
+CARD_KEYS = {
+    *("checkpoint", "run_hash", "stage", "tasks", "step", "shown", "seed"),
+    *("settings", "versions", "reward_hash", "dataset_fingerprint"),
+}
 License = dict[Literal["license", "license_name", "license_link"], Line]
 """A licence in the terms of the Hub."""
 
@@ -45,6 +50,7 @@ class Record(BaseModel):
     hardware: Line | None = None
     versions: dict[Word, Word] | None = None
     git_commit: Word | None = None
+    traces: Annotated[int, Field(ge=0)] | None = None
     step: Annotated[int, Field(ge=0)] | None = None
     checkpoint: Word | None = None
     shown: Line | None = None

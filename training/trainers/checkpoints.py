@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datagen.common.errors import UserError
 from datagen.common.files import CURVE, RECORD, write_json, write_text
 from datagen.common.versions import installed_versions
 from datagen.hub.cards import CARD, license_of, model_card, public_record
 from datagen.hub.fetch import MODEL_FILES, parse_repo_id
 from datagen.hub.publish import Published, PublishTarget, RepoIdentity, publish
-from datagen.hub.record import read_record
+from datagen.hub.record import CARD_KEYS, read_record
 from datagen.hub.run_folder import whole_checkpoints
 from training.config import StageConfig
 from training.models import model_folder
@@ -61,6 +62,8 @@ def publish_checkpoint(folder: Path, to: PublishTarget) -> Published:
     if curve.is_file():
         files[CURVE] = curve
     record = public_record(read_record(folder))
+    if lacking := CARD_KEYS - record.keys():
+        raise UserError(f"{folder / RECORD} has no {min(lacking)!r}: publish a checkpoint as r1vlm-train wrote it")
     files[RECORD] = json.dumps(record, indent=2, ensure_ascii=False).encode()
     files[CARD] = model_card(record, repo=to.repo, curve=curve.is_file()).encode()
     # With the same weights and record it is the same checkpoint: a card with results, published since, stays.

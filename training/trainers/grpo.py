@@ -51,8 +51,10 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     built = open_dataset(stage.data)
     questions = built.questions("train", stage.tasks)
     base = read_record(model_folder(stage.model))
-    if base.get("dataset_fingerprint") == built.fingerprint and base["tasks"] == stage.tasks:
-        questions = questions.select(range(base.get("traces", 0), len(questions)))  # fresh ones: no trace was shown
+    if base.get("dataset_fingerprint") == built.fingerprint and base.get("tasks") == stage.tasks:
+        shown = base.get("traces", 0)
+        fresh = range(shown if shown < len(questions) else 0, len(questions))
+        questions = questions.select(fresh)  # those of which no trace was shown
     if stage.settings.get("curriculum") == "difficulty":
         questions = easiest_first(questions, find_dataset_or_task(stage.tasks[0]), config)
     if stage.settings.get("drop_zero_variance"):

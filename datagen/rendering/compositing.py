@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from datagen.sources.mnist import SIDE
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -41,14 +39,12 @@ def _free_box(rng: np.random.Generator, side: int, canvas: int, taken: list[Box]
 
 
 def composite(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int = CANVAS) -> NDArray[np.uint8]:
-    """The ink of square glyphs in their boxes: (canvas, canvas), 0 for paper to 255 for ink. Sizes are fitted."""
+    """The ink of glyphs in their boxes, whose sizes they have: (canvas, canvas), 0 for paper to 255 for ink."""
     import numpy as np
-    from PIL import Image
 
     ink = np.zeros((canvas, canvas), dtype=np.uint8)
     for glyph, (x1, y1, x2, y2) in zip(glyphs, boxes, strict=True):
-        fitted = glyph if x2 - x1 == SIDE else np.asarray(Image.fromarray(glyph).resize((x2 - x1, y2 - y1)))
-        ink[y1:y2, x1:x2] = fitted
+        ink[y1:y2, x1:x2] = glyph
     return ink
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDE = 28  # pixels, of a glyph
+RESIZED = 2**15  # resized glyphs that are kept: 25 MB
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,30 @@ class DigitImages:
 
         return tuple(np.flatnonzero(self.labels == digit) for digit in range(10))
 
+    @cached_property
+    def by_other_label(self) -> tuple[NDArray[np.int64], ...]:
+        """For each digit from 0 to 9, where the glyphs of all other digits are."""
+        import numpy as np
+
+        return tuple(np.flatnonzero(self.labels != digit) for digit in range(10))
+
+    @cached_property
+    def resized(self) -> Callable[[int, int], NDArray[np.uint8]]:
+        """A function of a glyph's place and a side, which gives it as (side, side) and remembers it."""
+        return lru_cache(RESIZED)(lambda index, side: resize(self.pixels[index], side))
+
     def of_split(self, split: str) -> DigitImages:
         """The glyphs of one split."""
         keep = [i for i, name in enumerate(self.ids) if assign_split(name) == split]
         return DigitImages(self.pixels[keep], self.labels[keep], tuple(self.ids[i] for i in keep))
+
+
+def resize(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Pixels (n, n) as (side, side)."""
+    import numpy as np
+    from PIL import Image
+
+    return pixels if len(pixels) == side else np.asarray(Image.fromarray(pixels).resize((side, side)))
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from datagen import r1_format
 from datagen.common.options import Option, integer_range
 from datagen.rendering.compositing import Box, colorize, composite, random_boxes
-from datagen.sources.mnist import DigitImages
+from datagen.sources.mnist import DigitImages, resize
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     outlines that are none. `digits`, `boxes` and `glyph_ids` are of all digits in the image, `count` is
     of those asked for.
     """
-    import numpy as np
-
     low, high = options["count"]
     count = int(rng.integers(low, high, endpoint=True))
     others = int(rng.integers(0 if count else 1, DISTRACTORS, endpoint=True))  # an empty image would occur twice
@@ -43,13 +41,14 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     if target is None:
         chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
     else:
-        own = glyphs.by_label[target]
-        rest = np.setdiff1d(np.arange(len(glyphs)), own)
+        own, rest = glyphs.by_label[target], glyphs.by_other_label[target]
         chosen = [*rng.choice(own, size=count, replace=False), *rng.choice(rest, size=others, replace=False)]
-    pieces = [glyphs.pixels[i] for i in chosen]
     outlines = [outline(rng) for _ in range(others)] if target is None else []
+    own_sides = [x2 - x1 for x1, _, x2, _ in boxes]
+    pieces = [glyphs.resized(i, side) for i, side in zip(chosen, own_sides, strict=False)]
+    pieces += [resize(shape, side) for shape, side in zip(outlines, own_sides[len(chosen) :], strict=True)]
     return DrawnExample(
-        image=colorize(rng, composite([*pieces, *outlines], boxes, CANVAS)),
+        image=colorize(rng, composite(pieces, boxes, CANVAS)),
         truth={
             "target": target,
             "count": count,

@@ -44,6 +44,8 @@ Digest = Annotated[str, StringConstraints(pattern=re.compile(r"\A[0-9a-f]{64}\Z"
 class Audit(BaseModel):
     """What a manifest says of the attacks on a task's rewards."""
 
+    model_config = ConfigDict(strict=True)
+
     attacks: int
     broke: list[Word]
     most_undue: dict[Word, float]
@@ -51,6 +53,8 @@ class Audit(BaseModel):
 
 class Splits(BaseModel):
     """What a manifest says of the splits."""
+
+    model_config = ConfigDict(strict=True)
 
     images: dict[Word, int]
     distinct: dict[Word, dict[Word, int]]

@@ -22,7 +22,15 @@ from datagen.common.locks import locked
 from datagen.common.versions import dataset_versions
 from datagen.dataset.config import DatasetConfig, Shard, list_shards
 from datagen.dataset.executors import Executor, available_cores, process_executor
-from datagen.dataset.manifest import MANIFEST, check_files, read_json, read_manifest, write_manifest
+from datagen.dataset.manifest import (
+    MANIFEST,
+    check_files,
+    code_mismatches,
+    code_record,
+    read_json,
+    read_manifest,
+    write_manifest,
+)
 from datagen.dataset.shards import draw_shard, raw_row
 from datagen.schema import TABLES, arrow_schemas
 from datagen.sources.catalog import load_source
@@ -67,6 +75,8 @@ def is_built(folder: Path, config: DatasetConfig) -> bool:
     manifest = read_json(folder / MANIFEST)
     if manifest.get("recipe") == config.as_json():
         check_files(folder, read_manifest(folder))
+        if mismatches := code_mismatches(manifest):
+            raise UserError(f"{folder} was drawn by other code ({mismatches[0]}): name another --out, or delete it")
         return True
     if is_remote(folder) and not manifest and (folder / RECIPE).exists():
         return False
@@ -98,8 +108,9 @@ def _busy(folder: Path) -> str:
 
 
 def _record_recipe(folder: Path, config: DatasetConfig) -> None:
-    """Note whose shards these are, or find that they belong to another recipe, or were drawn by other libraries."""
-    note, ours = folder / RECIPE, {"recipe": config.as_json(), "versions": dataset_versions()}
+    """Note whose shards these are, or find that they belong to another recipe, other libraries or other code."""
+    note = folder / RECIPE
+    ours = {"recipe": config.as_json(), "versions": dataset_versions(), **code_record(config.dataset)}
     if not note.exists():
         write_json(note, ours)
     elif read_json(note) != ours:

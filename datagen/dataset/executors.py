@@ -1,4 +1,7 @@
-"""Where shards are drawn and checked: by processes on this machine, or on a Ray cluster. The bytes are the same."""
+"""Where shards are drawn and checked: by processes on this machine, or on a Ray cluster. The bytes are the same.
+
+The code of a dataset that is not built in goes along: its file as it was read here, or the name of its package.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from typing import Any
 
 from datagen.common.errors import UserError, require_extra
 from datagen.common.versions import dataset_versions, version_mismatches
+from datagen.registry import loaded_code, receive_code
+from datagen.registry.code import Code
 
 Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 """Calls a function with each of some items, as `map` does; gives what it returns, in any order, as each is done."""
@@ -44,9 +49,10 @@ def process_executor(workers: int) -> Executor:
 
 def _in_processes(workers: int, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     context, count = multiprocessing.get_context("forkserver"), max(1, min(workers, len(items)))
+    code = loaded_code()
     with ProcessPoolExecutor(count, context, initializer=_initialize_worker, initargs=(dict(os.environ),)) as pool:
         try:
-            for future in as_completed([pool.submit(function, item) for item in items]):
+            for future in as_completed([pool.submit(_call_with, code, function, item) for item in items]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise UserError(
@@ -55,6 +61,12 @@ def _in_processes(workers: int, function: Callable[[Any], Any], items: Sequence[
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _call_with(code: list[Code], function: Callable[[Any], Any], item: Any) -> Any:
+    """Call a function in a process that has the datasets of the one that asks."""
+    receive_code(code)
+    return function(item)
 
 
 def _set_environment(variables: Mapping[str, str]) -> None:
@@ -102,8 +114,8 @@ def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) 
     if not ray.is_initialized():  # it is, the first time
         _connect(address)
     # A shard is written under a temporary name and renamed: one that is drawn again by another node has the same bytes.
-    call, versions = ray.remote(_call).options(max_retries=-1), dataset_versions()
-    pending = [call.remote(function, versions, item) for item in items]
+    call, versions, code = ray.remote(_call).options(max_retries=-1), dataset_versions(), loaded_code()
+    pending = [call.remote(function, versions, code, item) for item in items]
     try:
         while pending:
             done, pending = ray.wait(pending)
@@ -114,11 +126,11 @@ def _on_ray(address: str, function: Callable[[Any], Any], items: Sequence[Any]) 
         ray.shutdown()
 
 
-def _call(function: Callable[[Any], Any], versions: Mapping[str, str], item: Any) -> Any:
-    """Call a function on a node of Ray, which takes no partial function; `versions` are those of the driver."""
+def _call(function: Callable[[Any], Any], versions: Mapping[str, str], code: list[Code], item: Any) -> Any:
+    """Call a function on a node of Ray, which takes no partial function; `versions` and `code` are the driver's."""
     if mismatches := version_mismatches(versions):
         raise UserError(
             f"the node {socket.gethostname()} would draw other bytes ({', '.join(mismatches)}): install the same "
             "versions on all nodes"
         )
-    return function(item)
+    return _call_with(code, function, item)

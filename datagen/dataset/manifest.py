@@ -19,13 +19,15 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from datagen.common.errors import UserError
 from datagen.common.files import sha256, write_bytes, write_json, write_text
-from datagen.common.untrusted import Word, check_shape, read_object
+from datagen.common.untrusted import Digest, Word, check_shape, read_object
 from datagen.common.versions import dataset_versions
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.executors import Executor
 from datagen.dataset.reward_audit import audit, summary
 from datagen.dataset.shards import sample_questions
 from datagen.hub.cards import CARD, dataset_card
+from datagen.hub.record import CodeRecord
+from datagen.registry import CODE, find_dataset, known_datasets, owner_of
 from datagen.schema import TABLES
 from datagen.sources.catalog import load_source
 from datagen.sources.split import SPLITS
@@ -38,7 +40,6 @@ MANIFEST = "manifest.json"
 EXAMPLES = "examples"
 ADVICE = "build or download the dataset again"
 FileName = Annotated[str, StringConstraints(pattern=re.compile(r"\A\w[\w.-]{0,99}/\w[\w.-]{0,99}\Z", re.ASCII))]
-Digest = Annotated[str, StringConstraints(pattern=re.compile(r"\A[0-9a-f]{64}\Z"))]
 
 
 class Audit(BaseModel):
@@ -85,6 +86,7 @@ class Manifest(BaseModel):
     files: dict[FileName, Digest]
     source_sha256: Digest | None = None
     versions: dict[Word, Word] = {}
+    code: CodeRecord | None = None
     reward_hash: dict[Word, Word] = {}
     splits: Splits | None = None
     tables: dict[Word, dict[Word, dict[Word, int]]] = {}
@@ -194,12 +196,28 @@ def make_manifest(
         "fingerprint": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "source_sha256": load_source(config.source).fingerprint,
         "versions": dataset_versions(),
+        **code_record(config.dataset),
         "reward_hash": {task.name: reward_hash(task) for task in config.spec.tasks},
         "splits": compare_splits(folder, config.spec, executor),
         "tables": table_sizes(folder),
         "audit": audit_rewards(config),
         "files": files,
     }
+
+
+def code_record(dataset: str) -> dict[str, dict[str, str]]:
+    """`code`: which code defines a dataset; nothing for one that is built in, whose code is that version of r1vlm."""
+    return {"code": CODE[dataset].as_json()} if dataset in CODE else {}
+
+
+def code_mismatches(manifest: Mapping[str, Any]) -> list[str]:
+    """What to say of the code here where it is not the one that a manifest names; empty where it is."""
+    name, recorded = manifest["recipe"]["dataset"], manifest.get("code") or {}
+    here = CODE[name].as_json() if name in CODE else {}
+    if recorded.get("sha256") == here.get("sha256"):
+        return []
+    was = recorded.get("sha256", "that of r1vlm")[:12]
+    return [f"{owner_of(name)} has SHA-256 {here['sha256'][:12]}, not {was}"] if here else []
 
 
 def audit_rewards(config: DatasetConfig, images: int = 12) -> dict[str, Any]:
@@ -213,13 +231,19 @@ def write_manifest(folder: Path, config: DatasetConfig, executor: Executor = map
     """Write the manifest, and the card that is filled from it.
 
     Raises:
-        RuntimeError: where two splits share what they must not, or a reward gave way. That is a mistake of ours.
+        RuntimeError: where two splits share what they must not, or a reward gave way. That is a mistake of ours; it is
+            a `UserError` where the dataset is not built in.
     """
     for path, picture in example_files(config).items():
         write_bytes(folder / path, picture)
     manifest = make_manifest(folder, config, hash_files(folder, executor), executor)
     shared, audited = manifest["splits"]["shared_between_splits"], manifest["audit"]
     if any(shared.values()) or any(of_task["broke"] for of_task in audited.values()):
+        if config.dataset in CODE:
+            raise UserError(
+                f"{CODE[config.dataset]}: the splits share something, or a reward gave way to an attack: look with  "
+                f"r1vlm-data check {config.dataset}"
+            )
         raise RuntimeError(f"splits share {shared}; attacks on the rewards: {audited}")
     write_card(folder, manifest)
     write_json(folder / MANIFEST, manifest)
@@ -250,6 +274,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_object(folder / MANIFEST, ADVICE)
     check_shape(manifest, Manifest, f"{folder / MANIFEST} is damaged", ADVICE)
     return manifest
+
+
+def find_built_dataset(folder: Path, manifest: Mapping[str, Any]) -> DatasetSpec:
+    """The definition of the dataset in a folder. What the manifest says of its code is told, and never run.
+
+    Raises:
+        UserError: where it is not here, or can't be loaded.
+    """
+    name, code = manifest["recipe"]["dataset"], manifest.get("code")
+    if name in known_datasets():
+        return find_dataset(name)
+    if code is None:
+        raise UserError(f"{folder} holds the dataset {name!r}, which this version of r1vlm does not know")
+    package = f" of the package {code['package']} {code.get('version', '')}" if code.get("package") else ""
+    advice = "install that package" if package else "name that file with --task-file"
+    raise UserError(
+        f"{folder} holds the dataset {name!r}, whose code is not here: its manifest names {code['file']}{package} "
+        f"(SHA-256 {code['sha256'][:12]}), so {advice} if you trust it"
+    )
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], table: str = "") -> None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from datagen.common.errors import UserError
 from datagen.common.files import local_folder, sha256
 from datagen.common.options import as_text
-from datagen.dataset.manifest import ADVICE, MANIFEST, check_files, read_manifest
+from datagen.dataset.manifest import ADVICE, MANIFEST, check_files, find_built_dataset, read_manifest
 from datagen.dataset.shards import damaged, read_shard
 from datagen.hub.cards import CARD
 from datagen.hub.fetch import download, parse_repo_id
-from datagen.registry import DATASETS, find_task
+from datagen.registry import find_dataset, find_task, known_datasets
 from datagen.schema import arrow_schemas
 from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec, score
@@ -52,7 +52,7 @@ class BuiltDataset:
     @property
     def spec(self) -> DatasetSpec:
         """The dataset's definition."""
-        return DATASETS[self.manifest["recipe"]["dataset"]]
+        return find_dataset(self.manifest["recipe"]["dataset"])
 
     @property
     def fingerprint(self) -> str:
@@ -164,10 +164,9 @@ def open_dataset(name: str | Path) -> BuiltDataset:
         full_name = str(folder.resolve())
     manifest = read_manifest(folder)
     recipe = manifest["recipe"]
-    if recipe["dataset"] not in DATASETS:
-        raise UserError(f"{folder} holds a dataset that this version of r1vlm does not know")
+    spec = find_built_dataset(folder, manifest)
     try:
-        for option in DATASETS[recipe["dataset"]].options:
+        for option in spec.options:
             option.parse(as_text(recipe["options"][option.name]))
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged (its options): {ADVICE}") from error
@@ -184,7 +183,7 @@ def tasks_of(built: BuiltDataset, name: str) -> list[str]:
     own = [task.name for task in built.spec.tasks]
     if name in (built.spec.name, "all"):
         return own
-    if name in DATASETS:
+    if name in known_datasets():
         raise UserError(f"{built.name} is the dataset {built.spec.name}, not {name}: name another with --data")
     if find_task(name).name not in own:
         raise UserError(f"{built.name} asks {', '.join(own)}, not {name!r}: name another dataset with --data")

@@ -16,10 +16,18 @@ from datagen.common.files import sha256
 from datagen.common.options import as_text
 from datagen.common.versions import version_mismatches
 from datagen.dataset.config import DatasetConfig, Shard, list_shards
-from datagen.dataset.manifest import MANIFEST, example_files, make_card, make_manifest, read_manifest
+from datagen.dataset.manifest import (
+    MANIFEST,
+    code_mismatches,
+    example_files,
+    find_built_dataset,
+    make_card,
+    make_manifest,
+    read_manifest,
+)
 from datagen.dataset.shards import make_questions, question_id, raw_row, read_shard, row_id
 from datagen.hub.cards import CARD
-from datagen.registry import TASKS, find_dataset
+from datagen.registry import find_task, owner_of
 from datagen.schema import TABLES, arrow_schemas
 from datagen.task import score
 
@@ -52,7 +60,7 @@ def verify(folder: Path, *, every: bool = False) -> Proof:
         return _verify(folder, manifest, every)
     except UserError as error:
         recorded = manifest.get("versions")
-        mismatches = version_mismatches(recorded if isinstance(recorded, dict) else {})
+        mismatches = version_mismatches(recorded if isinstance(recorded, dict) else {}) + code_mismatches(manifest)
         if not mismatches:
             raise
         raise UserError(f"{error} (other versions may draw otherwise: {', '.join(mismatches)})") from error
@@ -80,11 +88,11 @@ def read_config(folder: Path, manifest: dict[str, Any]) -> DatasetConfig:
     damaged = UserError(f"{folder / MANIFEST} is damaged or was edited: it holds no recipe that r1vlm knows")
     recipe = manifest["recipe"]
     try:
-        spec = find_dataset(recipe["dataset"])
+        spec = find_built_dataset(folder, manifest)
         if recipe["version"] != spec.version:
             raise UserError(
-                f"{folder} was drawn by version {recipe['version']!r} of {spec.name}, and this r1vlm draws version "
-                f"{spec.version!r}: verify it with the r1vlm that drew it"
+                f"{folder} was drawn by version {recipe['version']!r} of {spec.name}, and {owner_of(spec.name)} draws "
+                f"version {spec.version!r} here: verify it with the one that drew it"
             )
         options = {option.name: option.parse(as_text(recipe["options"][option.name])) for option in spec.options}
         settings = {name: recipe[name] for name in ("size", "seed", "shares", "source")}
@@ -142,7 +150,7 @@ def compare_shard(folder: Path, config: DatasetConfig, shard: Shard, indices: li
         _check_row(folder / shard.path("raw"), raw, stored["raw"][index - shard.start])
         for question in make_questions(spec, [raw]):
             _check_row(folder / shard.path("r1"), question, stored_questions[question["id"]])
-            scores = score(TASKS[question["task"]], question["solution"], question)
+            scores = score(find_task(question["task"]), question["solution"], question)
             short = [name for name, value in scores.items() if value != 1.0]
             if short:
                 raise UserError(f"the solution of {question['id']} does not earn full marks ({', '.join(short)})")
@@ -171,10 +179,11 @@ def _old_reward_hashes(manifest: Mapping[str, Any], tasks: Iterable[str]) -> dic
 def check_manifest(folder: Path, manifest: dict[str, Any], config: DatasetConfig) -> None:
     """Make manifest and card again from the recipe and the files, and raise a `UserError` naming the first difference.
 
-    The hashes have been checked before. The versions of the libraries are what they were: no claim that can be checked.
-    Nor are reward hashes of the older kind.
+    The hashes have been checked before. The versions of the libraries, and the code of a dataset that is not built in,
+    are what they were: no claim that can be checked. Nor are reward hashes of the older kind.
     """
-    again = make_manifest(folder, config, manifest["files"]) | {"versions": manifest.get("versions")}
+    again = make_manifest(folder, config, manifest["files"])
+    again |= {name: manifest.get(name) for name in ("versions", "code") if name in again}
     again["reward_hash"] |= _old_reward_hashes(manifest, again["reward_hash"])
     for name in sorted(manifest.keys() | again.keys()):
         if name not in manifest or name not in again or manifest[name] != again[name]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
@@ -31,14 +32,16 @@ MARKDOWN = re.compile(r"[\\`*\[\]<>&|~$@]|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^
 class DatasetCard:
     """What the dataset template is filled with.
 
-    `front` is the YAML that the Hub reads; `command` draws the same bytes again; `examples` are questions by the paths
-    of their pictures; `rewards` are tasks that share their rewards, and these by name, defined.
+    `front` is the YAML that the Hub reads; `command` draws the same bytes again; `flags` are what the other commands
+    need to know the dataset; `examples` are questions by the paths of their pictures; `rewards` are tasks that share
+    their rewards, and these by name, defined.
     """
 
     front: str
     spec: DatasetSpec
     manifest: Mapping[str, Any]
     command: str
+    flags: str
     origin: SourceInfo
     columns: dict[str, dict[str, Column]]
     examples: list[tuple[str, Mapping[str, Any]]]
@@ -51,7 +54,8 @@ def dataset_card(spec: DatasetSpec, manifest: Mapping[str, Any], examples: list[
         front=front_matter(dataset_metadata(spec, manifest)),
         spec=spec,
         manifest=manifest,
-        command=build_command(manifest["recipe"]),
+        command=build_command(manifest["recipe"], _task_file(manifest)),
+        flags="".join(f" {word}" for word in _task_file(manifest)),
         origin=SOURCES[manifest["recipe"]["source"]],
         columns=dataset_columns(spec),
         examples=examples,
@@ -127,8 +131,8 @@ def model_card(
     `repo` is where it is published, `curve` says that the reward curve is there too. `result` is an evaluation's
     record: of this model alone, or a comparison with what it was before.
     """
-    known: dict[str, Any] = {"base_model": None, "dataset": None, "hardware": None, "git_commit": None, "license": {}}
-    record = known | public_record(record)
+    optional = ("base_model", "dataset", "code", "hardware", "git_commit")
+    record = {**dict.fromkeys(optional), "license": {}, **public_record(record)}
     metadata = model_metadata(record, result, repo)
     return render(
         "model.md.jinja", front=front_matter(metadata), card=record, repo=repo or "FOLDER", curve=curve, result=result
@@ -211,11 +215,17 @@ def license_of(folder: Path) -> dict[str, str]:
         return {}
 
 
-def build_command(recipe: Mapping[str, Any]) -> str:
+def build_command(recipe: Mapping[str, Any], flags: Sequence[str]) -> str:
     """The command that draws a recipe."""
-    words = ["r1vlm-data build", recipe["dataset"], "--size", recipe["size"], "--seed", recipe["seed"]]
+    words = ["r1vlm-data build", recipe["dataset"], *flags, "--size", recipe["size"], "--seed", recipe["seed"]]
     words += ["--source", recipe["source"], "--splits", "/".join(map(str, recipe["shares"]))]
     return " ".join(map(str, words + [f"--{name} {as_text(value)}" for name, value in recipe["options"].items()]))
+
+
+def _task_file(manifest: Mapping[str, Any]) -> list[str]:
+    """The flag that names the file of a dataset; none where r1vlm or a package has it."""
+    code = manifest.get("code")
+    return [] if code is None or "package" in code else ["--task-file", shlex.quote(code["file"])]
 
 
 def reward_definitions(task: Task) -> dict[str, str]:

@@ -42,4 +42,4 @@ def test_a_worker_that_dies_gets_one_sentence_however_early() -> None:
 
 def test_a_node_with_other_versions_draws_nothing() -> None:
     with pytest.raises(UserError, match=rf"node {socket.gethostname()} would draw other bytes .*numpy .*, not 0\.1"):
-        _call(len, {"numpy": "0.1"}, "abc")
+        _call(len, {"numpy": "0.1"}, [], "abc")

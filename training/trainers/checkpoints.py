@@ -13,11 +13,13 @@ from typing import Any
 from datagen.common.errors import UserError
 from datagen.common.files import CURVE, RECORD, write_json, write_text
 from datagen.common.versions import installed_versions
+from datagen.dataset.manifest import code_record
 from datagen.hub.cards import CARD, license_of, model_card, public_record
 from datagen.hub.fetch import MODEL_FILES, parse_repo_id
 from datagen.hub.publish import Published, PublishTarget, RepoIdentity, publish
 from datagen.hub.record import CARD_KEYS, read_record
 from datagen.hub.run_folder import whole_checkpoints
+from datagen.registry import find_dataset_or_task
 from training.config import StageConfig
 from training.models import model_folder
 from training.trl_compat import AtomicCheckpoints
@@ -88,6 +90,7 @@ def make_record(stage: StageConfig, name: str) -> dict[str, Any]:
         "dataset": stage.data,
         "dataset_fingerprint": stage.dataset_fingerprint,
         "tasks": stage.tasks,
+        **code_record(find_dataset_or_task(stage.tasks[0]).name),
         "reward_hash": stage.reward_hash,
         "run": str(Path(stage.out).resolve()),
         "seed": stage.seed,

@@ -19,10 +19,11 @@ from datagen.common.errors import UserError
 from training.config import EXTRA_SETTINGS, RunConfig, resolve_settings
 from training.launch import memory, planner, presets
 from training.launch.launch_config import check_move, hardware_record, launched_words
-from training.launch.memory import GIB, built_in, predict
+from training.launch.memory import GIB, built_in, predict, shape_of
 from training.launch.plan_rendering import render_plan, slurm_script
 from training.launch.planner import LaunchPlan, Machine, PlanRequest, QuestionSize, check_fits, make_plan
 from training.launch.presets import GPU, PRESETS, Preset, find_preset, fit_batch, rank_presets
+from training.models import SMALL, model_folder
 
 FAKES = {  # of Slurm: srun runs a task here
     "scontrol": '#!/bin/bash\nprintf "n1\\nn2\\nn3\\nn4\\n"\n',
@@ -175,6 +176,11 @@ def test_built_in_shapes_are_those_of_the_published_weights(name: str) -> None:
     language = network.model.get_decoder().named_parameters()
     weights = [weight for name, weight in language if name.split(".")[-2] in linear and weight.ndim == 2]
     assert built_in()[name].adapters(16, vision=False) == sum(16 * sum(weight.shape) for weight in weights)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_shape_of_a_small_model_is_that_of_its_folder(name: str) -> None:
+    assert replace(shape_of(str(model_folder(name))), name=name, config={}) == replace(shape_of(name), config={})
 
 
 # What is publicly reported of GRPO with float32 optimizer states, as trained here:

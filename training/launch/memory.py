@@ -135,10 +135,12 @@ def shape_of(model: str) -> Shape:
     name = model.partition("@")[0]
     if name in built_in():
         return built_in()[name]
+    from training.models import SMALL, model_folder
+
+    if name in SMALL:
+        return _small_shape(name, model_folder(name))
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
-
-    from training.models import model_folder
 
     config = AutoConfig.from_pretrained(model_folder(model))
     with torch.device("meta"):
@@ -150,6 +152,18 @@ def shape_of(model: str) -> Shape:
         network.get_input_embeddings().weight.numel(),
     )
     return shape(model, config.to_dict(), counts)
+
+
+def _small_shape(name: str, folder: Path) -> Shape:
+    """The shape of a small model, from its files alone: a plan for a laptop need not wait for torch."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "numpy") as weights:
+        sizes = {key: math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+    vision = sum(size for key, size in sizes.items() if key.startswith("visual."))
+    (embedding,) = (size for key, size in sizes.items() if key == "model.embed_tokens.weight")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return shape(name, config, (sum(sizes.values()), vision, embedding))
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from datagen.common.errors import UserError
-from datagen.common.files import write_text
+from datagen.common.files import open_file, write_text
 from datagen.r1_format import PREAMBLE, full_message
 
 END_OF_TURN = re.compile(r"(<\|im_end\|>|<\|endoftext\|>|<end_of_utterance>|<\|eot_id\|>|<end_of_turn>|</s>)\s*\Z")
 STARTS = (PREAMBLE.strip(), "<think>")
+LONGEST_LINE = 1 << 24  # characters
 SampleKey = tuple[str, int]
 """The id of a question, and the number of the sample."""
 
@@ -50,9 +52,9 @@ def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str],
         UserError: for a line that is no completion, an id that is not in the split or comes twice with the same
             sample, or a wanted message that is missing.
     """
-    wanted = sample_keys(ids)
+    wanted = dict.fromkeys(sample_keys(ids))
     messages: dict[SampleKey, str] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in _numbered_lines(path):
         if not line.strip():
             continue
         key, message = _parse(line, f"line {number} of {path}")
@@ -60,7 +62,8 @@ def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str],
             raise UserError(f"line {number} of {path} answers {key[0]!r}, which is no question of {split_name}")
         if key in messages:
             raise UserError(f"line {number} of {path} answers {key[0]!r} a second time: keep one of them")
-        messages[key] = message
+        if key in wanted:
+            messages[key] = message
     missing = [key for key in wanted if key not in messages]
     if missing:
         raise UserError(
@@ -92,10 +95,17 @@ def full_messages(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     return messages, notes
 
 
-def _lines(path: Path) -> list[str]:
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file with their numbers, from 1 on; read as they are wanted."""
     try:
         # Not splitlines: a message may hold U+2028. Editors of Windows begin a file with a mark, which is left out.
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        with TextIOWrapper(open_file(path), encoding="utf-8-sig") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise UserError(f"line {number} of {path} has more than {LONGEST_LINE} characters: cut it")
+                yield number, line
+    except OSError as error:
+        raise UserError(f"can't read {path} ({error.strerror}): name a .jsonl file of completions") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: name a .jsonl file of completions") from error
 

@@ -109,7 +109,7 @@ def open_model(name: str) -> ModelSource:
     if path.is_dir():
         _check_checkpoint(path, name)
         return ModelSource(str(path), path, read_record(path))
-    if path.suffix != ".jsonl":
+    if path.suffix != ".jsonl" or not path.is_file():
         raise UserError(f"{name} is neither a checkpoint folder nor a .jsonl file of completions")
     return ModelSource(str(path), path, {})
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from datagen.common.errors import DISK, UserError, strip_password
+from datagen.common.errors import DISK, UserError, strip_secrets
 from datagen.common.formatting import visible
 
 
@@ -76,7 +76,7 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{program}: {strip_password(visible(str(error)))}", file=sys.stderr)  # it may name what a file says
+        print(f"{program}: {strip_secrets(visible(str(error)))}", file=sys.stderr)  # it may name what a file says
         sys.exit(2)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error

@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Mapping
 from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from datagen.common.errors import UserError, suggest
+from datagen.common.files import open_file
 from datagen.common.untrusted import check_value
 
 FLOAT = re.compile(
@@ -42,7 +44,7 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
     except (RecursionError, OverflowError, TypeError, AttributeError, KeyError) as error:  # of PyYAML's constructors
         raise ValueError("it holds a value that YAML can't have") from error
-    check_value(value, finite=False, most=LONGEST)  # the sentence about a setting that is not says which one
+    check_value(value, ours=False, most=LONGEST)  # the sentence about a setting that is not says which one
     return value
 
 
@@ -89,7 +91,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
         UserError: where the file can't be read, is no YAML, or holds no mapping.
     """
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin a file with a mark
+        with TextIOWrapper(open_file(path), encoding="utf-8-sig") as file:  # editors of Windows begin it with a mark
+            values = parse_yaml(file.read(LONGEST + 1))
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from error
     except ValueError as error:  # also where it is not UTF-8

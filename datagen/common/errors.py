@@ -9,6 +9,7 @@ import re
 import tempfile
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import quote
 
 DISK = (
     errno.ENOSPC,
@@ -19,6 +20,9 @@ DISK = (
     errno.EROFS,
     errno.ENAMETOOLONG,
 )  # not for us to mend
+QUERY = re.compile(r"""(?<=://)([^\s?#"']*)\?[^\s"']*?(?=[.,:;)]*(?:[\s"']|$))""")  # of an address
+SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # of a variable of the environment
+SHORTEST_SECRET = 8  # characters; a shorter one (EMPTY, none) stands for no key, and is found in other words
 
 
 class UserError(Exception):
@@ -28,6 +32,21 @@ class UserError(Exception):
 def strip_password(text: str) -> str:
     """A text without the users and passwords of the addresses in it."""
     return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
+def strip_secrets(text: str, *secrets: str) -> str:
+    """A text without the users, passwords and queries of the addresses in it, and without `secrets`.
+
+    Nor does it have the keys, tokens and passwords of the environment. Each is replaced by `***`, also where JSON or an
+    address spells it otherwise.
+    """
+    of_environment = {value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name)}
+    hidden = {*secrets, *(value for value in of_environment if len(value) >= SHORTEST_SECRET)} - {""}
+    text = QUERY.sub(r"\1", strip_password(text))
+    for secret in sorted(hidden, key=len, reverse=True):  # one may be a part of another
+        for spelling in (secret, secret.replace("/", r"\/"), quote(secret, safe="")):
+            text = text.replace(spelling, "***")
+    return text
 
 
 def suggest(name: str, known: list[str]) -> str:

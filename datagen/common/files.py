@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 from datagen.common.errors import UserError, writable_folder
@@ -17,6 +19,17 @@ from datagen.common.errors import UserError, writable_folder
 RECORD = "r1vlm.json"  # in a checkpoint, written by training and read by evaluation; every key is optional there
 METRICS = "metrics.jsonl"  # in a run folder, a line a logged step
 CURVE = "reward_curve.png"  # in a run folder, the same as a picture
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """The regular file at `path`, open for reading; never a pipe or a device, which may wait or have no end.
+
+    Raises:
+        OSError: where it is none, or can't be read.
+    """
+    if not is_remote(path) and not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.open("rb")
 
 
 def is_remote(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """Files of somebody else's: what they hold is a value that is safe to use, or it is refused.
 
-Safe is a value of JSON whose texts can be written, whose numbers are finite and fit 64 bits, and which is neither deep
+Safe is a value of JSON whose texts can be written, whose numbers are finite, and which is neither deep
 nor large: what is done with it can't recurse without end, or overflow. What is printed of it is a `Line` or a `Word`.
 """
 
@@ -17,12 +17,13 @@ from pydantic import AfterValidator, BaseModel, StringConstraints, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from datagen.common.errors import UserError
+from datagen.common.files import open_file
 
 MOST_BYTES = 1 << 28  # of a JSON file
 MOST_VALUES = 100_000_000
 LONGEST = 20_000  # characters of a text
 DEEPEST = 32  # lists and dictionaries in one another
-LARGEST = 2**63
+LARGEST = 2**1000  # a number that can still be computed with
 SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which JSON and YAML can name and no file can hold
 # Controls, separators of lines, and what turns the direction of writing.
 PRINTABLE = re.compile("[^\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]*")
@@ -43,10 +44,10 @@ Word = Annotated[str, StringConstraints(max_length=100, pattern=re.compile(r"\A[
 """The name of a task, a setting or a package, a hash, a version: what a card shows as it is."""
 
 
-def check_value(value: Any, *, finite: bool = True, most: int = MOST_VALUES) -> None:
+def check_value(value: Any, *, ours: bool = True, most: int = MOST_VALUES) -> None:
     """Raise a `ValueError` where a value of JSON or YAML is not safe to use; it says why.
 
-    `finite` is whether numbers must be: logs and other libraries' files have some that are not. `most` is how many
+    Logs and other libraries' files (not `ours`) have numbers that are not finite, and keys twice. `most` is how many
     values it may hold; one that is there several times counts each time.
     """
     pending, seen = [(value, 0)], 0
@@ -62,8 +63,8 @@ def check_value(value: Any, *, finite: bool = True, most: int = MOST_VALUES) -> 
                 if SURROGATE.search(one):
                     raise ValueError("it holds half of a surrogate pair")
             case int() if not -LARGEST <= one < LARGEST:
-                raise ValueError("it holds a number of more than 64 bits")
-            case float() if finite and not math.isfinite(one):
+                raise ValueError("it holds a number that is too large")
+            case float() if ours and not math.isfinite(one):
                 raise ValueError(f"it holds {one}, which is no finite number")
             case list() | tuple() | set() | Mapping():
                 if depth == DEEPEST:
@@ -74,7 +75,7 @@ def check_value(value: Any, *, finite: bool = True, most: int = MOST_VALUES) -> 
                 pass
 
 
-def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+def parse_json(text: str | bytes, *, ours: bool = True) -> Any:
     """The value of a JSON text.
 
     Raises:
@@ -97,24 +98,24 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
         raise ValueError("it holds values too deep to read") from None
     except ValueError:  # also for a number of thousands of digits
         raise ValueError("it is no JSON") from None
-    if twice:
+    if twice and ours:
         raise ValueError("it has a key twice")
-    check_value(value, finite=finite)
+    check_value(value, ours=ours)
     return value
 
 
-def read_object(path: Path, advice: str, *, finite: bool = True) -> dict[str, Any]:
+def read_object(path: Path, advice: str, *, ours: bool = True) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
         UserError: where the file can't be read, or holds none; with the reason, and the advice what to do.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES} bytes")
-        value = parse_json(content, finite=finite)
+        value = parse_json(content, ours=ours)
         if not isinstance(value, dict):
             raise ValueError("it holds no object")
     except OSError as error:

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
+from datagen.common.files import open_file
 from datagen.task import DatasetSpec, Task
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def read_code(path: str | Path) -> Code:
     if not path.name.isprintable():  # it stands in manifests, and in sentences
         raise UserError(f"the name of {path} holds characters that can't be printed: rename it")
     try:
-        return Code(str(path.resolve()), path.read_bytes())
+        with open_file(path) as file:
+            return Code(str(path.resolve()), file.read())
     except OSError as error:
         raise UserError(f"can't read the task file {path}: {error.strerror}") from error
 
@@ -159,8 +161,15 @@ def explain(error: BaseException, path: str = "") -> str:
     return f"{place}{text}{more}"
 
 
-def check_spec(spec: DatasetSpec, code: Code) -> None:
+def is_name(name: Any) -> bool:
+    """Whether a dataset, a task or an option may have that name."""
+    return isinstance(name, str) and NAME.fullmatch(name) is not None and name != "all"
+
+
+def check_spec(spec: DatasetSpec, owner: str) -> None:
     """Check what is relied on wherever a dataset is named; `datagen.testing.check_dataset` looks at all the rest.
+
+    `owner` is whose it is, for the sentence.
 
     Raises:
         UserError: naming what to change.
@@ -169,13 +178,13 @@ def check_spec(spec: DatasetSpec, code: Code) -> None:
 
     tasks: Iterable[Any] = spec.tasks
     if not all(isinstance(task, Task) for task in tasks) or not spec.tasks:
-        raise UserError(f"{code} has the dataset {spec.name!r} without tasks: give it a tuple of Task")
+        raise UserError(f"{owner} has the dataset {spec.name!r} without tasks: give it a tuple of Task")
     names = [spec.name, *(task.name for task in spec.tasks)]
     for name in (*names, *(option.name for option in spec.options)):
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name == "all":
-            raise UserError(f"{code} has the name {name!r}: take small letters, digits, - and _")
+        if not is_name(name):
+            raise UserError(f"{owner} has the name {name!r}: take small letters, digits, - and _")
     if len({*names}) < len(names):
-        raise UserError(f"{code} has the dataset {spec.name!r} and a task under one name: rename one of them")
+        raise UserError(f"{owner} has the dataset {spec.name!r} and a task under one name: rename one of them")
     for source in spec.sources:
         if source not in SOURCES:
-            raise UserError(f"{code} draws {spec.name!r} from {source!r}: there are {', '.join(SOURCES)}")
+            raise UserError(f"{owner} draws {spec.name!r} from {source!r}: there are {', '.join(SOURCES)}")

@@ -61,18 +61,19 @@ class Task:
 class DatasetSpec:
     """A dataset that can be built.
 
-    `draw` is a pure function of (random stream, source material of the split, options). `sources` are the names of
-    the materials it can be drawn from, the default first. `raw_columns` are the columns that a drawing adds to `raw`,
-    `r1_columns` the names of those that come along in `r1`; `difficulty` is the column a slice goes by. What the
-    `disjoint` columns hold may occur in one split only; the build proves it. `counterfactual` draws an example again
-    with a change in its image that changes the right answer, so that an evaluation can see whether a model looks there:
-    a function of (random stream, row of `r1`, options) to the new image and the columns that change.
+    `draw` is a pure function of (random stream, source material of the split, options); None where the images are not
+    drawn, but imported. `sources` are the names of the materials it can be drawn from, the default first. `raw_columns`
+    are the columns that a drawing adds to `raw`, `r1_columns` the names of those that come along in `r1`; `difficulty`
+    is the column a slice goes by. What the `disjoint` columns hold may occur in one split only; the build proves it.
+    `counterfactual` draws an example again with a change in its image that changes the right answer, so that an
+    evaluation can see whether a model looks there: a function of (random stream, row of `r1`, options) to the new image
+    and the columns that change.
     """
 
     name: str
     version: str
     summary: str
-    draw: Callable[[np.random.Generator, Any, Mapping[str, Any]], DrawnExample]
+    draw: Callable[[np.random.Generator, Any, Mapping[str, Any]], DrawnExample] | None
     sources: tuple[str, ...]
     options: tuple[Option, ...]
     raw_columns: Mapping[str, Column]

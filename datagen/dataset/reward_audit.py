@@ -144,6 +144,17 @@ def _grid(step: int) -> str:
     )
 
 
+def _look_alike(question: GroundTruth, digits: str, letters: str) -> str:
+    """The answer in look-alikes of its digits and letters."""
+    fake = str(question["answer"]).translate(str.maketrans("0123456789" + "aeocpx", digits + letters))
+    return format_solution("Easy.", fake if fake != question["answer"] else "")
+
+
+def _with_gaps(question: GroundTruth) -> str:
+    """The honest message of one who has read all but the signs that have look-alikes."""
+    return _look_alike(question, "?" * 10, "?" * 6)
+
+
 NUMBERS = " ".join(map(str, range(100)))
 LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz")
 ATTACKS = (
@@ -194,8 +205,12 @@ ATTACKS = (
     _answer("code", "__import__('os').system('true')"),
     _answer("control characters", "\x00\x1b[31m\ud83d"),
     _answer("Arabic digit", "٣"),
-    _well_formed("Unicode digits", lambda q: _look_alike(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх")),
-    _well_formed("full-width digits", lambda q: _look_alike(q, "０１２３４５６７８９", "ａｅｏｃｐｘ")),
+    _well_formed("Unicode digits", lambda q: _look_alike(q, "٠١٢٣٤٥٦٧٨٩", "аеосрх"), honest=_with_gaps),
+    _well_formed(
+        "full-width digits",
+        lambda q: _look_alike(q, "０１２３４５６７８９", "ａｅｏｃｐｘ"),
+        honest=_with_gaps,
+    ),
     _well_formed("invisible signs", lambda q: format_solution("Easy.", "\u200b".join(str(q["answer"])) + "\u200b")),
     _well_formed(
         "hundreds of points and boxes",
@@ -225,12 +240,6 @@ ATTACKS = (
     _well_formed("many characters", lambda _: format_solution(f"<chars>{_many('a ')}</chars>", "x"), honest=one_letter),
     Attack("solution repeated", lambda q: _many(str(q["solution"]))),
 )
-
-
-def _look_alike(question: GroundTruth, digits: str, letters: str) -> str:
-    """The answer in look-alikes of its digits and letters."""
-    fake = str(question["answer"]).translate(str.maketrans("0123456789" + "aeocpx", digits + letters))
-    return format_solution("Easy.", fake if fake != question["answer"] else "")
 
 
 def audit(task: Task, questions: Sequence[GroundTruth]) -> list[AttackResult]:

@@ -26,6 +26,8 @@ REASON = 200  # characters of a library's message that are shown
 def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
     """One image and its ground truth: a row of the table `raw`."""
     spec = config.spec
+    if spec.draw is None:
+        raise UserError(f"{spec.name} is a dataset of images of your own: make it with  r1vlm-data import")
     material = load_material(config.source, split)
     example = spec.draw(example_rng(spec.name, spec.version, config.seed, split, index), material, config.options)
     image = {"bytes": encode_png(example.image), "path": None}
@@ -47,7 +49,7 @@ def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, A
     answer = task.answer(raw)
     return {
         "id": question_id(raw, task),
-        "image_id": raw["id"],
+        "image_id": raw.get("image_id", raw["id"]),
         "task": task.name,
         "prompt": r1_format.make_prompt(task.ask(raw), task.example_answer),
         "image": raw["image"],

@@ -1,4 +1,4 @@
-"""`r1vlm-data`: build, preview, verify, publish, export and list datasets, and audit their rewards."""
+"""`r1vlm-data`: build, preview, verify, publish, export and list datasets; begin, check and audit tasks."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ FolderOrRepo = Annotated[
 ]
 
 
+def add_task_file(path: Path | None) -> Path | None:
+    """The callback of `--task-file`: from here on its datasets are found by name."""
+    if path is not None:
+        from datagen.registry import add_file
+
+        add_file(path)
+    return path
+
+
+TaskFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.py", callback=add_task_file, is_eager=True, help="Know the datasets of this file. It is run."
+    ),
+]
+
+
 class BuildFirst(CommandGroup):
     """The commands in the order in which they are used: Typer lists a group of commands last."""
 
@@ -60,14 +77,14 @@ class DatasetCommand(TyperCommand):
         Raises:
             UserError: for an option of another dataset.
         """
-        from datagen.registry import DATASETS
+        from datagen.registry import DATASETS, find_dataset
 
         try:
             return super().parse_args(ctx, args)
         except typer.TyperException as error:
             name = str(getattr(error, "option_name", "")).removeprefix("--")
             if any(option.name == name for spec in DATASETS.values() for option in spec.options):
-                own = [option.name for option in DATASETS[str(self.name)].options]
+                own = [option.name for option in find_dataset(str(self.name)).options]
                 raise UserError(f"{self.name} has no option {name!r}: {suggest(name, own)}") from error
             raise
 
@@ -75,23 +92,45 @@ class DatasetCommand(TyperCommand):
 class DatasetGroup(CommandGroup):
     """`r1vlm-data build`: a command a dataset. They are made when they are needed: it takes numpy to load them."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as Typer does, with the datasets of a task file: which options a dataset has is in there."""
+        for at, word in enumerate(args):
+            flag, equals, value = word.partition("=")
+            if flag == "--task-file" and (equals or at + 1 < len(args)):
+                add_task_file(Path(value if equals else args[at + 1]))
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of the datasets."""
-        from datagen.registry import DATASETS
+        from datagen.registry import OWN, known_datasets
 
-        return list(DATASETS)
+        return [name for name in known_datasets() if name not in OWN]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command that builds the dataset of that name.
+        """The command that builds the dataset of that name, as the list of commands shows it; None for an unknown one.
+
+        A package is not loaded to be listed.
+        """
+        from datagen.registry import DATASETS
+        from datagen.registry.code import installed, package_of
+
+        if cmd_name in DATASETS:
+            return make_build_command(DATASETS[cmd_name])
+        points = installed().get(cmd_name)
+        return points and TyperCommand(cmd_name, help=f"Of {package_of(points[0])}.", rich_help_panel="Datasets")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is to run: that of a built-in dataset, of a package's, or of FILE.py:VARIABLE.
 
         Raises:
-            UserError: where there is no such dataset; while the shell completes a line there is no command then.
+            UserError: where there is no such dataset, or its code can't be loaded.
         """
-        from datagen.registry import DATASETS, find_dataset
+        from datagen.registry import find_dataset
 
-        if ctx.resilient_parsing and cmd_name not in DATASETS:
-            return None
-        return make_build_command(find_dataset(cmd_name))
+        if not args or args[0].startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        command = make_build_command(find_dataset(args[0]))
+        return command.name, command, args[1:]
 
 
 app.add_typer(
@@ -111,7 +150,11 @@ def make_build_command(spec: DatasetSpec) -> Any:
         options = {option.name: values.pop(option.name) for option in spec.options}
         build(spec.name, options, **values)
 
-    shared = inspect.signature(build, eval_str=True).parameters.values()
+    signature = inspect.signature(build, eval_str=True).parameters
+    for option in spec.options:
+        if option.name in signature:
+            raise UserError(f"{spec.name} has an option --{option.name}, as every dataset has: rename it")
+    shared = signature.values()
     own = [_parameter(option, f"Options of {spec.name}") for option in spec.options]
     source = Option("source", spec.sources[0], str, "|".join(spec.sources), "What to draw from.")
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -168,6 +211,7 @@ def build(
             show_default="data/NAME",
         ),
     ] = None,
+    task_file: TaskFile = None,
     push: Annotated[
         bool, typer.Option("--push", help="Publish the dataset when it is verified.", rich_help_panel=PUBLISHING)
     ] = False,
@@ -218,6 +262,7 @@ def parse_shares(text: str) -> tuple[int, int, int]:
 def push(
     folder: Folder,
     *,
+    task_file: TaskFile = None,
     repo: Repo = None,
     revision: Revision = None,
     create_pr: CreatePR = False,
@@ -225,17 +270,17 @@ def push(
     force: Force = False,
 ) -> None:
     """Verify a dataset folder and publish it on the Hugging Face Hub."""
-    from datagen.dataset.manifest import read_manifest
+    from datagen.dataset.manifest import find_built_dataset, read_manifest
     from datagen.dataset.publish import publish_dataset
 
     local = local_folder(folder)
-    name = read_manifest(local)["recipe"].get("dataset")
+    name = find_built_dataset(local, read_manifest(local)).name
     options = PublishOptions(repo, revision, create_pr, private, force)
     print(publish_dataset(local, resolve_target(options, "dataset", f"r1vlm-{name}")))
 
 
 @app.command()
-def card(folder: Folder) -> None:
+def card(folder: Folder, task_file: TaskFile = None) -> None:
     """Write the card of a dataset folder, README.md, anew."""
     from datagen.dataset.manifest import MANIFEST, read_manifest, write_card
     from datagen.dataset.verify import read_config
@@ -259,6 +304,7 @@ def preview(
     split: Annotated[Split, typer.Option(help="Split to show.")] = "train",
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Show the first N questions.")] = 12,
     out: Annotated[Path, typer.Option(metavar="FILE", help="PNG file to write.")] = Path("preview.png"),
+    task_file: TaskFile = None,
 ) -> None:
     """Show examples of a dataset as one picture."""
     from datagen.dataset.reader import open_dataset
@@ -283,6 +329,7 @@ def preview(
 def verify(
     folder: FolderOrRepo,
     every: Annotated[bool, typer.Option("--all", help="Draw every image again, not 200 of them.")] = False,
+    task_file: TaskFile = None,
 ) -> None:
     """Prove what a dataset claims.
 
@@ -309,6 +356,7 @@ def export(
     tool: Annotated[Literal["lmms-eval"], Argument(metavar="TOOL", help="The evaluator: lmms-eval.")],
     folder: FolderOrRepo,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write into.")] = Path("lmms-eval"),
+    task_file: TaskFile = None,
 ) -> None:
     """Write the test split as tasks for another evaluator.
 
@@ -336,20 +384,19 @@ def export(
 def audit(
     name: Annotated[str, Argument(metavar="NAME", help="A dataset or a task (see r1vlm-data tasks).")],
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Attack other questions.")] = 0,
+    task_file: TaskFile = None,
 ) -> None:
     """Try hostile completions on the rewards of a dataset's tasks."""
     from datagen.dataset.config import DatasetConfig
     from datagen.dataset.reward_audit import LONG, SECONDS
     from datagen.dataset.reward_audit import audit as audit_task
     from datagen.dataset.shards import sample_questions
-    from datagen.registry import find_dataset_or_task
+    from datagen.registry import CODE, find_dataset_or_task
 
     spec = find_dataset_or_task(name)
     questions = sample_questions(DatasetConfig(dataset=spec.name, size=1000, seed=seed), 60)
     failed = False
-    for task in spec.tasks:
-        if name not in (spec.name, task.name):
-            continue
+    for task in [task for task in spec.tasks if task.name == name] or spec.tasks:
         results = audit_task(task, questions[task.name])
         width = max(len(result.attack) for result in results)
         print(f"{task.name}: the most that each attack earned on {len(questions[task.name])} questions")
@@ -359,6 +406,8 @@ def audit(
             verdict = f"  BROKE {result.broke}" if result.broke else "  SLOW" if result.seconds > SECONDS else ""
             print(f"  {result.attack:{width}}  {scores}  {1000 * result.seconds:4.1f} ms{verdict}")
             failed |= verdict != ""
+    if failed and spec.name in CODE:
+        raise UserError("a reward gave way to an attack, or was slow: correct it, and audit it again")
     if failed:
         raise RuntimeError("a reward gave way to an attack")
     print(
@@ -368,18 +417,56 @@ def audit(
 
 
 @app.command()
-def tasks() -> None:
-    """List the datasets and their tasks."""
+def tasks(task_file: TaskFile = None) -> None:
+    """List the datasets and their tasks: built in, of installed packages, and of a file."""
     from datagen.dataset.config import DatasetConfig
-    from datagen.registry import DATASETS
+    from datagen.registry import CODE, DATASETS, load_all
 
     size = DatasetConfig.model_fields["size"].default
+    errors = load_all()
     for spec in DATASETS.values():
-        options = ", ".join(f"--{option.name}" for option in spec.options)
-        print(f"{spec.name}: {spec.summary}")
+        options = ", ".join(f"--{option.name}" for option in spec.options) or "none"
+        where = f"of {CODE[spec.name]}" if spec.name in CODE else "built in"
+        print(f"{spec.name}: {spec.summary} ({where})")
         print(f"  {size} images by default, from {' or '.join(spec.sources)}; options {options}")
         for task in spec.tasks:
             print(f"  {task.name:<8} {task.summary}  rewards: {', '.join(task.rewards)}")
+    for name, error in errors.items():
+        print(f"{name}: {error}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, Argument(metavar="FILE", help="A task file, FILE.py or FILE.py:VARIABLE, or a dataset.")],
+    task_file: TaskFile = None,
+) -> None:
+    """Check a dataset of your own: what every dataset and its rewards must keep."""
+    from datagen.registry import find_dataset
+    from datagen.testing import check_dataset
+
+    spec = find_dataset(name)
+    findings = check_dataset(spec)
+    for finding in findings:
+        print(f"- {finding}")
+    if findings:
+        raise UserError(f"{spec.name} has {len(findings)} finding{'s' * (len(findings) > 1)}: correct what is listed")
+    print(f"{spec.name}: all is as it should be")
+
+
+@app.command()
+def new_task(
+    name: Annotated[str, Argument(metavar="NAME", help="Name of the dataset: small letters, digits, - and _.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write.", show_default="r1vlm-NAME")] = None,
+) -> None:
+    """Begin a dataset of your own: a package with a task that runs, and its test."""
+    from datagen.testing import write_package
+
+    folder = out or Path(f"r1vlm-{name}")
+    file = write_package(name, folder)
+    print(f"{folder}: a package with the dataset {name}; change {file.name}, and then")
+    print(f"  r1vlm-data check {file}")
+    print(f"  r1vlm-data build {name} --task-file {file}")
+    print(f"  pip install -e {folder}   # from then on  r1vlm-data build {name}")
 
 
 def main() -> NoReturn:

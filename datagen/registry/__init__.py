@@ -23,6 +23,7 @@ from datagen.registry.code import (
 )
 from datagen.task import DatasetSpec, Task
 from datagen.tasks import counting, digits, messages, words
+from datagen.tasks.judges import OWN
 
 BUILT_IN = (digits.DIGITS, counting.COUNTING, words.WORDS, messages.MESSAGES)
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in BUILT_IN}
@@ -33,7 +34,7 @@ CODE: dict[str, Code] = {}
 
 
 def find_dataset(name: str) -> DatasetSpec:
-    """The dataset of that name: a built-in one, one of an installed package, or one of a file that was added.
+    """The dataset of that name: built in, of your own images, of an installed package, or of a file that was added.
 
     `FILE.py:VARIABLE` adds the file, and is the dataset in that variable; `FILE.py` is the only one in it.
 
@@ -42,6 +43,8 @@ def find_dataset(name: str) -> DatasetSpec:
     """
     if is_file_name(name):
         return _dataset_in(name)
+    if name in OWN:
+        return OWN[name]
     points = installed().get(name, [])
     owners = [package_of(point) for point in points]
     if name in DATASETS and owner_of(name) not in owners:
@@ -62,7 +65,7 @@ def is_file_name(name: str) -> bool:
 
 def known_datasets() -> list[str]:
     """The names of all datasets that can be found; nothing is loaded."""
-    return [*DATASETS, *(name for name in installed() if name not in DATASETS)]
+    return [*DATASETS, *OWN, *(name for name in installed() if name not in {**DATASETS, **OWN})]
 
 
 def owner_of(name: str) -> str:
@@ -106,11 +109,11 @@ def _add(spec: DatasetSpec, code: Code) -> None:
     Raises:
         UserError: where one of these names is taken; it names both owners.
     """
-    check_spec(spec, code)
+    check_spec(spec, str(code))
     before = CODE.get(spec.name)
     if spec.name in DATASETS and (before is None or (before.path, before.package) != (code.path, code.package)):
         raise _clash(spec.name, owner_of(spec.name), str(code))
-    for other in DATASETS.values():
+    for other in (*DATASETS.values(), *OWN.values()):
         taken = {other.name, *(task.name for task in other.tasks)} & {spec.name, *(task.name for task in spec.tasks)}
         if taken and other.name != spec.name:
             raise _clash(sorted(taken)[0], owner_of(other.name), str(code))
@@ -198,6 +201,8 @@ def find_dataset_or_task(name: str) -> DatasetSpec:
 
 def find_task(name: str) -> Task:
     """The task of that name; a `UserError` naming the nearest one where there is none."""
+    if name in OWN:
+        return OWN[name].tasks[0]
     if name not in TASKS:
         _dataset_of_task(name, "task")
     return TASKS[name]

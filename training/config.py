@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -17,7 +18,9 @@ from datagen.common.config_file import dump_yaml, parse_yaml, read_config_file
 from datagen.common.errors import UserError, suggest
 from datagen.common.untrusted import Word, check_shape, read_object
 from datagen.hub.publish import PublishOptions
+from training.distributed import announced_waiting
 from training.recipes import load_recipe
+from training.void_settings import GENERATION, RULES, Rule, Settings, find_void
 
 Stage = Literal["cold_start", "grpo"]
 VLLM = Literal["off", "colocate", "server"]
@@ -53,8 +56,52 @@ RESERVED_SETTINGS = {  # settings that would break what a run folder promises
     "resume_from_checkpoint": "use --resume",
     "push_to_hub": "use --push-to-hub",
     "hub_model_id": "use --push-to-hub with --repo",
+    "hub_strategy": "use --push-to-hub",
+    "hub_always_push": "use --push-to-hub",
+    "hub_revision": "use --push-to-hub with --revision",
+    "logging_strategy": "it logs every logging_steps steps",
+    "use_cpu": "use --hardware cpu",
+    "model_init_kwargs": "use --model, with NAME@REVISION for a revision, and bf16 for the precision",
+    "trust_remote_code": "the code of a checkpoint is never run",
+    "chat_template_path": "save the model's processor with that template",
+    **dict.fromkeys(("do_train", "do_predict"), "it trains"),
+    **dict.fromkeys(
+        (
+            *("do_eval", "eval_on_start", "eval_delay", "per_device_eval_batch_size", "num_generations_eval"),
+            *("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "prediction_loss_only"),
+            *("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics", "include_for_metrics", "label_names"),
+            *("metric_for_best_model", "greater_is_better"),
+        ),
+        "use --eval-steps, which scores validation by the rewards",
+    ),
     "hub_token": "run  hf auth login  or set HF_TOKEN: a token in a file is a token lost",
 }
+
+
+FORMER_SETTINGS = {  # of older versions of TRL and transformers, and of TRL's own scripts
+    "max_prompt_length": "prompts are never cut",
+    "warmup_ratio": "warmup_steps takes a share of all steps, below 1",
+    "evaluation_strategy": "use --eval-steps",
+    "group_by_length": "use train_sampling_strategy=group_by_length",
+    "no_cuda": "use --hardware cpu",
+    **dict.fromkeys(("model_name_or_path", "model_name", "model_revision"), "use --model"),
+    **dict.fromkeys(("dataset_name", "dataset"), "use --data"),
+    **dict.fromkeys(("torch_dtype", "dtype"), "use bf16=true or bf16=false"),
+    **dict.fromkeys(("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), "use lora={r: 16}"),
+}
+GENERATION_KWARGS = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")},
+    **dict.fromkeys(("max_new_tokens", "max_tokens", "max_length"), "max_completion_length"),
+    **dict.fromkeys(("n", "num_return_sequences"), "num_generations"),
+    "do_sample": "temperature",
+}
+
+
+NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # optimizers that nothing but their package can be checked of
+TOOLS = (
+    *("optim", "optim_args", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "report_to"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs"),
+)
 
 
 class RunConfig(BaseModel):
@@ -183,11 +230,32 @@ def resolve_settings(
     given |= {name: value for name, value in options.items() if value is not None}
     given |= validate_settings(stage, settings)
     merged = {**load_recipe(recipe)[stage], **given}
+    check_void(RULES[stage], stage, given, load_recipe(recipe)[stage], merged)
     if "num_train_epochs" in given:  # which counts where there are no max_steps alone
         if given.get("max_steps", -1) > 0:
             raise UserError("max_steps (--steps) makes num_train_epochs void: leave one of them out")
         merged["max_steps"] = -1
     return merged
+
+
+def check_void(rules: list[Rule], stage: Stage, given: Settings, without: Settings, merged: Settings) -> None:
+    """Raise a `UserError` for a setting in `given` that another one makes void.
+
+    `merged` are all of the stage that are set, and `without` those that are set where none is given.
+    """
+    if not given:
+        return
+    usual = dict.fromkeys(EXTRA_SETTINGS[stage]) | {
+        field.name: field.default for field in fields(config_class(stage)) if field.default is not MISSING
+    }
+    if reason := find_void(rules, given, {**usual, **without}, {**usual, **merged}):
+        raise UserError(reason)
+
+
+def check_generation(stage: StageConfig) -> None:
+    """Raise a `UserError` for a setting of sampling that the hardware of a stage makes void."""
+    hardware = stage.hardware.get("settings", {})
+    check_void(GENERATION, stage.stage, stage.settings, hardware, {**stage.settings, **hardware})
 
 
 def settings_of(config: RunConfig, recipe: str, stage: Stage) -> dict[str, Any]:
@@ -248,7 +316,7 @@ def validate_settings(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]
         if name in RESERVED_SETTINGS:
             raise UserError(f"{name} is set by this command itself: {RESERVED_SETTINGS[name]}")
         if name not in types:
-            raise UserError(f"there is no setting {name!r}: {suggest(str(name), sorted(types))}")
+            raise UserError(f"there is no setting {name!r}: {_instead_of(str(name), list(types))}")
         try:
             result[name] = TypeAdapter(types[name]).validate_python(value)
         except ValidationError as error:
@@ -259,12 +327,26 @@ def validate_settings(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def _instead_of(name: str, known: list[str]) -> str:
+    """What to use in place of a setting that there is not: a flag, or the settings that are called alike."""
+    if reason := FORMER_SETTINGS.get(name):
+        return reason
+    if name.replace("-", "_") in RunConfig.model_fields:
+        return f"use --{name.replace('_', '-')}"
+    close = get_close_matches(name, known, n=1, cutoff=0.85) or get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else "TRL's GRPOConfig and SFTConfig have none"
+
+
 def _impossible(name: str, value: Any) -> str | None:
     """The reason why no run can have a value, though it is of the right type; None where one can."""
     if isinstance(value, float) and not math.isfinite(value):
         return "input should be a finite number"
     if name in ("eval_steps", "save_steps") and value is not None and (value <= 0 or (value > 1 and value % 1)):
         return "input should be a number of steps, or a share of all of them below 1"
+    if name == "generation_kwargs":  # which would be sampled with, and not be reckoned with in the loss
+        for key in value or {}:
+            if instead := GENERATION_KWARGS.get(key):
+                return f"set {instead} in place of its {key}"
     if name == "lora" and not (isinstance(rank := value.get("r", 8), int) and rank > 0):
         return "its r should be a whole number above 0"
     return None
@@ -328,12 +410,41 @@ def make_trl_config(stage: StageConfig) -> Any:
         "disable_tqdm": True,
         "remove_unused_columns": False,
     }
+    if stage.stage == "cold_start":
+        fixed["max_length"] = None  # TRL's default of 1024 tokens would cut the end of a trace off
     settings = {name: value for name, value in stage.settings.items() if name not in EXTRA_SETTINGS[stage.stage]}
     if stage.stage == "grpo":
         settings["reward_weights"] = reward_weights(stage)
     settings |= stage.hardware.get("settings", {})
-    with trl_errors_explained():
+    with trl_errors_explained(), announced_waiting():
         return config_class(stage.stage)(**{**fixed, **settings})
+
+
+def check_tools(stage: StageConfig) -> None:
+    """Check that what a stage trains with can be made: optimizer, scheduler, adapter and trackers.
+
+    Raises:
+        UserError: where a package is missing, or an option is unknown.
+    """
+    import torch
+    from transformers import Trainer, TrainingArguments, get_scheduler
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    taken = {name: stage.settings[name] for name in TOOLS if name in stage.settings}
+    with trl_errors_explained():
+        args = TrainingArguments(output_dir=stage.out, use_cpu=True, **{"report_to": "none", **taken})
+        with suppress(ValueError) if args.optim.startswith(NEED_A_MODEL) else nullcontext():
+            Trainer.get_optimizer_cls_and_kwargs(args)
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1)
+        get_scheduler(
+            args.lr_scheduler_type, optimizer, 0, 1, scheduler_specific_kwargs=args.lr_scheduler_kwargs or None
+        )
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()
+        if lora := stage.settings.get("lora"):
+            from peft import LoraConfig
+
+            LoraConfig(**lora)
 
 
 def reward_weights(stage: StageConfig) -> list[float]:

@@ -17,8 +17,17 @@ from typing import TYPE_CHECKING, Literal
 
 from datagen.common.errors import UserError, require_extra, writable_folder
 from datagen.common.locks import locked
-from training.config import RUN_FILE, RunConfig, Stage, StageConfig, read_run, settings_of
-from training.distributed import finishes_run, has_plan, is_launched, is_main, leave_process_group
+from training.config import (
+    RUN_FILE,
+    RunConfig,
+    Stage,
+    StageConfig,
+    check_generation,
+    check_tools,
+    read_run,
+    settings_of,
+)
+from training.distributed import check_ranks, finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
 from training.models import DEFAULT_MODEL, SMALL, pin_model
 from training.recipes import load_recipe, recipe_for_model
@@ -126,6 +135,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     from datagen.registry import TASKS, find_dataset_or_task
     from datagen.task import reward_hash
 
+    check_ranks()
     built = open_dataset(config.data or Path("data") / find_dataset_or_task(config.task).name)
     tasks = tasks_of(built, config.task)
     out = writable_folder(config.out or Path("runs") / config.task)
@@ -150,10 +160,13 @@ def prepare(config: RunConfig) -> PreparedRun:
         reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
     )
     role: Role = "launched" if is_launched() else "standalone"
+    if role == "standalone":
+        check_tools(stage)
     plan, reason = None, ""
     if kind == "grpo" and not (out / FINAL).exists() and (role == "standalone" or has_plan()):
         plan, reason = plan_of(config, built.spec, stage, recipe)
         stage = with_hardware(stage, plan)
+        check_generation(stage)
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"

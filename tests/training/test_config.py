@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from training.config import (
     RunConfig,
     Stage,
     StageConfig,
+    check_generation,
+    config_class,
     make_trl_config,
     parse_assignments,
     resolve_settings,
 )
+from training.void_settings import GENERATION, RULES
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
 
@@ -68,6 +71,19 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("save_strategy=no", "save_steps"),
         ("reward_weights=[1, 2]", "not possible"),
         ("freeze_vision=maybe", "not possible"),
+        ("model_init_kwargs={dtype: bfloat16}", "use --model"),
+        ("trust_remote_code=true", "never run"),
+        ("per_device_eval_batch_size=2", "use --eval-steps"),
+        ("model=Qwen/Qwen3-VL-2B-Instruct", "use --model"),
+        ("model_name_or_path=x", "use --model"),
+        ("eval-steps=3", "use --eval-steps"),
+        ("warmup_ratio=0.1", "below 1"),
+        ("max_prompt_length=512", "never cut"),
+        ("num_generation_eval=1", "did you mean 'num_generations_eval'?"),
+        ("top_n=1", "did you mean 'top_p' or 'top_k'"),
+        ("qqq=1", "there is no setting 'qqq': TRL's GRPOConfig and SFTConfig have none"),
+        ("generation_kwargs={top_k: 5}", "set top_k in place"),
+        ("generation_kwargs={max_new_tokens: 5}", "set max_completion_length in place"),
     ],
 )
 def test_a_wrong_setting_gets_one_sentence(assignment: str, says: str) -> None:
@@ -115,3 +131,88 @@ def test_epochs_that_are_asked_for_are_not_made_void_by_the_recipe() -> None:
     assert (settings["num_train_epochs"], settings["max_steps"]) == (2, -1)
     with pytest.raises(UserError, match="makes num_train_epochs void"):
         resolve_settings("small", "grpo", None, {"max_steps": 5}, {"num_train_epochs": 2})
+
+
+VOID = [  # each needs what stands behind its colon, which is not set
+    ("cold_start", ["lr_scheduler_type=constant", "warmup_steps=3"], "warmup_steps: constant_with_warmup"),
+    ("grpo", ["lr_scheduler_type=constant_with_warmup", "lr_scheduler_kwargs={a: 1}"], "lr_scheduler_kwargs:"),
+    ("grpo", ["optim=adafactor", "adam_beta2=0.9"], "adam_beta2: Adam"),
+    ("cold_start", ["gradient_checkpointing_kwargs={use_reentrant: true}"], "gradient_checkpointing_kwargs:"),
+    ("grpo", ["dataloader_persistent_workers=true"], "dataloader_persistent_workers: dataloader_num_workers"),
+    ("grpo", ["run_name=mine"], "run_name: --report-to"),
+    ("cold_start", ["eval_steps=5"], "eval_steps: GRPO"),
+    ("cold_start", ["packing=true"], "packing: without images"),
+    ("cold_start", ["loss_type=dft", "label_smoothing_factor=0.1"], "label_smoothing_factor: nll"),
+    ("cold_start", ["length_column_name=n"], "length_column_name:"),
+    ("grpo", ["loss_type=sapo", "epsilon=0.3"], "epsilon: loss_type"),
+    ("grpo", ["loss_type=cispo", "epsilon=0.3", "epsilon_high=5.0"], "epsilon: epsilon_high alone"),
+    ("grpo", ["loss_type=cispo", "delta=2"], "delta: dapo"),
+    ("grpo", ["epsilon_high=0.3"], "epsilon_high: num_iterations"),
+    ("grpo", ["sapo_temperature_pos=2"], "sapo_temperature_pos: loss_type=sapo"),
+    ("grpo", ["vespo_k_neg=2"], "vespo_k_neg: loss_type=vespo"),
+    ("grpo", ["loss_type=vespo", "importance_sampling_level=sequence"], "importance_sampling_level: VESPO"),
+    ("grpo", ["beta=0.1", "ref_model_sync_steps=2"], "ref_model_sync_steps: sync_ref_model=true"),
+    ("grpo", ["sync_ref_model=true"], "sync_ref_model: beta above 0"),
+    ("grpo", ["beta=0.1", "lora={r: 4}", "sync_ref_model=true"], "sync_ref_model: adapter"),
+    ("grpo", ["entropy_target=0.3"], "entropy_target: use_adaptive_entropy=true"),
+    ("grpo", ["multi_objective_aggregation=normalize_then_sum", "scale_rewards=group"], "scale_rewards:"),
+    ("grpo", ["num_completions_to_print=3"], "num_completions_to_print: log_completions=true"),
+    ("grpo", ["lora={r: 4}", "freeze_vision=false"], "freeze_vision: adapters"),
+    ("grpo", ["curriculum=difficulty", "shuffle_dataset=false"], "shuffle_dataset: --curriculum"),
+    ("grpo", ["train_sampling_strategy=sequential"], "train_sampling_strategy: --curriculum"),
+    ("grpo", ["vllm_importance_sampling_correction=false", "vllm_importance_sampling_clip_min=0.5"], "clip_min:"),
+]
+
+
+@pytest.mark.parametrize(("stage", "assignments", "says"), VOID)
+def test_a_setting_that_another_makes_void_is_refused(stage: Stage, assignments: list[str], says: str) -> None:
+    name, _, needs = says.partition(": ")
+    with pytest.raises(UserError) as caught:
+        resolve_settings("small", stage, settings=parse_assignments(assignments))
+    assert f"{name.rstrip(':')} changes nothing beside the other settings: " in str(caught.value)
+    assert needs in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "assignments"),
+    [
+        ("grpo", ["num_iterations=2", "epsilon_high=0.3"]),
+        ("grpo", ["steps_per_generation=4", "epsilon=0.3"]),
+        ("grpo", ["loss_type=sapo", "sapo_temperature_pos=2", "epsilon=0.2"]),  # 0.2 is what it would be anyway
+        ("grpo", ["beta=0.1", "sync_ref_model=true", "ref_model_sync_steps=2"]),
+        ("cold_start", ["lr_scheduler_type=constant_with_warmup", "warmup_steps=3"]),
+        ("cold_start", ["warmup_steps=0.1"]),
+        ("cold_start", ["max_length=100", "truncation_mode=keep_end"]),
+        ("grpo", ["use_adaptive_entropy=true", "entropy_target=0.3"]),
+    ],
+)
+def test_a_setting_that_takes_effect_is_accepted(stage: Stage, assignments: list[str]) -> None:
+    given = parse_assignments(assignments)
+    assert resolve_settings("small", stage, settings=given).items() >= given.items()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_rules_name_settings_that_there_are(stage: Stage) -> None:
+    known = {*EXTRA_SETTINGS[stage], *(field.name for field in fields(config_class(stage)))}
+    rules = RULES[stage] + (GENERATION if stage == "grpo" else [])
+    assert {name for names, _, _ in rules for name in names} <= known
+
+
+@pytest.mark.parametrize(
+    ("assignment", "hardware", "says"),
+    [
+        ("use_vllm=true", {}, "use --vllm"),
+        ("vllm_gpu_memory_utilization=0.5", {}, "use --vllm colocate or --vllm server"),
+        ("vllm_importance_sampling_mode=token_mask", {}, "use --vllm colocate"),
+        ("vllm_server_port=9000", {"use_vllm": True, "vllm_mode": "server"}, "starts the server itself"),
+        ("vllm_max_model_length=99", {"use_vllm": True, "vllm_mode": "server"}, "use --vllm colocate"),
+        ("vllm_server_timeout=9", {"use_vllm": True, "vllm_mode": "colocate"}, "use --vllm server"),
+        ("cache_implementation=static", {"use_vllm": True, "vllm_mode": "colocate"}, "use --vllm off"),
+    ],
+)
+def test_a_setting_that_the_hardware_makes_void_is_refused(
+    assignment: str, hardware: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    stage = run_with(parse_assignments([assignment]), "grpo", tmp_path)
+    with pytest.raises(UserError, match=says):
+        check_generation(replace(stage, hardware={"settings": hardware}))

@@ -1,4 +1,4 @@
-"""Started in a folder with packages of our names, or of a library's: nothing in it is imported, by no process of ours."""
+"""Started in a folder with packages of our or a library's names: no process of ours imports any of it."""
 
 from __future__ import annotations
 

@@ -155,6 +155,8 @@ def make_plan(request: PlanRequest, preset: Preset, machine: Machine, ports: Por
     settings = trl_settings(preset, batch)
     if memory.vllm and machine.gpu is not None:
         settings["vllm_gpu_memory_utilization"] = min(memory.vllm, SERVER_SHARE)
+    chosen = {"vllm_gpu_memory_utilization", "vllm_enable_sleep_mode"} & request.settings.keys()  # by the user
+    settings = {name: value for name, value in settings.items() if name not in chosen}
     room = disk(request.shape, work, preset, request.settings)
     plan = LaunchPlan(preset, request, machine, work, memory, room, ports or Ports(), settings)
     return replace(plan, jobs=list(_jobs(plan)))

@@ -53,6 +53,15 @@ def command(
             rich_help_panel=QUESTIONS,
         ),
     ] = None,
+    task_file: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE.py",
+            help="Know the datasets of this file. It is run.",
+            show_default=False,
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = None,
     split: Annotated[Split, Option(help="Split to take the questions from.", rich_help_panel=QUESTIONS)] = "test",
     limit: Annotated[
         int | None, Option(metavar="N", min=1, help="Ask only the first N questions.", rich_help_panel=QUESTIONS)

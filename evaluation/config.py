@@ -17,6 +17,7 @@ from datagen.hub.cards import model_repository
 from datagen.hub.fetch import parse_repo_id
 from datagen.hub.publish import PublishOptions, PublishTarget, RepoIdentity, published_files, resolve_target
 from datagen.hub.record import CARD_KEYS
+from datagen.registry import add_file
 from datagen.sources.split import Split
 from evaluation.backends.base import BackendName, Sampling, check_backend
 from evaluation.metrics.external_results import Row, external_result, read_external_result
@@ -36,6 +37,8 @@ class EvalConfig(BaseModel):
     """A task, or a dataset for all of its tasks; None for all tasks of `data`."""
     data: str | None = None
     """A dataset folder, or USER/NAME on the Hub; None for the dataset in the checkpoint's record."""
+    task_file: Path | None = None
+    """A Python file with the dataset, where it is neither built in nor of an installed package. It is run."""
     split: Split = "test"
     baseline: str | None = None
     """Another checkpoint or file of completions: it is scored too, as `before`, and compared."""
@@ -147,6 +150,8 @@ def make_plan(config: EvalConfig) -> EvalPlan:
     Raises:
         UserError: for every mistake that can be found without loading a model.
     """
+    if config.task_file is not None:
+        add_file(config.task_file)
     if config.endpoint is not None:
         model = served_model(config.checkpoint, config.endpoint)
     else:

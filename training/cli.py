@@ -32,7 +32,7 @@ def command(
         str | None,
         Argument(
             metavar="TASK",
-            help="A dataset (digits) for all its tasks, one task (sum), or a .yaml file with flags.",
+            help="A dataset (digits) for all its tasks, one task (sum), FILE.py:VARIABLE, or a .yaml file with flags.",
             show_default=False,
         ),
     ] = None,
@@ -51,6 +51,9 @@ def command(
     ] = None,
     task: Annotated[
         str | None, Option(metavar="NAME", help="Train on this task of the dataset only.", show_default="all")
+    ] = None,
+    task_file: Annotated[
+        Path | None, Option(metavar="FILE.py", help="Know the datasets of this file. It is run.", show_default=False)
     ] = None,
     out: Annotated[Path | None, Option(metavar="DIR", help="Run folder.", show_default="runs/TASK")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue the run in --out.")] = False,
@@ -240,12 +243,17 @@ def read_flags(name: str, flags: Mapping[str, Any], push: PublishOptions | None)
         UserError: for a wrong value, an unknown key or a file that can't be read.
     """
     from datagen.common.config_file import is_config_file, read_config_file, validated
-    from datagen.registry import find_dataset_or_task
+    from datagen.registry import add_file, find_dataset, find_dataset_or_task, is_file_name
     from training.config import RunConfig, parse_assignments
 
-    values: dict[str, Any] = {"task": name}
     source = "the command line"
     given = {flag: value for flag, value in flags.items() if flag in RunConfig.model_fields}
+    if is_file_name(name):
+        given["task_file"] = Path(name.partition(":")[0])
+        name = find_dataset(name).name
+    elif "task_file" in given:
+        add_file(given["task_file"])
+    values: dict[str, Any] = {"task": name}
     if is_config_file(name):
         values, source = read_config_file(Path(name)), name
     elif "task" in given:  # of the dataset NAME, whose folders stay the default

@@ -113,6 +113,8 @@ class RunConfig(BaseModel):
     """A task, or a dataset for all of its tasks."""
     model: str | None = None
     """`small`, `small-ciphers`, a folder or a model on the Hub; None for the recipe's, or the hardware's."""
+    task_file: Path | None = None
+    """A Python file with the dataset, where it is neither built in nor of an installed package. It is run."""
     data: str | None = None
     """A dataset folder, or USER/NAME on the Hub; None for `data/` and the name of the dataset."""
     out: Path | None = None

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +103,8 @@ def run(config: RunConfig, *, replace_process: bool = False) -> Path:
             finish(final, prepared.target)
     leave_process_group()
     if stage.stage == "grpo" and config.report and prepared.role != "launched":
-        report(final, stage.model, environment, replace_process=replace_process)
+        more = [] if config.task_file is None else ["--task-file", str(config.task_file)]
+        report(final, stage.model, environment, more, replace_process=replace_process)
     return final
 
 
@@ -132,9 +133,11 @@ def prepare(config: RunConfig) -> PreparedRun:
         UserError: for every mistake that can be found without loading a model.
     """
     from datagen.dataset.reader import open_dataset, tasks_of
-    from datagen.registry import TASKS, find_dataset_or_task
+    from datagen.registry import add_file, find_dataset_or_task, find_task
     from datagen.task import reward_hash
 
+    if config.task_file is not None:
+        add_file(config.task_file)
     check_ranks()
     built = open_dataset(config.data or Path("data") / find_dataset_or_task(config.task).name)
     tasks = tasks_of(built, config.task)
@@ -157,7 +160,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         seed=config.seed,
         settings=settings_of(config, recipe, kind),
         dataset_fingerprint=built.fingerprint,
-        reward_hash={task: reward_hash(TASKS[task]) for task in tasks},
+        reward_hash={task: reward_hash(find_task(task)) for task in tasks},
     )
     role: Role = "launched" if is_launched() else "standalone"
     if role == "standalone":
@@ -225,8 +228,12 @@ def check_flags(config: RunConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
 
-def report(final: Path, model: str, environment: Mapping[str, str], *, replace_process: bool) -> None:
+def report(
+    final: Path, model: str, environment: Mapping[str, str], more: Sequence[str], *, replace_process: bool
+) -> None:
     """Score the model before and after GRPO on the test split with `r1vlm-eval`, and write the report.
+
+    `more` are further arguments of it.
 
     Raises:
         UserError: where it fails, and this process is still there.
@@ -237,6 +244,7 @@ def report(final: Path, model: str, environment: Mapping[str, str], *, replace_p
         print("for a report of before and after:  pip install 'r1vlm[eval]'")
         return
     words = [str(final), "--baseline", str(model_folder(model)), "--out", str(final.parent / "report"), "--report"]
+    words += more
     command = [sys.executable, "-P", "-m", "evaluation.cli", *words]  # -P: not the user's folder of that name
     sys.stdout.flush()
     if replace_process:
@@ -319,9 +327,11 @@ def dry_run(config: RunConfig) -> None:
     Raises:
         UserError: for what no plan can have, and where the memory does not suffice.
     """
-    from datagen.registry import find_dataset_or_task
+    from datagen.registry import add_file, find_dataset_or_task
     from training.launch.launch_config import planned_model, print_plan
 
+    if config.task_file is not None:
+        add_file(config.task_file)
     dataset = find_dataset_or_task(config.task)
     model = config.model or recipe_model(config.recipe) or planned_model(config.hardware, small_model(dataset))
     recipe = config.recipe or recipe_for_model(model)

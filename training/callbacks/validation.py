@@ -18,7 +18,7 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.models.utils import unwrap_model_for_generation
 
 from datagen.r1_format import full_message
-from datagen.registry import TASKS
+from datagen.registry import find_task
 from datagen.task import score
 from training.rollout.parity import images_of, render
 from training.rollout.protocols import GRPOTrainerLike
@@ -66,7 +66,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         share = max(1, len(self.questions) // accelerator.num_processes)
         rows = [self.questions[(accelerator.process_index * share + i) % len(self.questions)] for i in range(share)]
         texts = answers(self.trainer, rows)
-        scores = [score(TASKS[row["task"]], full_message(text), row) for row, text in zip(rows, texts, strict=True)]
+        scores = [score(find_task(row["task"]), full_message(text), row) for row, text in zip(rows, texts, strict=True)]
         everywhere = gather_object(scores)
         return {name: sum(one[name] for one in everywhere) / len(everywhere) for name in self.weights}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.r1_format import full_message
-from datagen.registry import TASKS, reward_names
+from datagen.registry import find_task, reward_names
 from datagen.task import score
 
 TRLReward = Callable[..., list[float]]
@@ -46,7 +46,7 @@ class RewardFunctions:
         messages = [full_message(completion[0]["content"]) for completion in completions]
         keys = [key for key, column in columns.items() if isinstance(column, list) and len(column) == len(messages)]
         rows = [{key: columns[key][i] for key in keys} for i in range(len(messages))]
-        scores = [score(TASKS[row["task"]], message, row) for message, row in zip(messages, rows, strict=True)]
+        scores = [score(find_task(row["task"]), message, row) for message, row in zip(messages, rows, strict=True)]
         if self.log is not None:
             self._append(self.log, columns["trainer_state"].global_step + 1, messages, rows, scores)
         return scores

@@ -102,7 +102,8 @@ class DatasetGroup(CommandGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of the datasets."""
-        from datagen.registry import OWN, known_datasets
+        from datagen.registry import known_datasets
+        from datagen.tasks.judges import OWN
 
         return [name for name in known_datasets() if name not in OWN]
 

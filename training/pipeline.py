@@ -6,10 +6,11 @@ import gc
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,11 @@ class PreparedRun:
         return Path(self.stage.out) / FINAL
 
     @property
+    def flags(self) -> list[str]:
+        """What `r1vlm-eval` needs to know the dataset."""
+        return [] if self.config.task_file is None else ["--task-file", str(self.config.task_file)]
+
+    @property
     def gpus(self) -> int:
         """How many GPUs this process may use, where it trains alone; a cold start takes one where there is one."""
         return 0 if self.config.hardware == "cpu" or (self.plan is not None and not self.plan.preset.gpus) else 1
@@ -100,11 +106,10 @@ def run(config: RunConfig, *, replace_process: bool = False) -> Path:
         else:
             run_stage(stage, watchdog, preflight=config.preflight)
         if finishes_run():
-            finish(final, prepared.target)
+            finish(prepared)
     leave_process_group()
     if stage.stage == "grpo" and config.report and prepared.role != "launched":
-        more = [] if config.task_file is None else ["--task-file", str(config.task_file)]
-        report(final, stage.model, environment, more, replace_process=replace_process)
+        report(prepared, stage.model, environment, replace_process=replace_process)
     return final
 
 
@@ -210,13 +215,14 @@ def after_cold_start(prepared: PreparedRun) -> StageConfig:
     return replace(stage, model=str(run_stage(cold_start, 60 * prepared.config.watchdog)))
 
 
-def finish(final: Path, target: PublishTarget | None) -> None:
+def finish(prepared: PreparedRun) -> None:
     """Say that a run is complete, and publish its last checkpoint where it is to be."""
-    print(f"{final}: trained; score it with  r1vlm-eval {final}", flush=True)
-    if target is not None:
+    final = prepared.final
+    print(f"{final}: trained; score it with  r1vlm-eval {shlex.join([str(final), *prepared.flags])}", flush=True)
+    if prepared.target is not None:
         from training.trainers.checkpoints import publish_checkpoint
 
-        print(publish_checkpoint(final, target), flush=True)
+        print(publish_checkpoint(final, prepared.target), flush=True)
 
 
 def check_flags(config: RunConfig) -> None:
@@ -228,12 +234,8 @@ def check_flags(config: RunConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
 
-def report(
-    final: Path, model: str, environment: Mapping[str, str], more: Sequence[str], *, replace_process: bool
-) -> None:
+def report(prepared: PreparedRun, model: str, environment: Mapping[str, str], *, replace_process: bool) -> None:
     """Score the model before and after GRPO on the test split with `r1vlm-eval`, and write the report.
-
-    `more` are further arguments of it.
 
     Raises:
         UserError: where it fails, and this process is still there.
@@ -243,8 +245,9 @@ def report(
     if importlib.util.find_spec("scipy") is None:
         print("for a report of before and after:  pip install 'r1vlm[eval]'")
         return
+    final = prepared.final
     words = [str(final), "--baseline", str(model_folder(model)), "--out", str(final.parent / "report"), "--report"]
-    words += more
+    words += prepared.flags
     command = [sys.executable, "-P", "-m", "evaluation.cli", *words]  # -P: not the user's folder of that name
     sys.stdout.flush()
     if replace_process:

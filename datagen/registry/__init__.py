@@ -53,7 +53,7 @@ def find_dataset(name: str) -> DatasetSpec:
         raise _clash(name, *owners)
     if name not in DATASETS:
         if not points:
-            raise UserError(f"there is no dataset {name!r}: {suggest(name, known_datasets())}")
+            raise UserError(_unknown("dataset", name, known_datasets()))
         _add(*load_installed(points[0]))
     return DATASETS[name]
 
@@ -217,6 +217,12 @@ def _dataset_of_task(name: str, kind: str) -> DatasetSpec:
     for spec in DATASETS.values():
         if name in (task.name for task in spec.tasks):
             return spec
-    known = [*TASKS, *(DATASETS if kind != "task" else ())]
     more = "".join(f" ({error})" for error in errors.values())
-    raise UserError(f"there is no {kind} {name!r}: {suggest(name, known)}{more}")
+    raise UserError(_unknown(kind, name, [*TASKS, *(DATASETS if kind != "task" else ())]) + more)
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    advice = suggest(name, known)
+    return (
+        f"there is no {kind} {name!r}: {advice}{'' if advice.endswith('?') else ', or name your file with --task-file'}"
+    )

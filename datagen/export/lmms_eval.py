@@ -10,6 +10,7 @@ from pathlib import Path
 from datagen.common.files import write_text
 from datagen.dataset.reader import BuiltDataset
 from datagen.export import lmms_eval_utils
+from datagen.export.code import write_code
 from datagen.hub.fetch import parse_repo_id
 from datagen.registry import reward_names
 from datagen.task import DatasetSpec, Task
@@ -63,6 +64,7 @@ def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
     group = f"r1vlm_{built.spec.name}"
     names = [f"{group}_{task.name}" for task in tasks]
     write_text(out / f"{UTILS}.py", inspect.getsource(lmms_eval_utils))
+    write_code(built.spec.name, out)
     for name, task in zip(names, tasks, strict=True):
         write_text(out / f"{name}.yaml", task_yaml(name, built, task))
     write_text(out / f"{group}.yaml", group_yaml(group, names, built.spec, tasks))

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from datagen.export.code import load_code
 from datagen.r1_format import full_message, with_image
 from datagen.registry import find_task
 from datagen.task import score
+
+load_code(__file__)
 
 
 def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from datagen.registry.code import (
     Code,
     check_spec,
     installed,
+    is_same,
     load_installed,
     package_of,
     points_of,
@@ -110,8 +111,7 @@ def _add(spec: DatasetSpec, code: Code) -> None:
         UserError: where one of these names is taken; it names both owners.
     """
     check_spec(spec, str(code))
-    before = CODE.get(spec.name)
-    if spec.name in DATASETS and (before is None or (before.path, before.package) != (code.path, code.package)):
+    if spec.name in DATASETS and not is_same(CODE.get(spec.name), code):
         raise _clash(spec.name, owner_of(spec.name), str(code))
     for other in (*DATASETS.values(), *OWN.values()):
         taken = {other.name, *(task.name for task in other.tasks)} & {spec.name, *(task.name for task in spec.tasks)}

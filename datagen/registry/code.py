@@ -55,6 +55,13 @@ class Code:
         return f"the package {self.package} {self.version}" if self.package else f"the file {self.path}"
 
 
+def is_same(one: Code | None, other: Code) -> bool:
+    """Whether two are of one package, or one file: a copy of it, or what it was before it was edited."""
+    if one is None or one.package != other.package:
+        return False
+    return other.package is not None or one.path == other.path or one.source == other.source
+
+
 def read_code(path: str | Path) -> Code:
     """The file at a path, which is of no package.
 

@@ -20,7 +20,7 @@ from datagen.dataset.shards import damaged, read_shard
 from datagen.hub.cards import CARD
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.registry import find_dataset, find_task, known_datasets
-from datagen.schema import arrow_schemas
+from datagen.schema import R1, arrow_schemas
 from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec, score
 
@@ -97,8 +97,8 @@ class BuiltDataset:
 def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
     """Check that a file holds questions of a dataset, none of them with one of the `ids`; theirs are added.
 
-    Nothing in it is null, every image is a PNG of at most `PIXELS` that can be decoded, and every solution is judged
-    and earns full marks.
+    Nothing in it is null but a whole value of the ground truth, every image is a PNG of at most `PIXELS` that can be
+    decoded, and every solution is judged and earns full marks.
 
     Raises:
         UserError: where that is not so.
@@ -117,8 +117,8 @@ def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
 
 def _check_row(row: Mapping[str, Any], spec: DatasetSpec) -> None:
     """Raise an exception, of any kind, where a row is no question of a dataset."""
-    image, others = row["image"], [value for name, value in row.items() if name != "image"]
-    if _has_null(others):
+    image, others = row["image"], [(name, value) for name, value in row.items() if name != "image"]
+    if any(_has_null(value) for name, value in others if name in R1 or value is not None):
         raise ValueError("a row has a null")
     if image["path"] is not None:  # which `datasets` would open
         raise ValueError(f"the image of {row['id']} is a path")

@@ -199,4 +199,7 @@ def check_manifest(folder: Path, manifest: dict[str, Any], config: DatasetConfig
             raise UserError(f"{folder / name} is not what its recipe draws: build the dataset again")
     card = folder / CARD
     if not card.is_file() or card.read_bytes() != make_card(manifest).encode():
-        raise UserError(f"{card} is not the card of this manifest: it was edited, or r1vlm has changed since")
+        raise UserError(
+            f"{card} is not the card of this manifest, since it was edited, or r1vlm has changed: write it anew with "
+            f" r1vlm-data card {folder}"
+        )

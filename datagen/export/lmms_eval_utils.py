@@ -7,7 +7,6 @@ prompt is the row's own; the rewards are those of training and of `r1vlm-eval`, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from datagen.export.code import load_code
@@ -34,10 +33,8 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Each reward of the question's task for the answer; of several (`--repeats`) the mean.
+    """Each reward of the question's task for the answer. lmms-eval gives one, with `--repeats` the first.
 
     What a model generates comes after the opening words, which its chat template ends the prompt with.
     """
-    task = find_task(doc["task"])
-    scores = [score(task, full_message(completion), doc) for completion in results]
-    return {name: fmean(one[name] for one in scores) for name in task.rewards}
+    return score(find_task(doc["task"]), full_message(results[0]), doc)

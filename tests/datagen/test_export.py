@@ -104,12 +104,6 @@ def test_any_completion_stripped_as_lmms_eval_does_gets_our_rewards(completion: 
     )
 
 
-def test_several_answers_get_the_mean(digits_folder: Path) -> None:
-    row = open_dataset(digits_folder).questions("test", ["sum"])[0]
-    right = r1_format.completion_of(row["solution"])
-    assert lmms_eval_utils.process_results(row, [right, "", right, ""]) == {"format": 0.5, "correctness": 0.5}
-
-
 def test_a_task_that_is_not_asked_is_left_out(tmp_path: Path) -> None:
     build(DatasetConfig(dataset="messages", size=20, seed=1, options={"words": (1, 1)}), tmp_path / "data", workers=1)
     done = invoke("datagen.cli", "export", "lmms-eval", "data", "--out", "tasks", cwd=tmp_path)

@@ -16,11 +16,9 @@ from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from tests.conftest import MakeOnce
 from tests.hostile.damage import (
-    BIDI,
     DEEP,
     MANIFEST,
     MARKUP,
-    NAMED_AGAIN,
     TERMINAL,
     TEST,
     Damage,
@@ -47,7 +45,7 @@ DATASETS: dict[str, tuple[Damage, str]] = {
     "half a Parquet file": (half(TEST), AGAIN),
     "an empty Parquet file": (text(TEST, ""), AGAIN),
     "an empty Parquet file, with its hash": (
-        lambda folder: text(TEST, "")(folder) and None or fit(folder),
+        lambda folder: (text(TEST, "")(folder) and None) or fit(folder),
         "is damaged",
     ),
     "text in a Parquet file": (lambda folder: text(TEST, "id,task\n")(folder) and fit(folder), "is damaged"),
@@ -63,7 +61,7 @@ DATASETS: dict[str, tuple[Damage, str]] = {
     ),
     "no metadata": (table(lambda before: before.replace_schema_metadata({})), "it has other columns"),
     "no answer": (row(answer=None), "a row has a null"),
-    "no ground truth": (row(digits=None), "a row has a null"),
+    "no ground truth": (row(digits=None), "is damaged"),
     "half a ground truth": (row(digits=[None]), "a row has a null"),
     "no prompt": (row(prompt=None), "a row has a null"),
     "a message without content": (row(prompt=[{"role": "system", "content": None}]), "a row has a null"),
@@ -93,7 +91,7 @@ DATASETS: dict[str, tuple[Damage, str]] = {
     "a manifest that is a list": (text(MANIFEST, "[]"), "it holds no object"),
     "a manifest that is not UTF-8": (text(MANIFEST, b'{"a": "\xff"}'), "it is not UTF-8"),
     "a manifest with NaN": (literal(MANIFEST, "n", "NaN"), "no finite number"),
-    "a manifest with a huge number": (literal(MANIFEST, "n", "9" * 30), "more than 64 bits"),
+    "a manifest with a huge number": (literal(MANIFEST, "n", "9" * 400), "that is too large"),
     "a manifest with thousands of digits": (literal(MANIFEST, "n", "9" * 5_000), "it is no JSON"),
     "a manifest with a key twice": (literal(MANIFEST, "fingerprint", '"0"'), "a key twice"),
     "a manifest with half a pair": (literal(MANIFEST, "n", '"\\ud800"'), "half of a surrogate pair"),

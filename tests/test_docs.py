@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from datagen.dataset.config import DatasetConfig, list_shards
-from datagen.dataset.manifest import write_manifest
 from datagen.dataset.reader import open_dataset
-from datagen.dataset.shards import draw_shard
-from datagen.registry import DATASETS, TASKS
-from datagen.schema import arrow_schemas
-from tests import test_contract
+from tests.outside import registry_restored
 from tests.processes import invoke
 from training.launch.plan_rendering import presets_table
 from training.models import DEFAULT_MODEL
@@ -33,32 +26,16 @@ def test_the_table_of_presets_is_what_a_plan_says() -> None:
     assert presets_table(DEFAULT_MODEL) in PAGES["hardware.md"]
 
 
-def test_the_task_of_the_documentation_is_a_dataset_like_any_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (code,) = re.findall(r"```python title.*?\n(.*?)```", PAGES["write-a-task.md"], flags=re.DOTALL)
-    file = tmp_path / "largest.py"
-    file.write_text(code)
-    found = importlib.util.spec_from_file_location("largest", file)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    monkeypatch.setitem(sys.modules, "largest", module)
-    found.loader.exec_module(module)
-    spec = module.LARGEST_DIGIT
-    monkeypatch.setitem(DATASETS, spec.name, spec)
-    monkeypatch.setitem(TASKS, spec.tasks[0].name, spec.tasks[0])
-    for name, check in vars(test_contract).items():
-        wanted = set(check.__annotations__) - {"return"} if name.startswith("test_") else set()
-        if "spec" in wanted:
-            check(**{key: {"spec": spec, "monkeypatch": monkeypatch}[key] for key in wanted})
-    config = DatasetConfig(dataset=spec.name, size=20, seed=0)
-    for shard in list_shards(config):  # here and not in workers, which do not know a task that this test alone has
-        draw_shard(tmp_path / "built", config, arrow_schemas(spec), shard)
-    write_manifest(tmp_path / "built", config)
-    for row in open_dataset(tmp_path / "built").questions("test"):
-        assert row["answer"] == str(max(row["digits"]))
-        assert spec.tasks[0].rewards["correctness"](row["solution"], row) == 1.0
+def test_the_task_of_the_documentation_is_a_dataset_like_any_other(tmp_path: Path) -> None:
+    ((file, code),) = re.findall(r'```python title="(.*?)"\n(.*?)```', PAGES["write-a-task.md"], flags=re.DOTALL)
+    (tmp_path / file).write_text(code)
+    (variable,) = re.findall(r"^(\w+) = DatasetSpec", code, flags=re.MULTILINE)
+    with registry_restored():
+        checked = invoke("datagen.cli", "check", file, cwd=tmp_path)
+        assert checked.returncode == 0, checked.stdout
+        built = invoke("datagen.cli", "build", f"{file}:{variable}", "--size", "20", "--out", "built", cwd=tmp_path)
+        assert built.returncode == 0, built.stderr
+        assert len(open_dataset(tmp_path / "built").questions("test")) == 2
 
 
 def code_lines(page: str) -> Iterator[str]:

@@ -259,6 +259,85 @@ def parse_shares(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
+@app.command("import", rich_help_panel="Datasets")
+def import_(
+    source: Annotated[
+        str,
+        Argument(metavar="SOURCE", help="A table, a folder of images, or USER/NAME on the Hub.", show_default=False),
+    ],
+    *,
+    question: Annotated[str, typer.Option(metavar="COL|TEXT", help="Column of questions, or the question itself.")],
+    answer: Annotated[str, typer.Option(metavar="COL", help="Column of right answers.")],
+    judge: Annotated[str, typer.Option(metavar="JUDGE", help="How answers are judged (see r1vlm-data tasks).")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    image: Annotated[str, typer.Option(metavar="COL", help="Column of images, or of their paths.")] = "image",
+    choices: Annotated[str | None, typer.Option(metavar="COL", help="Column of the choices, a list.")] = None,
+    solution: Annotated[
+        str | None, typer.Option(metavar="COL", help="Column of reasoning, for a cold start.", show_default="none")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Column of what stays in one split.", show_default="the image")
+    ] = None,
+    difficulty: Annotated[str | None, typer.Option(metavar="COL", help="Column of numbers to slice by.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="COL", help="Column of train, validation and test.", show_default="by a hash"),
+    ] = None,
+    subset: Annotated[str | None, typer.Option(metavar="NAME", help="Which config of a dataset on the Hub.")] = None,
+    splits: Annotated[str, typer.Option(metavar="A/B/C", help="Percent of train, validation and test.")] = "80/10/10",
+    tolerance: Annotated[
+        str, typer.Option(metavar="N|N%", help="How far off a number, or a point in pixels, may be.")
+    ] = "0",
+    near: Annotated[
+        int, typer.Option(min=-1, max=16, metavar="N", help="Bits in which near-duplicates differ; -1: not looked for.")
+    ] = 3,
+    max_broken: Annotated[
+        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of rows that may be left out as broken.")
+    ] = 0.01,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out of train what another split shows.")
+    ] = False,
+    license_: Annotated[str, typer.Option("--license", metavar="NAME", help="The images' licence.")] = "unknown",
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Work in N processes.", show_default="one a core")
+    ] = None,
+) -> None:
+    """Make a dataset of images of your own."""
+    from datagen.dataset.importing.config import ImportConfig
+    from datagen.dataset.importing.run import import_images
+
+    config = ImportConfig(
+        source=source,
+        judge=judge,
+        answer=answer,
+        question=question,
+        image=image,
+        choices=choices,
+        solution=solution,
+        group=group,
+        difficulty=difficulty,
+        split=split,
+        subset=subset,
+        tolerance=tolerance,
+        shares=parse_shares(splits),
+        near=near,
+        max_broken=max_broken,
+        drop_duplicates=drop_duplicates,
+        license=license_,
+    )
+    done = import_images(config, out, workers=workers)
+    print(f"{done.folder}: {', '.join(f'{count} {name}' for name, count in done.counts.items())}")
+    if done.broken is not None:
+        print(f"  {done.left_out - done.decision.across} of {done.rows} rows can't be used: see {done.broken}")
+    if done.changed:
+        print(f"  images that were changed: {', '.join(f'{count} {name}' for name, count in done.changed.items())}")
+    print(
+        f"  {done.decision.duplicates} rows show an image that another row shows, {done.decision.near_duplicates} one "
+        f"that is nearly another's; left out of a split for that: {done.decision.across}"
+    )
+    print(f"  r1vlm-train {config.spec.name} --data {out}")
+
+
 @app.command()
 def push(
     folder: Folder,
@@ -283,7 +362,8 @@ def push(
 @app.command()
 def card(folder: Folder, task_file: TaskFile = None) -> None:
     """Write the card of a dataset folder, README.md, anew."""
-    from datagen.dataset.manifest import MANIFEST, read_manifest, write_card
+    from datagen.common.files import write_text
+    from datagen.dataset.manifest import MANIFEST, find_built_dataset, read_manifest, write_card
     from datagen.dataset.verify import read_config
     from datagen.hub.cards import CARD
 
@@ -291,6 +371,12 @@ def card(folder: Folder, task_file: TaskFile = None) -> None:
         raise UserError(f"{folder} is no folder here, and a card is written into one: build the dataset first")
     path = resolve_input(folder)
     manifest = read_manifest(path)
+    if find_built_dataset(path, manifest).draw is None:
+        from datagen.dataset.importing.describe import make_card
+
+        write_text(path / CARD, make_card(path, manifest))
+        print(strip_password(str(path / CARD)))
+        return
     read_config(path, manifest)
     try:
         write_card(path, manifest)
@@ -345,7 +431,7 @@ def verify(
     splits = proof.manifest["splits"]
     print(f"{name}: all is as claimed")
     print(f"  {proof.files} files have the SHA-256 of the manifest, which follows from its recipe and the files")
-    print(f"  {proof.redrawn} of {proof.images} images drawn again: the same bytes, in both configs")
+    print(f"  {proof.redrawn} of {proof.images} images {proof.how}")
     print(f"  {proof.solutions} of their solutions judged: full marks")
     for column, shared in splits["shared_between_splits"].items():
         counts = ", ".join(f"{distinct[column]} {split}" for split, distinct in splits["distinct"].items())
@@ -395,7 +481,12 @@ def audit(
     from datagen.registry import CODE, find_dataset_or_task
 
     spec = find_dataset_or_task(name)
-    questions = sample_questions(DatasetConfig(dataset=spec.name, size=1000, seed=seed), 60)
+    if spec.draw is None:
+        from datagen.dataset.importing.describe import judge_questions
+
+        questions = {spec.name: judge_questions(spec)}
+    else:
+        questions = sample_questions(DatasetConfig(dataset=spec.name, size=1000, seed=seed), 60)
     failed = False
     for task in [task for task in spec.tasks if task.name == name] or spec.tasks:
         results = audit_task(task, questions[task.name])
@@ -422,6 +513,7 @@ def tasks(task_file: TaskFile = None) -> None:
     """List the datasets and their tasks: built in, of installed packages, and of a file."""
     from datagen.dataset.config import DatasetConfig
     from datagen.registry import CODE, DATASETS, load_all
+    from datagen.tasks.judges import OWN
 
     size = DatasetConfig.model_fields["size"].default
     errors = load_all()
@@ -432,6 +524,8 @@ def tasks(task_file: TaskFile = None) -> None:
         print(f"  {size} images by default, from {' or '.join(spec.sources)}; options {options}")
         for task in spec.tasks:
             print(f"  {task.name:<8} {task.summary}  rewards: {', '.join(task.rewards)}")
+    for spec in OWN.values():
+        print(f"{spec.name}: {spec.summary} (r1vlm-data import)")
     for name, error in errors.items():
         print(f"{name}: {error}")
 

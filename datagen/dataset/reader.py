@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 PIXELS = 1 << 24  # of an image: it takes 50 MB when it is decoded
+FORMATS = ("PNG", "JPEG", "WEBP")
+ORIENTATION = 274  # of EXIF
 SHARD = re.compile(rf"r1/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet", re.ASCII)
 
 
@@ -97,8 +99,8 @@ class BuiltDataset:
 def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
     """Check that a file holds questions of a dataset, none of them with one of the `ids`; theirs are added.
 
-    Nothing in it is null but a whole value of the ground truth, every image is a PNG of at most `PIXELS` that can be
-    decoded, and every solution is judged and earns full marks.
+    Nothing in it is null but a whole value of the ground truth, every image is an upright one of `FORMATS` that has at
+    most `PIXELS` and can be decoded, and every solution is judged and earns full marks.
 
     Raises:
         UserError: where that is not so.
@@ -140,15 +142,15 @@ def _has_null(value: Any) -> bool:
 
 @lru_cache(maxsize=8)  # the questions about an image follow one another
 def check_image(content: bytes) -> None:
-    """Raise an exception, of any kind, where bytes are no PNG of at most `PIXELS` that can be decoded."""
+    """Raise an exception, of any kind, where bytes are no image that `check_shard` allows."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:  # reads no more than the header
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads no more than the header
         if image.width * image.height > PIXELS:
             raise ValueError(f"an image of {image.width} x {image.height} pixels, more than {PIXELS}")
         image.convert("RGB")
-        if image.getexif():  # by which `datasets` would turn it
-            raise ValueError("an image with EXIF data")
+        if image.getexif().get(ORIENTATION, 1) != 1:  # `datasets` would turn it
+            raise ValueError("an image that is not upright, by its EXIF data")
 
 
 def open_dataset(name: str | Path) -> BuiltDataset:

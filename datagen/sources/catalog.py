@@ -42,6 +42,7 @@ SOURCES = {
   title = {rspeer/wordfreq: v3.0}, author = {Speer, Robyn}, year = {2022}, doi = {10.5281/zenodo.7199437}
 }""",
     ),
+    "own-images": SourceInfo("unknown", "images of your own, as r1vlm-data import takes them", ""),
 }
 
 

@@ -1,0 +1,400 @@
+"""Importing: every row is checked, then the splits are decided, then the shards are written.
+
+All happens beside the folder's place, in `NAME.partial`. What is found of a chunk of the table, and each shard, is a
+file that appears whole, so that an import that was killed goes on. Nothing but numbers of each row is kept in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from datagen.common.errors import UserError, writable_folder
+from datagen.common.files import atomic_path, write_json, write_text
+from datagen.common.locks import locked
+from datagen.common.versions import dataset_versions
+from datagen.dataset.build import LOCK, RECIPE
+from datagen.dataset.config import Shard
+from datagen.dataset.executors import Executor, available_cores, process_executor
+from datagen.dataset.importing.config import ImportConfig
+from datagen.dataset.importing.describe import write_description
+from datagen.dataset.importing.images import BrokenImageError, check_image
+from datagen.dataset.importing.rows import (
+    OUTSIDE,
+    BrokenRowError,
+    Placed,
+    check_columns,
+    check_row,
+    prepare,
+    raw_row,
+    read_image,
+)
+from datagen.dataset.importing.sources import Source, open_source
+from datagen.dataset.importing.splits import Decision, Rows, check_counts, decide
+from datagen.dataset.manifest import read_json
+from datagen.dataset.shards import make_questions
+from datagen.schema import TABLES, arrow_schemas
+from datagen.sources.split import SPLITS
+
+CHECKS = "checks"
+FLUSH = 1 << 25  # bytes of images that a worker keeps before it writes them
+CHECK_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("reason", pa.string()),
+        ("pixels", pa.binary()),
+        ("group", pa.binary()),
+        ("near", pa.uint64()),
+        ("given", pa.int8()),
+        ("digest", pa.binary()),
+        ("changes", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+NOTHING = {"pixels": b"", "group": b"", "near": 0, "given": -1, "digest": b"", "changes": "", "width": 0, "height": 0}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import made: where, how many rows of each split, and what was left out, changed and found alike.
+
+    `broken` is the file that lists the rows that can't be used; None where there are none.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    rows: int
+    changed: dict[str, int]
+    decision: Decision
+    broken: Path | None
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What workers are told once: what is imported, the columns that are read, and the folder they write into."""
+
+    config: ImportConfig
+    source: Source
+    columns: list[str]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """A chunk of the table: its number, where it is, and the number of its first row."""
+
+    number: int
+    chunk: Any
+    first: int
+
+
+def import_images(config: ImportConfig, out: str | Path, *, workers: int | None = None) -> Imported:
+    """Make a dataset folder of your own images; `workers` processes do it, by default one a core that is ours.
+
+    Raises:
+        UserError: where the source can't be read or has no such column, too many rows can't be used, what belongs
+            together is in two of the given splits, or `out` can't be written or holds something.
+    """
+    folder = writable_folder(Path(out))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} already holds something: name another folder with --out, or delete it")
+    source = open_source(config.source, config.subset)
+    columns = check_columns(config, source)
+    if not source.chunks:
+        raise UserError(f"{config.source} has no rows: name another table")
+    partial_folder = folder.with_name(folder.name + ".partial")
+    if partial_folder.exists() and not partial_folder.is_dir():
+        raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is importing into {partial_folder}: wait for it, or name another --out"
+    executor = process_executor(workers or available_cores())
+    with locked(partial_folder / LOCK, busy):
+        _record(partial_folder, config, source)
+        try:
+            imported = _import(Work(config, source, columns, partial_folder), folder, executor)
+        except RefusedImportError:
+            shutil.rmtree(partial_folder)
+            raise
+        shutil.rmtree(partial_folder / CHECKS)
+        for name in (RECIPE, LOCK):
+            (partial_folder / name).unlink()
+        for leftover in partial_folder.rglob("*.tmp"):
+            leftover.unlink()
+        if folder.exists():
+            folder.rmdir()
+        os.rename(partial_folder, folder)
+    return imported
+
+
+class RefusedImportError(UserError):
+    """What was found in the rows: nothing of them is to be kept."""
+
+
+def _record(folder: Path, config: ImportConfig, source: Source) -> None:
+    """Note what is imported here, or find that it is something else."""
+    identity = hashlib.sha256(json.dumps(source.identity()).encode()).hexdigest()
+    ours = {"import": config.model_dump(mode="json"), "source": identity, "versions": dataset_versions()}
+    if not (folder / RECIPE).exists():
+        write_json(folder / RECIPE, ours)
+    elif read_json(folder / RECIPE) != ours:
+        raise UserError(f"{folder} holds an unfinished import of something else: delete it, or name another --out")
+
+
+def _import(work: Work, folder: Path, executor: Executor) -> Imported:
+    config = work.config
+    jobs = _check(work, executor)
+    known = [_read_checks(work.folder, job) for job in jobs]
+    total = sum(len(one["number"]) for one in known)
+    broken = _broken_rows(config, known, total, folder.with_name(folder.name + ".broken.jsonl"))
+    rows = _usable(known)
+    decision = decide(rows, config.shares, config.near)
+    if decision.across and not config.drop_duplicates and decision.example is not None:
+        one, other = decision.example
+        raise RefusedImportError(
+            f"{decision.across} rows show what a row of another split shows, or are of its group (row {one} is like "
+            f"row {other}): leave them out with --drop-duplicates, or leave out --split"
+        )
+    try:
+        counts = check_counts(decision.splits, config.near)
+    except UserError as error:
+        raise RefusedImportError(str(error)) from error
+    writing = _jobs_to_write(jobs, known, rows, decision)
+    _write(work, writing, executor)
+    changed = dict(Counter(name for one in known for text in one["changes"] for name in text.split(",")))
+    facts = {
+        "rows": total,
+        "broken": total - len(rows.numbers),
+        "left_out_as_duplicates": decision.across,
+        "duplicates": decision.duplicates,
+        "near_duplicates": decision.near_duplicates,
+        "changed": changed,
+        "license": config.license,
+    }
+    write_description(work.folder, config, facts, executor)
+    left_out = total - len(rows.numbers) + decision.across
+    return Imported(folder, counts, total, changed, decision, broken, left_out)
+
+
+def _check(work: Work, executor: Executor) -> list[Job]:
+    """Check all chunks that have not been checked; returns the jobs, in order."""
+    jobs = [Job(number, chunk, -1) for number, chunk in enumerate(work.source.chunks)]
+    paths = [_checks_path(work.folder, job) for job in jobs]
+    missing = [job for job, path in zip(jobs, paths, strict=True) if not path.exists()]
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="checking", unit="chunk", disable=None) as bar:
+        for _ in executor(partial(check_chunk, work), missing):
+            bar.update()
+    firsts = np.cumsum([0] + [pq.read_metadata(path).num_rows for path in paths]).tolist()
+    return [Job(job.number, job.chunk, first) for job, first in zip(jobs, firsts, strict=False)]
+
+
+def _checks_path(folder: Path, job: Job) -> Path:
+    return folder / CHECKS / f"{job.number:08d}.parquet"
+
+
+def check_chunk(work: Work, job: Job) -> None:
+    """Check the rows of a chunk, and write down what is found of each."""
+    found = []
+    for at, row in enumerate(work.source.read(job.chunk, work.columns)):
+        try:
+            about = _check_row(work, row)
+        except (BrokenRowError, BrokenImageError) as error:
+            about = {**NOTHING, "reason": str(error)}
+        found.append({"number": at, "reason": None, **about})
+    with atomic_path(_checks_path(work.folder, job)) as temporary:
+        pq.write_table(pa.Table.from_pylist(found, CHECK_SCHEMA), temporary)
+
+
+def _check_row(work: Work, row: Mapping[str, Any]) -> dict[str, Any]:
+    config = work.config
+    prepared = prepare(config, row)
+    content = read_image(row[config.image], work.source.root)
+    image = check_image(content)
+    check_row(config, raw_row(config, prepared, Placed(0, 0, b"", "", image.size)), image.size)
+    return {
+        "pixels": image.pixels,
+        "group": image.pixels if prepared.group is None else hashlib.sha256(prepared.group.encode()).digest()[:16],
+        "near": image.near,
+        "given": -1 if prepared.split is None else SPLITS.index(prepared.split),
+        "digest": _digest(content),
+        "changes": ",".join(image.changes),
+        "width": image.size[0],
+        "height": image.size[1],
+    }
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:16]
+
+
+def _read_checks(folder: Path, job: Job) -> dict[str, Any]:
+    """What was found of a chunk, as arrays; `reason` and `changes` are lists."""
+    with pq.ParquetFile(_checks_path(folder, job)) as file:
+        table = file.read(columns=["number", "reason", "pixels", "group", "near", "given", "changes"])
+    kept: dict[str, Any] = {
+        name: np.array(table[name].to_pylist(), dtype=kind)
+        for name, kind in (("pixels", "S16"), ("group", "S16"), ("near", np.uint64), ("given", np.int8))
+    }
+    kept["number"] = np.arange(len(table)) + job.first
+    # Texts of few kinds, or of few rows: one object each.
+    reasons, changes = table["reason"].to_pylist(), table["changes"].to_pylist()
+    kept["reason"] = {at: reason for at, reason in enumerate(reasons) if reason is not None}
+    kept["changes"] = [text for text in changes if text]
+    kept["usable"] = np.array([reason is None for reason in reasons])
+    return kept
+
+
+def _broken_rows(config: ImportConfig, known: Sequence[Mapping[str, Any]], total: int, listing: Path) -> Path | None:
+    """List the rows that can't be used in a file; returns it.
+
+    Raises:
+        RefusedImportError: where they are too many, or an image is outside the table's folder.
+    """
+    broken = [(int(one["number"][at]), reason) for one in known for at, reason in one["reason"].items()]
+    for number, reason in broken:
+        if reason == OUTSIDE:
+            raise RefusedImportError(f"row {number} of {config.source} can't be used: {OUTSIDE}; move the image there")
+    if not broken:
+        listing.unlink(missing_ok=True)
+        return None
+    write_text(listing, "".join(json.dumps({"row": number, "reason": reason}) + "\n" for number, reason in broken))
+    if len(broken) > config.max_broken * total:
+        reason, _ = Counter(reason for _, reason in broken).most_common(1)[0]
+        number = next(number for number, one in broken if one == reason)
+        raise RefusedImportError(
+            f"{len(broken)} of {total} rows can't be used (row {number}: {reason}): mend them, they are listed in "
+            f"{listing}, or raise --max-broken {config.max_broken:g}"
+        )
+    return listing
+
+
+def _usable(known: Sequence[Mapping[str, Any]]) -> Rows:
+    def column(name: str) -> NDArray[Any]:
+        return np.concatenate([one[name][one["usable"]] for one in known])
+
+    return Rows(column("number"), column("pixels"), column("group"), column("near"), column("given"))
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """A chunk to write: the split of each of its rows (-1: none), the first row with its image, and its shards."""
+
+    job: Job
+    splits: NDArray[np.int8]
+    firsts: NDArray[np.int64]
+    shards: tuple[Shard, ...]
+
+
+def _jobs_to_write(
+    jobs: Sequence[Job], known: Sequence[Mapping[str, Any]], rows: Rows, decision: Decision
+) -> list[WriteJob]:
+    total = sum(len(one["number"]) for one in known)
+    splits, firsts = np.full(total, -1, dtype=np.int8), np.zeros(total, dtype=np.int64)
+    splits[rows.numbers] = decision.splits
+    numbers = rows.numbers[decision.splits >= 0]
+    _, first, inverse = np.unique(rows.pixels[decision.splits >= 0], return_index=True, return_inverse=True)
+    firsts[numbers] = numbers[first[inverse]]
+    parts = [slice(job.first, job.first + len(one["number"])) for job, one in zip(jobs, known, strict=True)]
+    shards = _shards([splits[part] for part in parts])
+    return [WriteJob(job, splits[part], firsts[part], own) for job, part, own in zip(jobs, parts, shards, strict=True)]
+
+
+def _shards(chunks: Sequence[NDArray[np.int8]]) -> list[tuple[Shard, ...]]:
+    """The shards of each chunk: one a split that it has rows of, numbered within the split."""
+    found: list[list[Shard]] = [[] for _ in chunks]
+    for number, split in enumerate(SPLITS):
+        counts = [int((chunk == number).sum()) for chunk in chunks]
+        filled = [at for at, count in enumerate(counts) if count]
+        start = 0
+        for index, at in enumerate(filled):
+            found[at].append(Shard(split, index, len(filled), start, start + counts[at]))
+            start += counts[at]
+    return [tuple(shards) for shards in found]
+
+
+def _write(work: Work, jobs: Sequence[WriteJob], executor: Executor) -> None:
+    """Write all shards that are not there."""
+    missing = [
+        job
+        for job in jobs
+        if not all((work.folder / shard.path(table)).exists() for shard in job.shards for table in TABLES)
+    ]
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="writing", unit="chunk", disable=None) as bar:
+        for _ in executor(partial(write_chunk, work), missing):
+            bar.update()
+
+
+def write_chunk(work: Work, job: WriteJob) -> None:
+    """Write the shards of a chunk, some megabytes at a time."""
+    schemas = arrow_schemas(work.config.spec)
+    with ExitStack() as stack:
+        writers = {
+            (shard.split, table): stack.enter_context(
+                pq.ParquetWriter(
+                    stack.enter_context(atomic_path(work.folder / shard.path(table))),
+                    schemas[table],
+                    use_dictionary=False,
+                    compression={"image.bytes": "NONE"},  # PNG and JPEG are compressed
+                )
+            )
+            for shard in job.shards
+            for table in TABLES
+        }
+        rows: dict[str, list[dict[str, Any]]] = {shard.split: [] for shard in job.shards}
+        waiting = 0
+        for split, raw in _raw_rows(work, job):
+            rows[split].append(raw)
+            waiting += len(raw["image"]["bytes"])
+            if waiting > FLUSH:
+                _flush(work.config, rows, writers, schemas)
+                waiting = 0
+        _flush(work.config, rows, writers, schemas)
+
+
+def _flush(
+    config: ImportConfig,
+    rows: dict[str, list[dict[str, Any]]],
+    writers: Mapping[tuple[str, str], Any],
+    schemas: Mapping[str, pa.Schema],
+) -> None:
+    for split, raw in rows.items():
+        if raw:
+            for table, made in (("raw", raw), ("r1", make_questions(config.spec, raw))):
+                writers[split, table].write_table(pa.Table.from_pylist(made, schemas[table]))
+            raw.clear()
+
+
+def _raw_rows(work: Work, job: WriteJob) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a chunk that belong to a split, as rows of `raw`."""
+    config = work.config
+    with pq.ParquetFile(_checks_path(work.folder, job.job)) as file:
+        checks = file.read(columns=["pixels", "digest", "changes", "width", "height"]).to_pylist()
+    for at, (row, check) in enumerate(zip(work.source.read(job.job.chunk, work.columns), checks, strict=True)):
+        if job.splits[at] < 0:
+            continue
+        number = job.job.first + at
+        prepared = prepare(config, row)
+        content = read_image(row[config.image], work.source.root)
+        if _digest(content) != check["digest"]:
+            raise RefusedImportError(f"the image of row {number} has changed since it was checked: import again")
+        if check["changes"]:
+            content = check_image(content).content
+        size = check["width"], check["height"]
+        placed = Placed(number, int(job.firsts[at]), content, check["pixels"].hex(), size)
+        yield SPLITS[job.splits[at]], raw_row(config, prepared, placed)

@@ -1,0 +1,104 @@
+"""Images and tables as somebody has them: photographs, so to say, of shapes, with one fault of each kind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+COLOURS = ("red", "green", "blue", "black")
+COUNT, ROTATED, BROKEN, COPY = 200, 7, 11, 150  # of the rows; COPY shows what row 3 does
+
+
+def picture(number: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
+    """A coloured box on noise, which is another in every picture."""
+    rng = np.random.default_rng(number)
+    coarse = Image.fromarray(rng.integers(120, 255, (6, 8, 3), dtype=np.uint8))
+    image = coarse.resize(size, Image.Resampling.BICUBIC)
+    x1, y1, x2, y2 = box(number)
+    ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), fill=COLOURS[number % 4])
+    return image
+
+
+def box(number: int) -> tuple[int, int, int, int]:
+    """Where the box of a picture is."""
+    x, y = 4 + 7 * number % 60, 3 + 5 * number % 40
+    return x, y, x + 20, y + 18
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The image as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rotated(image: Image.Image) -> bytes:
+    """A JPEG that is stored turned, and says so in its EXIF data."""
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned a quarter to the right
+    return encoded(image.rotate(90, expand=True), "JPEG", quality=95, exif=exif)
+
+
+def contents(count: int = COUNT) -> list[bytes]:
+    """The files of all pictures, with the faults."""
+    files = [encoded(picture(number)) for number in range(count)]
+    files[ROTATED] = rotated(picture(ROTATED))
+    files[BROKEN] = files[BROKEN][:200]
+    files[COPY] = files[3]
+    return files
+
+
+def rows(count: int = COUNT) -> list[dict[str, Any]]:
+    """A row a picture, without it."""
+    return [
+        {
+            "question": "Which colour has the box?",
+            "colour": COLOURS[(3 if number == COPY else number) % 4],
+            "place": [{"bbox_2d": list(box(3 if number == COPY else number)), "label": "box"}],
+            "why": "I look at the box. Its colour is clear.",
+            "level": number % 3,
+            "album": f"album {number // 5}",
+            "part": "test" if number == COPY or number >= 160 else "train",
+        }
+        for number in range(count)
+    ]
+
+
+def write_csv(folder: Path, count: int = COUNT) -> Path:
+    """A CSV beside a folder of pictures."""
+    (folder / "photos").mkdir(parents=True)
+    table = folder / "table.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        found = rows(count)
+        writer.writerow(["file", *found[0]])
+        for number, (content, row) in enumerate(zip(contents(count), found, strict=True)):
+            (folder / "photos" / f"{number:03}.png").write_bytes(content)
+            writer.writerow([f"photos/{number:03}.png", *({**row, "place": json.dumps(row["place"])}.values())])
+    return table
+
+
+def write_parquet(path: Path, count: int = COUNT) -> Path:
+    """A Parquet file with the pictures in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": content, "path": None} for content in contents(count)]
+    columns = {name: [row[name] for row in rows(count)] for name in rows(1)[0]}
+    pq.write_table(pa.table({"image": images, **columns}), path, row_group_size=64)
+    return path
+
+
+def write_classes(folder: Path, count: int = COUNT, *, splits: bool = False) -> Path:
+    """A folder of pictures by colour, perhaps by split before that."""
+    for number, (content, row) in enumerate(zip(contents(count), rows(count), strict=True)):
+        place = folder / row["part"] / row["colour"] if splits else folder / row["colour"]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:03}.png").write_bytes(content)
+    return folder

@@ -419,7 +419,27 @@ def make_trl_config(stage: StageConfig) -> Any:
         settings["reward_weights"] = reward_weights(stage)
     settings |= stage.hardware.get("settings", {})
     with trl_errors_explained(), announced_waiting():
-        return config_class(stage.stage)(**{**fixed, **settings})
+        config = config_class(stage.stage)(**{**fixed, **settings})
+    if stage.stage == "grpo":
+        check_saves(config)
+    return config
+
+
+def check_saves(config: Any) -> None:
+    """Raise a `UserError` where a checkpoint would fall between steps that share their sampled completions.
+
+    TRL 1.16 does not save these: a run that goes on from there samples others, and takes other steps.
+    """
+    shared, steps = config.steps_per_generation * config.num_iterations, config.gradient_accumulation_steps
+    saves = ("save_steps",) if config.save_strategy == "steps" else ()
+    for name in (*saves, "eval_steps"):  # a validation saves, too
+        every = getattr(config, name) or 0
+        every = math.ceil(every * config.max_steps) if every < 1 else int(every)
+        if every * steps % shared:
+            raise UserError(
+                f"{name}={every} falls between steps that train on the same completions, where no run can go on: make "
+                f"it a multiple of {shared // math.gcd(shared, steps)}"
+            )
 
 
 def check_tools(stage: StageConfig) -> None:

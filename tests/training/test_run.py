@@ -167,6 +167,12 @@ def test_torch_looks_for_gpus_when_all_others_are_hidden(
             "'learning_rate', -1.0: input should be greater than 0",
         ),
         (["digits", "--data", "DATA", "--report-to", "papyrus"], "papyrus"),
+        (
+            ["digits", "--data", "DATA", "--set", "num_iterations=2", "--set", "save_steps=5"],
+            "save_steps=5 falls between steps that train on the same completions, where no run can go on: make it a "
+            "multiple of 2",
+        ),
+        (["digits", "--data", "DATA", "--set", "num_iterations=2", "--eval-steps", "3"], "eval_steps=3 falls"),
         (["digits", "--data", "DATA", "--set", "max_completion_length=10"], "cuts off right answers"),
         (["digits", "--data", "DATA", "--cold-start", "--num-generations", "4"], "--cold-start"),
         ([], "name a TASK"),

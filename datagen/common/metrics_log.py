@@ -22,7 +22,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        entry = parse_json(line, finite=False)
+        entry = parse_json(line, ours=False)
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None

@@ -68,7 +68,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         UserError: where it is missing or damaged.
     """
-    return read_object(path, ADVICE, finite=False)
+    return read_object(path, ADVICE, ours=False)
 
 
 def missing_parts(folder: Path) -> list[str]:

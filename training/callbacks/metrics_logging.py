@@ -69,7 +69,7 @@ def truncate_logs(out: Path, step: int) -> None:
 def _step_of(line: str) -> float:
     """The step that a line is of; infinity for a broken one."""
     try:
-        return float(parse_json(line, finite=False)["step"])
+        return float(parse_json(line, ours=False)["step"])
     except (ValueError, TypeError, KeyError):
         return math.inf
 

@@ -152,7 +152,7 @@ def check_resumable(checkpoint: Path) -> None:
             f"{checkpoint} lacks the {', '.join(lacking)}, so that no run can go on from it (save_only_model=true "
             f"leaves them out): train a new run with --model {checkpoint}"
         )
-    read_object(checkpoint / "trainer_state.json", "delete the checkpoint, and go on from the one before", finite=False)
+    read_object(checkpoint / "trainer_state.json", "delete the checkpoint, and go on from the one before", ours=False)
 
 
 def completion_limit(solutions: list[str], processor: Any, limit: int | None) -> int:

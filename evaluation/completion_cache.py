@@ -22,12 +22,13 @@ BUSY = "another r1vlm-eval is asking the same questions: wait for it, its answer
 
 
 class CompletionCache:
-    """The completions of one file, and the description of the backend that generated them, in `seconds`."""
+    """The completions of one file, the description of the backend that generated them, its notes, and the seconds."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.completions: dict[SampleKey, str] = {}
         self.backend: dict[str, str] = {}
+        self.notes: list[str] = []
         self.seconds = 0.0
         self._load()
 
@@ -46,6 +47,8 @@ class CompletionCache:
     def _load_entry(self, entry: Any) -> None:
         if "engine" in entry:
             self.backend = {str(name): str(text) for name, text in entry["engine"].items()}
+        elif "note" in entry:
+            self.notes.append(str(entry["note"]))
         elif "seconds" in entry:
             self.seconds += float(entry["seconds"])
         else:
@@ -59,13 +62,19 @@ class CompletionCache:
     def reset(self, backend: Mapping[str, str]) -> None:
         """Drop all completions: those of another backend, or of another kind of device, are not mixed with its own."""
         self._file.truncate(0)
-        self.completions, self.backend, self.seconds = {}, dict(backend), 0.0
+        self.completions, self.backend, self.notes, self.seconds = {}, dict(backend), [], 0.0
         self._write({"engine": self.backend})
 
     def add(self, key: SampleKey, completion: str) -> None:
         """Keep a completion."""
         self._write({"id": key[0], "sample": key[1], "completion": completion})
         self.completions[key] = completion
+
+    def add_note(self, sentence: str) -> None:
+        """Keep a sentence about how the questions were asked, once."""
+        if sentence not in self.notes:
+            self._write({"note": sentence})
+            self.notes.append(sentence)
 
     def add_seconds(self, seconds: float) -> None:
         """Keep how long it took to generate the completions that were added."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,41 @@ def full_messages(texts: Sequence[str]) -> tuple[list[str], list[str]]:
         start = PREAMBLE.strip()
         notes.append(f"only {opened} of {len(messages)} completions begin with the opening words ({start}) or <think>")
     return messages, notes
+
+
+def oddities(texts: Sequence[str], *, opened: bool = True) -> list[str]:
+    """Sentences that say why most of some answers may not be what their model has said; none where they may be.
+
+    The texts are what was generated, behind the opening words where these were given (`opened`).
+    """
+    n = len(texts)
+
+    def most(flags: Iterable[bool]) -> int:
+        """How many, where that is more than half."""
+        return count if 2 * (count := sum(flags)) > n else 0
+
+    sentences = []
+    if count := most(not text.strip() for text in texts):
+        sentences.append(
+            f"{count} of {n} answers are empty: see what the model is asked and what it says, and whether "
+            "--max-new-tokens leaves room for hidden reasoning."
+        )
+    if opened and (count := most(text.lstrip().startswith(STARTS) for text in texts)):
+        sentences.append(
+            f"{count} of {n} answers begin with the opening words ({PREAMBLE.strip()} <think>) again, and so have them "
+            "twice: ask the model with a chat template that gives them."
+        )
+    if opened and (count := most("<answer>" in text and "</think>" not in text for text in texts)):
+        sentences.append(
+            f"{count} of {n} answers have no </think> before <answer>: either the reasoning is left out, or the chat "
+            "template that the model is asked with does not give the opening words."
+        )
+    return sentences
+
+
+def generated(message: str) -> str:
+    """What a model generated of a full assistant message, with or without all of the opening words."""
+    return message.lstrip().removeprefix(PREAMBLE.strip()).lstrip().removeprefix("<think>")
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from datagen.common.errors import UserError
 from datagen.registry import find_task
 from datagen.task import score
-from evaluation.backends.base import Backend, Prompt, backend_versions, choose_backend
+from evaluation.backends.base import Backend, NoAnswer, Prompt, backend_versions, choose_backend
 from evaluation.completion_cache import CompletionCache, open_cache
+from evaluation.completions import oddities
 from evaluation.config import EvalPlan
 from evaluation.metrics.scoring import ACCURACY, Question, Scored, score_messages
 from evaluation.metrics.statistics import wilson
@@ -50,11 +53,15 @@ def select_questions(plan: EvalPlan) -> Questions:
 
 @dataclass(frozen=True)
 class Answers:
-    """A full assistant message for each question (and sample), what generated them, and how long it took."""
+    """A full assistant message for each question (and sample), what generated them, and how long it took.
+
+    `unanswered` are how many questions (and samples) got no answer: their messages end with the opening words.
+    """
 
     messages: list[str]
     backend: Mapping[str, str]
     seconds: float
+    unanswered: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,12 +91,14 @@ class AnswerGenerator:
         self.plan = plan
         self.model = model
         self.backend: Backend | None = None
+        self.warnings: list[str] = []
 
     def generate(self, variant: Variant, questions: Questions) -> tuple[Answers, Scored]:
         """The answers to all questions, asked in one way, each as often as the plan says; and their scores."""
         truths = variant.ground_truths(questions.rows, questions.examples)
         ids, samples = questions.ids, range(self.plan.sampling.samples)
         indices = [(i, k) for i in range(len(ids)) for k in samples]
+        reasons = list[str]()
         with open_cache(self.cache_key(variant, len(indices))) as cache:
             missing = [(i, k) for i, k in indices if (ids[i], k) not in cache.completions]
             if missing:
@@ -98,14 +107,44 @@ class AnswerGenerator:
                     missing = indices.copy()
                     cache.reset(backend.describe())
                 missing.sort(key=lambda index: truths[index[0]]["task"])  # similar lengths: no batch waits for one row
-                self._generate(backend, PromptList(variant, questions.rows, missing), cache, truths)
+                reasons = self._generate(backend, PromptList(variant, questions.rows, missing), cache, truths)
             elif cache.completions:
                 print(f"{self.model.label}: {variant.title}, all {len(indices)} answers are there already", flush=True)
                 if self.model.is_remembered_by_address:
                     print("  of this server: where it has other weights by now, set R1VLM_CACHE to a new folder")
-            messages = [variant.full_message(truths[i], cache.completions[ids[i], k]) for i, k in indices]
-            answers = Answers(messages, cache.backend, cache.seconds)
+            texts = [cache.completions.get((ids[i], k), "") for i, k in indices]
+            messages = [variant.full_message(truths[i], text) for (i, _), text in zip(indices, texts, strict=True)]
+            answers = Answers(messages, cache.backend, cache.seconds, len(reasons))
+            self._warn(cache.notes)
+        self._warn(self._doubts(variant, texts, reasons))
         return answers, score_messages([truths[i] for i, _ in indices], messages)
+
+    def _doubts(self, variant: Variant, texts: Sequence[str], reasons: Sequence[str]) -> list[str]:
+        """Sentences about answers that did not come, or may not be what the model has said.
+
+        Raises:
+            UserError: where no answer came at all.
+        """
+        label = self._label(variant)
+        if len(reasons) == len(texts):
+            raise UserError(f"{label}: no question got an answer: {reasons[0]}")
+        sentences = [f"{label}: {sentence}" for sentence in oddities(texts, opened=variant.opening)]
+        if reasons:
+            sentences.append(
+                f"{label}: {len(reasons)} of {len(texts)} questions got no answer ({reasons[0]}); they count as wrong, "
+                "and are asked again when the same command is run again."
+            )
+        return sentences
+
+    def _warn(self, sentences: Sequence[str]) -> None:
+        """Say each sentence once on stderr, and keep it for the result."""
+        for sentence in sentences:
+            if sentence not in self.warnings:
+                print(f"warning: {sentence}", file=sys.stderr, flush=True)
+                self.warnings.append(sentence)
+
+    def _label(self, variant: Variant) -> str:
+        return self.model.label if variant.name == "r1" else f"{self.model.label}, {variant.title}"
 
     def cache_key(self, variant: Variant, prompts: int) -> dict[str, Any]:
         """Everything that determines the completions, apart from the kind of device.
@@ -125,21 +164,28 @@ class AnswerGenerator:
     def _load_backend(self, prompts: int) -> Backend:
         if self.backend is None:
             self.backend = load_backend(self.plan, self.model, prompts)
+            self._warn(self.backend.notes())
         return self.backend
 
     def _generate(
         self, backend: Backend, prompts: PromptList, cache: CompletionCache, truths: Sequence[Question]
-    ) -> None:
-        """Cache a completion for each prompt, under a progress bar that shows the accuracy so far."""
+    ) -> list[str]:
+        """Cache a completion for each prompt, under a progress bar that shows the accuracy so far.
+
+        What was not answered is not cached; returns the reasons.
+        """
         variant, correct, started = prompts.variant, 0.0, time.perf_counter()
-        label = self.model.label if variant.name == "r1" else f"{self.model.label}, {variant.title}"
+        reasons = list[str]()
         try:
-            with tqdm(total=len(prompts), desc=label, unit="question") as progress:
-                for done, (position, completion) in enumerate(backend.generate(prompts), start=1):
+            with tqdm(total=len(prompts), desc=self._label(variant), unit="question") as progress:
+                for done, (position, answer) in enumerate(backend.generate(prompts), start=1):
                     index, sample = prompts.indices[position]
                     truth = truths[index]
-                    cache.add((truth["id"], sample), completion)
-                    message = variant.full_message(truth, completion)
+                    if isinstance(answer, NoAnswer):
+                        reasons.append(answer.reason)
+                    else:
+                        cache.add((truth["id"], sample), answer)
+                    message = variant.full_message(truth, "" if isinstance(answer, NoAnswer) else answer)
                     correct += score(find_task(truth["task"]), message, truth)[ACCURACY]
                     low, high = wilson(correct / done, done)
                     accuracy = f"accuracy {correct / done:.1%} ({100 * low:.0f} to {100 * high:.0f})"
@@ -147,6 +193,9 @@ class AnswerGenerator:
                     progress.update()
         finally:
             cache.add_seconds(time.perf_counter() - started)
+            for sentence in backend.notes():
+                cache.add_note(sentence)
+        return reasons
 
 
 def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:

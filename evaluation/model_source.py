@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datagen.common.errors import UserError
+from datagen.common.errors import UserError, strip_password
 from datagen.common.files import RECORD, sha256
 from datagen.common.formatting import visible
 from datagen.hub.checkpoint import adapter_base, missing_parts
@@ -72,7 +72,7 @@ class ModelSource:
     def fingerprint(self) -> str:
         """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
         if self.is_remembered_by_address:
-            return hashlib.sha256(f"{self.endpoint} {self.name}".encode()).hexdigest()
+            return hashlib.sha256(f"{strip_password(str(self.endpoint))} {self.name}".encode()).hexdigest()
         files = sorted({path for pattern in FINGERPRINTED for path in self.path.glob(pattern)})
         files += sorted(self.base.glob("*.safetensors")) if self.base else []
         lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_FINGERPRINTED]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from datagen.common.files import write_json
-from evaluation.completions import full_messages, read_completions, write_completions
+from datagen.common.formatting import visible
+from evaluation.completions import full_messages, generated, oddities, read_completions, write_completions
 from evaluation.config import EvalPlan, Side
 from evaluation.generation import AnswerGenerator, Answers, Questions
 from evaluation.metrics.ablations import findings
@@ -22,6 +24,7 @@ from evaluation.report.results import Record, make_result
 def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Record, Scored]:
     """The result of one side, and its scores. Its result, completions and sample logs are written."""
     more: Record = {"controls": {}}
+    warnings: list[str]
     if side.model.is_model:
         generator = AnswerGenerator(plan, side.model)
         answers, scored = generator.generate(R1, questions)
@@ -29,13 +32,14 @@ def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Rec
             more["direct"] = summary(generator.generate(DIRECT, questions)[1])
         elif plan.controls:
             more["controls"] = run_ablations(generator, questions, scored)
+        warnings = generator.warnings
     else:
-        answers, scored = _read_answers(plan, side.model.path, questions)
+        answers, scored, warnings = _read_answers(plan, side.model.path, questions)
     write_completions(side.completions, [question["id"] for question in scored.questions], answers.messages)
     if plan.log_samples:
         write_samples(plan, side, scored)
     more["findings"] = findings(scored, more["controls"])
-    result = make_result(plan, side, answers, scored) | more
+    result = make_result(plan, side, answers, scored, warnings) | more
     if plan.baseline is None:
         result["beside"] = mark_other_questions(plan.beside, result)
     write_json(side.result, result)
@@ -62,8 +66,8 @@ def run_ablations(generator: AnswerGenerator, questions: Questions, scored: Scor
     return ablations
 
 
-def _read_answers(plan: EvalPlan, path: Path, questions: Questions) -> tuple[Answers, Scored]:
-    """The answers in a file of completions, and their scores."""
+def _read_answers(plan: EvalPlan, path: Path, questions: Questions) -> tuple[Answers, Scored, list[str]]:
+    """The answers in a file of completions, their scores, and what there is to say about them."""
     start = time.perf_counter()
     examples = [example for example in questions.examples for _ in range(plan.sampling.samples)]
     split_name = f"the {plan.split} split of {plan.dataset.name}"
@@ -71,5 +75,8 @@ def _read_answers(plan: EvalPlan, path: Path, questions: Questions) -> tuple[Ans
     messages, notes = full_messages(read)
     for note in notes:
         print(f"note: {note}", flush=True)
+    doubts = [f"{visible(path.name)}: {sentence}" for sentence in oddities([generated(text) for text in messages])]
+    for sentence in doubts:
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
     answers = Answers(messages, {"name": "completions file"}, time.perf_counter() - start)
-    return answers, score_messages(examples, messages)
+    return answers, score_messages(examples, messages), [*notes, *doubts]

@@ -40,6 +40,10 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"it has more than {LONGEST} characters")
     try:
         value = yaml.load(text, _yaml_1_2()[0])  # noqa: S506 - it is a SafeLoader
+    except yaml.MarkedYAMLError as error:  # whose own text quotes the line, which may hold a key
+        mark = error.problem_mark or error.context_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{error.problem or error.context}{where}") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except (RecursionError, OverflowError, TypeError, AttributeError, KeyError) as error:  # of PyYAML's constructors

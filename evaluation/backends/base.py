@@ -50,13 +50,23 @@ class Sampling:
         return {"greedy": self.temperature == 0, **asdict(self)}
 
 
+@dataclass(frozen=True)
+class NoAnswer:
+    """What there is in place of an answer that did not come, or was not understood; `reason` is a sentence."""
+
+    reason: str
+
+
 class Backend(Protocol):
     """A model that is ready to answer."""
 
     def describe(self) -> dict[str, str]:
         """Its name, and the versions and the kind of device that determine what it generates."""
 
-    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+    def notes(self) -> list[str]:
+        """Sentences for the result about how the questions were asked, as far as that is not what was wanted."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | NoAnswer]]:
         """(index in `prompts`, what was generated behind the opening words), as each is done, in any order."""
 
 
@@ -64,12 +74,16 @@ def check_backend(name: BackendName, endpoint: str | None) -> None:
     """Check that a backend can be used.
 
     Raises:
-        UserError: where it has no server, or is not installed.
+        UserError: where it is not installed, or has no server, an address that is none, or a key that is none.
     """
     if name == "openai" and endpoint is None:
         raise UserError("--engine openai needs the address of a server: name it with --endpoint")
     if endpoint is not None and name not in ("auto", "openai"):
         raise UserError(f"--endpoint is answered by a server: leave out --engine {name}")
+    if endpoint is not None:
+        from evaluation.backends.openai_server import parse_endpoint
+
+        parse_endpoint(endpoint)
     if name == "vllm":
         require_extra("vllm", "vllm")
 

@@ -4,62 +4,72 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import os
-import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
 from PIL.Image import Image
 
 from datagen.common.errors import UserError
 from datagen.r1_format import with_image
-from evaluation.backends.base import Prompt, Sampling
+from evaluation.backends.base import NoAnswer, Prompt, Sampling
+from evaluation.backends.openai_server import RefusedError, Server, parse_endpoint, refuses
 
-MAX_ATTEMPTS = 8
-MAX_WAIT = 20.0  # seconds between two attempts, unless the server asks for more
-MAX_RETRY_AFTER = 60.0  # seconds that a server may ask for
-MAX_QUOTED = 300  # characters of a server's response in an error
 CONCURRENCY = 32  # requests at the same time, unless --batch-size says otherwise
+REFUSALS = 32  # of questions, one after the other: beyond that, nothing else is to be expected
+OF_QUESTION = (400, 413, 422)  # refusals that may be meant for one question, and for no other
 
 
 @dataclass(frozen=True)
 class OpenAIBackend:
-    """A server at `address` (…/v1) that has a `model`; `concurrency` requests are sent at the same time.
+    """A model of a server; `concurrency` requests are sent at the same time.
 
-    The token, where the server wants one, is that of `OPENAI_API_KEY`.
+    `sent_as` has the names of the parameters that not every server takes, as this one takes them. `wildcard` is the
+    entry of the server's list that stands for the model, where the model itself is not in it.
     """
 
-    address: str
+    server: Server
     model: str
     sampling: Sampling
     concurrency: int
-
-    def _client(self) -> httpx.Client:
-        token = os.environ.get("OPENAI_API_KEY", "")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        limits = httpx.Limits(max_connections=self.concurrency)
-        return httpx.Client(headers=headers, timeout=httpx.Timeout(600, connect=10), limits=limits)
+    wildcard: str | None = None
+    sent_as: dict[str, str] = field(default_factory=lambda: {"seed": "seed", "limit": "max_tokens"})
 
     def describe(self) -> dict[str, str]:
         """Name, address and model."""
-        return {"name": "openai", "address": self.address, "model": self.model}
+        return {"name": "openai", "address": self.server.address, "model": self.model}
 
-    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
+    def notes(self) -> list[str]:
+        """What of the questions the server would not take, and what it does not say."""
+        address, limit = self.server.address, self.sent_as.get("limit")
+        known = [
+            (
+                self.wildcard is not None,
+                f"{address} lists {self.wildcard} and not {self.model}: nothing says which model answers.",
+            ),
+            ("seed" not in self.sent_as, f"{address} takes no seed: sampled answers differ from run to run."),
+            (limit is None, f"{address} takes no limit of tokens: --max-new-tokens is left out."),
+            (
+                limit == "max_completion_tokens",
+                f"{address} takes the limit of tokens as max_completion_tokens, which counts hidden reasoning too.",
+            ),
+        ]
+        return [sentence for applies, sentence in known if applies]
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str | NoAnswer]]:
         """(index in `prompts`, what was generated), in the order in which the server is done.
 
         Raises:
-            UserError: where the server refuses, stays away, or does not answer in OpenAI's protocol.
+            UserError: where the server refuses many questions in a row, stays away, or does not answer in OpenAI's
+                protocol.
         """
         indices = iter(range(len(prompts)))
-        running: dict[Future[str], int] = {}
-        with self._client() as client, ThreadPoolExecutor(self.concurrency) as pool:
+        running: dict[Future[str | NoAnswer], int] = {}
+        refused = 0  # in a row
+        with self.server.connected(self.concurrency) as client, ThreadPoolExecutor(self.concurrency) as pool:
             try:
                 while True:
                     for index in islice(indices, self.concurrency - len(running)):
@@ -67,103 +77,108 @@ class OpenAIBackend:
                     if not running:
                         return
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(done), done.result()
+                        refusal = done.exception()
+                        if isinstance(refusal, RefusedError) and refusal.status in OF_QUESTION and refused < REFUSALS:
+                            refused += 1
+                            yield running.pop(done), NoAnswer(str(refusal))
+                        else:
+                            refused = 0
+                            yield running.pop(done), done.result()
             finally:
                 for future in running:
                     future.cancel()
 
-    def _complete(self, client: httpx.Client, prompt: Prompt) -> str:
+    def _complete(self, client: Any, prompt: Prompt) -> str | NoAnswer:
         *system, question = prompt.messages
         body = {
             "model": self.model,
             # The system message stays plain text: not every server takes parts there.
             "messages": [*system, *with_image([question], image_url_part(prompt.image))],
-            "max_tokens": self.sampling.max_new_tokens,
             "temperature": self.sampling.temperature,
-            "seed": prompt.seed,
         }
-        answer = self._request(client, "POST", "/chat/completions", body)
+        values = {"seed": prompt.seed, "limit": self.sampling.max_new_tokens}
+        while True:
+            sent = dict(self.sent_as)
+            parameters = {name: values[key] for key, name in sent.items()}
+            try:
+                answer = self.server.request(client, "POST", "/chat/completions", body | parameters)
+                break
+            except RefusedError as refusal:
+                if not self._leave_out(sent, refusal.text):
+                    raise
         try:
-            return message_text(answer["choices"][0]["message"])
+            text = message_text(answer["choices"][0]["message"]) if answer["choices"] else None
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.public_address} does not answer as OpenAI's protocol has it: check --endpoint"
+                f"{self.server.address} does not answer as OpenAI's protocol has it: check --endpoint"
             ) from error
+        return NoAnswer(f"{self.server.address} answers without any text") if text is None else text
 
-    def models(self) -> list[str]:
-        """The names of the models that the server has.
-
-        Raises:
-            UserError: where the server refuses, stays away, or does not list them.
-        """
-        with self._client() as client:
-            answer = self._request(client, "GET", "/models", None)
-        try:
-            return [str(model["id"]) for model in answer["data"]]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self.public_address} does not list its models: name one as CHECKPOINT") from error
-
-    def _request(self, client: httpx.Client, method: str, path: str, body: Any) -> Any:
-        """The JSON of a response. Sent again, after a wait that doubles, where the server is busy or gone.
-
-        Raises:
-            UserError: where it refuses, or stays away.
-        """
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                response = client.request(method, self.address + path, json=body)
-            except httpx.TransportError as error:
-                problem, min_wait = type(error).__name__, 0.0
+    def _leave_out(self, sent: Mapping[str, str], text: str) -> bool:
+        """Leave out, or name otherwise, what a server says that it does not take; returns whether that is anything."""
+        refused = [key for key, name in sent.items() if refuses(text, name)]
+        for key in refused:
+            if self.sent_as.get(key) != sent[key]:  # another request was told so before
+                continue
+            if key == "limit" and sent[key] == "max_tokens" and "max_completion_tokens" in text:
+                self.sent_as[key] = "max_completion_tokens"
             else:
-                if response.is_success:
-                    return _parse_json(response)
-                if response.status_code not in (408, 409, 425, 429) and response.status_code < 500:
-                    reason = printable(response.text[:MAX_QUOTED])
-                    raise UserError(f"{self.public_address} refuses (answer {response.status_code}): {reason}")
-                problem, min_wait = f"answer {response.status_code}", _retry_after(response)
-            if attempt + 1 < MAX_ATTEMPTS:
-                backoff = min(MAX_WAIT, 0.25 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311 so that not all come back at once
-                time.sleep(max(min_wait, backoff))
-        raise UserError(f"{self.public_address} does not answer ({problem}): start it, then run the same command again")
-
-    @property
-    def public_address(self) -> str:
-        """The address without the user and password that it may have."""
-        return self.address.rpartition("@")[2]
+                self.sent_as.pop(key, None)
+        return bool(refused)
 
 
-def message_text(message: Mapping[str, Any]) -> str:
-    """What a model generated: the content, a text or a list of text parts, behind the reasoning.
+def message_text(message: Mapping[str, Any]) -> str | None:
+    """What a model generated: the content, a text or a list of text parts, behind the reasoning; None for nothing.
 
-    A server with a reasoning parser (vLLM's `--reasoning-parser`) puts the reasoning into a field of its own, without
-    its tags: `reasoning`, or `reasoning_content` in older versions. An answer that was cut off has no closing tag.
+    A server with a reasoning parser (vLLM's `--reasoning-parser`) puts the reasoning without its tags into a field of
+    its own, `reasoning` (`reasoning_content` in older versions), or into parts. An answer that was cut off has no
+    closing tag. A model that refuses may say so in `refusal`.
 
     Raises:
         TypeError: for content of another form.
     """
-    content = message.get("content")
+    content, thoughts = message.get("content") or message.get("refusal") or message.get("content"), ""
     if isinstance(content, list):
-        content = "".join(part["text"] for part in content if part["type"] == "text")
-    reasoning = message.get("reasoning") or message.get("reasoning_content") or ""
+        thoughts = "".join(_text_of(part["thinking"]) for part in content if part["type"] == "thinking")
+        content = _text_of([part for part in content if part["type"] != "thinking"]) if content else None
+    reasoning = message.get("reasoning") or message.get("reasoning_content") or thoughts
     if not isinstance(content, str | None) or not isinstance(reasoning, str):
         raise TypeError("content and reasoning are texts")
-    return f"{reasoning}</think>{content}" if reasoning and content else reasoning or content or ""
+    return f"{reasoning}</think>{content}" if reasoning and content else reasoning or content
+
+
+def _text_of(parts: str | Sequence[Mapping[str, Any]]) -> str:
+    return parts if isinstance(parts, str) else "".join(part["text"] for part in parts)
 
 
 def connect(endpoint: str, model: str, sampling: Sampling, concurrency: int) -> OpenAIBackend:
-    """A server that is there, and has the model.
+    """A server that is there, and has the model, as far as its list says.
 
     Raises:
         UserError: where the address is none, nobody answers, or there is no such model.
     """
-    if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
-        raise UserError(f"--endpoint {endpoint} is no address: write http://HOST:PORT/v1")
-    backend = OpenAIBackend(endpoint.rstrip("/"), model, sampling, concurrency)
-    known = backend.models()
-    if model not in known:
-        some = printable(", ".join(known[:10])[:MAX_QUOTED])
-        raise UserError(f"{backend.public_address} has no model {model}: name one of {some}")
-    return backend
+    server = parse_endpoint(endpoint)
+    known = list_models(server)
+    if model in known:
+        return OpenAIBackend(server, model, sampling, concurrency)
+    for name in known:
+        if "*" in name and fnmatchcase(model, name):
+            return OpenAIBackend(server, model, sampling, concurrency, server.quoted(name))
+    raise UserError(f"{server.address} has no model {model}: name one of {server.quoted(', '.join(known[:10]))}")
+
+
+def list_models(server: Server) -> list[str]:
+    """The names of the models that a server lists.
+
+    Raises:
+        UserError: where the server refuses, stays away, or does not list them.
+    """
+    with server.connected(1) as client:
+        answer = server.request(client, "GET", "/models", None)
+    try:
+        return [str(model["id"]) for model in answer["data"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{server.address} does not list its models: check --endpoint") from error
 
 
 def image_url_part(image: Image) -> dict[str, Any]:
@@ -172,24 +187,3 @@ def image_url_part(image: Image) -> dict[str, Any]:
     image.save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _parse_json(response: httpx.Response) -> Any:
-    """What the server answers; None where it is no JSON. Bytes that are no UTF-8 are replaced."""
-    try:
-        return json.loads(response.text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def printable(text: str) -> str:
-    """The text on one line and without control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """The seconds that the server asks to wait, 0 where it doesn't."""
-    try:
-        return min(MAX_RETRY_AFTER, float(response.headers.get("Retry-After", 0)))
-    except ValueError:
-        return 0.0

@@ -28,6 +28,10 @@ class TransformersBackend:
         dtype = str(self.model.dtype).removeprefix("torch.")
         return {**backend_versions("transformers"), "device": self.device, "dtype": dtype}
 
+    def notes(self) -> list[str]:
+        """None: every question is asked as it is meant."""
+        return []
+
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
         """(index in `prompts`, what was generated), as each batch is done."""
         for start in range(0, len(prompts), self.batch_size):

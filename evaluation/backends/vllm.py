@@ -17,6 +17,7 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
+from datagen.hub.checkpoint import check_checkpoint
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 from evaluation.backends.openai import image_url_part
 
@@ -35,6 +36,10 @@ class VLLMBackend:
     def describe(self) -> dict[str, str]:
         """Name, versions and device."""
         return {**backend_versions("vllm"), "device": self.device}
+
+    def notes(self) -> list[str]:
+        """None: every question is asked as it is meant."""
+        return []
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
         """(index in `prompts`, what was generated), as each batch is done."""
@@ -80,6 +85,10 @@ class DataParallelVLLM:
     def describe(self) -> dict[str, str]:
         """Name, versions and device. The number of copies is left out: it changes no answer."""
         return self._description
+
+    def notes(self) -> list[str]:
+        """None: every question is asked as it is meant."""
+        return []
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, str]]:
         """(index in `prompts`, what was generated), as each batch is done."""
@@ -146,8 +155,8 @@ def load_single(folder: Path, sampling: Sampling) -> VLLMBackend:
         UserError: where vLLM can't load it.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    processor = check_checkpoint(folder)  # vLLM's own errors come late, and are many lines
     import torch
-    from transformers import AutoProcessor
 
     cuda = torch.cuda.is_available()
     if not cuda:
@@ -155,9 +164,6 @@ def load_single(folder: Path, sampling: Sampling) -> VLLMBackend:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from vllm import LLM, SamplingParams
 
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if not getattr(processor, "chat_template", None):
-        raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
     device: dict[str, Any] = {} if cuda else {"dtype": "float32", "enforce_eager": True}
     try:
         llm = LLM(str(folder), limit_mm_per_prompt={"image": 1, "video": 0}, trust_remote_code=False, seed=0, **device)

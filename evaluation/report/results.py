@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,8 +53,11 @@ class EvalResult:
         return row
 
 
-def make_result(plan: EvalPlan, side: Side, answers: Answers, scored: Scored) -> Record:
-    """The record of one side. Its completions must be written already: the record holds their hash."""
+def make_result(plan: EvalPlan, side: Side, answers: Answers, scored: Scored, warnings: Sequence[str]) -> Record:
+    """The record of one side, with `warnings` about its answers, and those about its checkpoint's record.
+
+    Its completions must be written already: the record holds their hash.
+    """
     record = side.model.record
     return {
         "model": side.model.name,
@@ -71,10 +74,11 @@ def make_result(plan: EvalPlan, side: Side, answers: Answers, scored: Scored) ->
         "engine": dict(answers.backend),
         "settings": plan.sampling.as_json() if side.model.is_model else {},
         "seconds": answers.seconds,
+        "unanswered": answers.unanswered,
         "reward_hash": {name: reward_hash(find_task(name)) for name in plan.tasks},
         "versions": {"r1vlm": version("r1vlm")},
         "completions_sha256": sha256(side.completions),
-        "warnings": record_mismatches(side.model, plan.dataset, plan.tasks),
+        "warnings": [*record_mismatches(side.model, plan.dataset, plan.tasks), *warnings],
     }
 
 
@@ -88,5 +92,5 @@ def make_comparison(plan: EvalPlan, results: Mapping[str, Record], scored: Mappi
         "direct": results["before"].get("direct"),
         "controls": after["controls"],
         "beside": mark_other_questions(plan.beside, after),
-        "warnings": plan.warnings,
+        "warnings": [sentence for side in ("after", "before") for sentence in results[side]["warnings"]],
     }

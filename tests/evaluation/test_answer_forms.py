@@ -22,7 +22,17 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "the older name of that field": ({"reasoning_content": "I see 1.", "content": ANSWER}, WHOLE),
     "cut off while it thinks": ({"reasoning": "I see", "content": None}, "I see"),
     "empty fields": ({"reasoning": None, "reasoning_content": "", "content": WHOLE}, WHOLE),
-    "nothing": ({"content": None}, ""),
+    "reasoning in parts": (
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "I see 1."}]},
+                {"type": "text", "text": ANSWER},
+            ]
+        },
+        WHOLE,
+    ),
+    "a refusal": ({"content": None, "refusal": "No."}, "No."),
+    "nothing more to say": ({"content": ""}, ""),
 }
 
 
@@ -65,13 +75,14 @@ def test_an_answer_is_the_same_text_in_whatever_form_it_comes(
     assert [json.loads(line)["completion"] for line in lines] == [OPENING + text] * 2
 
 
-@pytest.mark.parametrize("content", [17, {"text": WHOLE}, [{"type": "text"}], ["text"]])
+@pytest.mark.parametrize("content", [17, {"text": WHOLE}, [{"type": "text"}], ["text"], None, []])
 def test_an_answer_that_is_not_understood_is_neither_judged_nor_kept(
     content: Any, r1vlm_eval: Call, digits_folder: Path, tmp_path: Path
 ) -> None:
     done = ask({"content": content}, r1vlm_eval, digits_folder, tmp_path / "out")
     assert done.returncode == 2
-    assert "does not answer as OpenAI's protocol has it" in done.stderr.splitlines()[-1]  # behind the progress bar
+    said = "answers without any text" if not content else "does not answer as OpenAI's protocol has it"
+    assert said in done.stderr.splitlines()[-1]  # behind the progress bar
     assert not (tmp_path / "out" / "results.json").exists()
     kept = list((tmp_path / "answers").rglob("*.jsonl"))
     assert not any("completion" in file.read_text() for file in kept)

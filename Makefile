@@ -14,7 +14,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-fast test-vllm test-deepspeed test-lmms-eval lint docs bench bench-gpu clean lock
+.PHONY: setup demo test test-fast test-vllm test-deepspeed test-lmms-eval fuzz lint docs bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -56,6 +56,10 @@ test-lmms-eval: .venv-lmms-eval/ready
 	$(UV) pip install --python .venv-$*/bin/python -r requirements/$*.txt pytest pytest-timeout hypothesis
 	$(UV) pip install --quiet --python .venv-$*/bin/python --no-deps --editable .
 	@touch $@
+
+# 100,000 files that nobody would write: each is a value or one sentence. About ten minutes.
+fuzz: setup
+	$(BIN)/pytest tests/hostile/test_fuzz.py --hypothesis-profile fuzz --timeout 3600
 
 lint: setup
 	$(BIN)/ruff format --check .

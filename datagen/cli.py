@@ -362,6 +362,8 @@ def push(
 @app.command()
 def card(folder: Folder, task_file: TaskFile = None) -> None:
     """Write the card of a dataset folder, README.md, anew."""
+    from jinja2 import UndefinedError
+
     from datagen.common.files import write_text
     from datagen.dataset.manifest import MANIFEST, find_built_dataset, read_manifest, write_card
     from datagen.dataset.verify import read_config
@@ -380,7 +382,7 @@ def card(folder: Folder, task_file: TaskFile = None) -> None:
     read_config(path, manifest)
     try:
         write_card(path, manifest)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, UndefinedError) as error:
         raise UserError(f"{path / MANIFEST} is not what r1vlm writes now: build the dataset again") from error
     print(strip_password(str(path / CARD)))
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from datagen.dataset.build import build
-from datagen.dataset.config import DatasetConfig
-from tests.conftest import MakeOnce
 from tests.hostile.damage import (
     DEEP,
     MANIFEST,
@@ -114,19 +111,6 @@ DATASETS: dict[str, tuple[Damage, str]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def few(make_once: MakeOnce) -> Path:
-    """A digits dataset of 30 images, and completions that are right."""
-
-    def fill(folder: Path) -> None:
-        build(DatasetConfig(dataset="digits", size=30), folder / "digits", executor=map)
-        rows = pq.read_table(folder / "digits" / TEST, columns=["id", "solution"]).to_pylist()
-        lines = [json.dumps({"id": row["id"], "completion": row["solution"]}) + "\n" for row in rows]
-        (folder / "right.jsonl").write_text("".join(lines))
-
-    return make_once("hostile-data", fill)
-
-
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_damaged_dataset_is_refused_by_what_reads_it(name: str, few: Path, tmp_path: Path) -> None:
     damage, says = DATASETS[name]
@@ -140,3 +124,28 @@ def test_a_damaged_dataset_is_refused_by_what_reads_it(name: str, few: Path, tmp
     refused(invoke("datagen.cli", "preview", data, "--split", "test", "--out", out / "preview.png"))
     refused(invoke("datagen.cli", "verify", data, "--all"))
     assert not out.exists() or not any(out.iterdir())
+
+
+def good_record(data: Path) -> dict[str, Any]:
+    """A record as training writes it."""
+    return {
+        "stage": "grpo",
+        "model": "small",
+        "base_model": "Qwen/Qwen2.5-VL-3B-Instruct@abc",
+        "license": {"license": "apache-2.0"},
+        "run_hash": "0123456789abcdef",
+        "dataset": str(data),
+        "dataset_fingerprint": json.loads((data / MANIFEST).read_text())["fingerprint"],
+        "tasks": ["list", "sum"],
+        "reward_hash": {"list": "v2-0", "sum": "v2-1"},
+        "run": "/runs/digits",
+        "seed": 0,
+        "settings": {"learning_rate": 1e-5, "lora": {"r": 8}, "optim": "adamw_torch"},
+        "hardware": "8 CPU cores",
+        "versions": {"torch": "2.13.0"},
+        "git_commit": "abc+",
+        "step": 3,
+        "checkpoint": "0123456789abcdef-3",
+        "shown": "6 steps of GRPO on questions without a trace.",
+        "beside": [{"name": "supervised", "accuracy": 0.7, "accuracy_ci95": [0.6, 0.8], "n": 40}],
+    }

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from datagen import r1_format
+from datagen.dataset.build import build
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.dataset.reward_audit import ATTACKS
 from datagen.export.lmms_eval import export_lmms_eval
@@ -89,10 +91,15 @@ def test_every_answer_gets_our_rewards(digits_folder: Path, tasks: Path, tmp_pat
     assert 0 < ours.correctness.mean() < 1
 
 
-def test_a_checkpoint_is_asked_the_same_and_says_the_same(digits_folder: Path, tasks: Path, tmp_path: Path) -> None:
+def ask(name: str, tasks: Path, out: Path) -> None:
+    """Have lmms-eval's chat class of Qwen2.5-VL answer exported tasks with the built-in checkpoint."""
     model = f"pretrained={BASE},device=cpu,device_map=cpu,min_pixels=784,max_pixels=50176"
-    words = ["--tasks", "r1vlm_digits", "--include_path", tasks, "--model", "qwen2_5_vl", "--model_args", model]
-    python("-m", "lmms_eval", *words, "--batch_size", "8", "--log_samples", "--output_path", tmp_path)
+    words = ["--tasks", name, "--include_path", tasks, "--model", "qwen2_5_vl", "--model_args", model]
+    python("-m", "lmms_eval", *words, "--batch_size", "8", "--log_samples", "--output_path", out)
+
+
+def test_a_checkpoint_is_asked_the_same_and_says_the_same(digits_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    ask("r1vlm_digits", tasks, tmp_path)
     engine = load(BASE, Sampling(512, 0.0, 1), 8)
     engine.model.bfloat16()  # as lmms-eval loads every model
     for task in ("list", "sum"):
@@ -107,3 +114,13 @@ def test_a_checkpoint_is_asked_the_same_and_says_the_same(digits_folder: Path, t
         ]
         assert theirs == ours
         assert len(set(ours)) > len(ours) / 2  # it looks at the images
+
+
+def test_a_long_answer_is_not_cut(tmp_path: Path) -> None:
+    """Where a task doesn't say, that class generates 128 tokens; the longest solutions of counting have more."""
+    built = open_dataset(build(DatasetConfig(dataset="counting", size=20), tmp_path / "data", workers=1))
+    export_lmms_eval(built, tmp_path / "tasks")
+    ask("r1vlm_counting", tmp_path / "tasks", tmp_path / "out")
+    (file,) = (tmp_path / "out").rglob("*_samples_r1vlm_counting_count.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert max(count["output_tokens"] for line in lines for count in line["token_counts"]) > 128

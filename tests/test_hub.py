@@ -62,7 +62,7 @@ class Stderr:
 @contextmanager
 def fresh_client(env: Mapping[str, str]) -> Iterator[None]:
     """huggingface_hub as a new process with this environment has it: it reads its settings when it is imported."""
-    from huggingface_hub import constants
+    from huggingface_hub import close_session, constants
     from huggingface_hub.utils import disable_progress_bars, logging
 
     disable_progress_bars()
@@ -72,8 +72,10 @@ def fresh_client(env: Mapping[str, str]) -> Iterator[None]:
         with patch.dict(os.environ, env, clear=True):
             importlib.reload(constants)
             download.cache_clear()
+            close_session()  # the client is made from variables of the environment too
             yield
     finally:
+        close_session()
         importlib.reload(constants)
 
 
@@ -248,6 +250,8 @@ REFUSED = {
     "a name that the Hub does not take": ({}, ["--repo", "ada/a--b"], "write USER/NAME"),
     "offline": ({"HF_HUB_OFFLINE": "1"}, [], "HF_HUB_OFFLINE is set"),
     "no address": ({"HF_ENDPOINT": "127.0.0.1:9"}, [], "HF_ENDPOINT begins with https://"),
+    "a proxy of another kind": ({"ALL_PROXY": "socks5://ada:pw@127.0.0.1:9"}, [], "ALL_PROXY names a SOCKS proxy"),
+    "a network of IPv6": ({"NO_PROXY": "127.0.0.1,fd00::/8"}, [], "NO_PROXY holds what is no host"),
     "no network": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, [], "can't reach http://127.0.0.1:9: check the network"),
 }
 
@@ -301,6 +305,16 @@ def test_a_hub_that_stays_busy(hub: Hub, data: Any, unharmed: Path) -> None:
     assert data("push", unharmed).returncode == 0
     assert sum(line.startswith("PUT") for line in hub.seen) == len(hub.large)  # none was sent twice
     assert hub.repos["datasets/ada/r1vlm-digits"].main == contents(unharmed)
+
+
+def test_a_hub_that_echoes_the_token(hub: Hub, data: Any, unharmed: Path, tmp_path: Path) -> None:
+    hub.fail("POST", "/repos/create", 400, 99, X_Error_Message=f"{'x' * 280} bad token {TOKEN}, {TOKEN}")
+    for token in ({}, {"HF_TOKEN": "", "HF_TOKEN_PATH": str(tmp_path / "token")}):  # of the environment, and of a file
+        (tmp_path / "token").write_text(TOKEN)
+        said = refused(data("push", unharmed, **token))
+        assert "refuses ada/r1vlm-digits (answer 400: xxx" in said
+        assert "bad token ***" in said
+        assert TOKEN[:-1] not in said
 
 
 def test_a_storage_that_refuses(hub: Hub, data: Any, unharmed: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from datagen.common.errors import UserError
+from datagen.common.errors import UserError, strip_secrets
+from datagen.common.proxies import client_problem
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -142,7 +143,8 @@ def _sentence(error: BaseException, repo: str, kind: str, revision: str | None) 
     ]
     if (xet := among(ConnectionError)) and not among(errors.OfflineModeIsEnabled):  # hf_xet's own, with a text alone
         return _xet_refusal(str(xet), repo) or unreachable
-    return next((sentence for kind_of_error, sentence in known if among(kind_of_error)), None)
+    sentence = next((sentence for kind_of_error, sentence in known if among(kind_of_error)), None)
+    return sentence or (client_problem() if among(ImportError, OSError, ValueError, httpx.InvalidURL) else None)
 
 
 def _xet_refusal(message: str, repo: str) -> str | None:
@@ -155,9 +157,10 @@ def _xet_refusal(message: str, repo: str) -> str | None:
 
 def _refusal(error: Any, repo: str, kind: str, revision: str | None) -> str:
     """What to tell the user of an answer that is not what was asked for."""
-    from huggingface_hub import errors
+    from huggingface_hub import errors, get_token
 
-    status, message = error.response.status_code, " ".join((error.server_message or "").split())[:300]
+    status = error.response.status_code
+    message = " ".join(strip_secrets(error.server_message or "", get_token() or "").split())[:300]
     if status in PASSING:
         again = f"run the same command again later{RESUMED if kind == 'model' else ''}"
         return f"{endpoint()} is busy (answer {status}): {again}"

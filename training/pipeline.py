@@ -23,6 +23,7 @@ from training.config import (
     RunConfig,
     Stage,
     StageConfig,
+    check_adapter,
     check_generation,
     check_tools,
     read_run,
@@ -30,7 +31,7 @@ from training.config import (
 )
 from training.distributed import check_ranks, finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
-from training.models import DEFAULT_MODEL, SMALL, pin_model
+from training.models import DEFAULT_MODEL, SMALL, adapter_settings, model_folder, pin_model
 from training.recipes import load_recipe, recipe_for_model
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         plan, reason = plan_of(config, built.spec, stage, recipe)
         stage = with_hardware(stage, plan)
         check_generation(stage)
+        check_adapter(stage, adapter_settings(model))
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"
@@ -240,8 +242,6 @@ def report(prepared: PreparedRun, model: str, environment: Mapping[str, str], *,
     Raises:
         UserError: where it fails, and this process is still there.
     """
-    from training.models import model_folder
-
     if importlib.util.find_spec("scipy") is None:
         print("for a report of before and after:  pip install 'r1vlm[eval]'")
         return
@@ -313,10 +313,13 @@ def launch_plan(plan: LaunchPlan, reason: str, stage: StageConfig, watchdog: flo
     Raises:
         LaunchError: where a process fails, or no step comes within `watchdog` seconds.
     """
+    from datagen.hub.checkpoint import check_checkpoint
     from training.launch.launch_config import print_plan, with_model
     from training.launch.launcher import launch
 
     plan = with_model(plan, stage.model)
+    if plan.preset.generation != "transformers":
+        check_checkpoint(Path(plan.request.model) if Path(plan.request.model).is_dir() else model_folder(stage.model))
     if plan.preset.nodes > 1:
         print_plan(plan, reason)
         return False

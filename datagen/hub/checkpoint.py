@@ -7,6 +7,7 @@ safetensors alone.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -15,10 +16,12 @@ from typing import Any
 
 from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
+from datagen.hub.chat_template import check_template
 from datagen.hub.fetch import download, parse_repo_id
 
 CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"  # where the weights are in several files: which has which
+LAYERS = ("num_hidden_layers", "num_layers", "depth", "n_layer", "n_layers")
 WEIGHTS = re.compile(r"[\w.-]+\.safetensors")
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
 ADVICE = "copy or download the checkpoint again"
@@ -27,24 +30,45 @@ LONGEST = 300  # characters of a library's message that are shown
 EXAMPLES = 3  # names of weights that are shown
 
 
-def load_checkpoint(folder: Path, dtype: Any) -> tuple[Any, Any]:
+def load_checkpoint(folder: Path, dtype: Any, *, trainable: bool = False) -> tuple[Any, Any]:
     """`(model, processor)` of the checkpoint in `folder`; every weight comes from its files, and is cast to `dtype`.
 
     An adapter is loaded by PEFT into the model that it names: transformers 5.17 by itself reads plain LoRA, and leaves
-    out what DoRA and `modules_to_save` add.
+    out what DoRA and `modules_to_save` add. With `trainable` it is a `PeftModel` whose adapter can be trained on.
 
     Raises:
         UserError: where the folder is no whole, unquantised vision-language model with a chat template, or needs code
             of its own.
     """
+    base = _check_files(folder)
+    processor = _load_processor(folder)
+    model = _load_model(base or folder, dtype=dtype)
+    return (model if base is None else _with_adapter(model, folder, trainable)), processor
+
+
+def check_checkpoint(folder: Path) -> Any:
+    """The processor of a checkpoint that another engine is to load, such as vLLM; the checks are `load_checkpoint`'s.
+
+    The weights' names and shapes are compared, and no weight is read.
+
+    Raises:
+        UserError: as `load_checkpoint`; and for an adapter, which is no model by itself.
+    """
+    if _check_files(folder) is not None:
+        raise UserError(f"{folder} is a LoRA adapter, which vLLM can't load as a model: use --engine transformers")
+    processor = _load_processor(folder)
+    _load_model(folder, device_map="meta")
+    return processor
+
+
+def _check_files(folder: Path) -> Path | None:
+    """Check what the files say before anything is loaded; returns the folder of the model that an adapter changes."""
     base = adapter_base(folder)
     for one in (folder, *([base] if base else [])):
         check_weights_files(one)
     if "quantization_config" in read_settings((base or folder) / CONFIG):
         raise UserError(f"{base or folder} holds quantised weights: name the model that they were made from")
-    processor = _load_processor(folder)
-    model = _load_model(base or folder, dtype)
-    return (model if base is None else _with_adapter(model, folder)), processor
+    return base
 
 
 def adapter_base(folder: Path) -> Path | None:
@@ -109,26 +133,59 @@ def _load_processor(folder: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(folder, **LOCAL)
     except Exception as error:  # every tokenizer and image processor raises its own
-        raise _refusal(folder, error) from error
+        raise refusal(folder, error) from error
     if not getattr(processor, "chat_template", None):
         raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
+    check_template(folder, processor)
     return processor
 
 
-def _load_model(folder: Path, dtype: Any) -> Any:
+def _load_model(folder: Path, **options: Any) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     try:
+        _check_size(folder)
         model, loading = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **LOCAL
+            folder, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **options, **LOCAL
         )
+    except UserError:
+        raise
     except SafetensorError as error:
         raise UserError(f"{folder} has damaged weights ({error}): copy or download the checkpoint again") from error
     except Exception as error:  # configurations of many models, each with its own checks
-        raise _refusal(folder, error) from error
+        raise refusal(folder, error) from error
     _check_weights(folder, loading)
     return model
+
+
+def _check_size(folder: Path) -> None:
+    """Check that the weights are enough for the model that the settings describe.
+
+    transformers fills what is missing with random numbers, which may take more memory than there is.
+
+    Raises:
+        UserError: where they are not.
+    """
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    tensors, held = 0, 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no dictionary
+        tensors, held = tensors + len(shapes), held + sum(map(math.prod, shapes))
+    config = AutoConfig.from_pretrained(folder, **LOCAL)
+    parts = [config.to_dict(), *(part for part in config.to_dict().values() if isinstance(part, dict))]
+    layers = max(count for part in parts for name in LAYERS if isinstance(count := part.get(name, 0), int))
+    if layers > tensors:
+        raise UserError(f"{folder} is to have {layers} layers, and its weights hold {tensors} tensors: {ADVICE}")
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    needed = sum(weight.numel() for weight in model.parameters())
+    if needed > 2 * held:
+        raise UserError(f"{folder} is to have {needed} parameters, and its weights hold {held}: {ADVICE}")
 
 
 def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:
@@ -147,8 +204,8 @@ def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:
         )
 
 
-def _with_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter's layers in it."""
+def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
+    """The model with the adapter's layers in it, or the `PeftModel` around both that can be trained."""
     from peft import PeftModel
 
     if not (folder / ADAPTER_WEIGHTS).is_file():  # PEFT would look for a pickle
@@ -156,12 +213,14 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, str(folder)).get_base_model()
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            return adapted if trainable else adapted.get_base_model()
     except Exception as error:  # damaged settings or weights, another model's adapter
         raise UserError(f"the adapter in {folder} can't be loaded: {_message(error)}") from error
 
 
-def _refusal(folder: Path, error: Exception) -> UserError:
+def refusal(folder: Path, error: Exception) -> UserError:
+    """What to say where transformers can't read what is in a folder."""
     if "trust_remote_code" in str(error):
         return UserError(
             f"{folder} needs code of its own, which is never run: name a checkpoint of a model that transformers knows"

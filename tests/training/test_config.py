@@ -15,6 +15,7 @@ from training.config import (
     RunConfig,
     Stage,
     StageConfig,
+    check_adapter,
     check_generation,
     config_class,
     make_trl_config,
@@ -216,3 +217,13 @@ def test_a_setting_that_the_hardware_makes_void_is_refused(
     stage = run_with(parse_assignments([assignment]), "grpo", tmp_path)
     with pytest.raises(UserError, match=says):
         check_generation(replace(stage, hardware={"settings": hardware}))
+
+
+@pytest.mark.parametrize("kind", ["use_dora", "trainable_token_indices", "ensure_weight_tying"])
+def test_an_adapter_that_vllm_cannot_be_sent_is_refused_before_it_is_loaded(kind: str, tmp_path: Path) -> None:
+    stage = run_with({"lora": {"r": 4, kind: [1]}}, "grpo", tmp_path)
+    check_adapter(stage, {})
+    with_vllm = {"settings": {"use_vllm": True, "vllm_mode": "colocate"}}
+    for settings, adapter in ((stage.settings, {}), ({}, {kind: [1]})):
+        with pytest.raises(UserError, match=f"an adapter with {kind} changes: generate with --vllm off"):
+            check_adapter(replace(stage, settings=settings, hardware=with_vllm), adapter)

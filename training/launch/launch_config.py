@@ -14,7 +14,7 @@ from datagen.common.files import write_text
 from datagen.hub.fetch import parse_repo_id
 from datagen.task import DatasetSpec
 from training.config import RunConfig, StageConfig, read_run
-from training.launch.memory import GIB, gib, shape_of
+from training.launch.memory import GIB, built_in, gib, shape_of
 from training.launch.plan_rendering import render_plan, script_path, slurm_script
 from training.launch.planner import (
     LaunchPlan,
@@ -26,7 +26,7 @@ from training.launch.planner import (
     make_plan,
 )
 from training.launch.presets import AUTO, GPU, PRESETS, Generation, visible_gpus
-from training.models import DEFAULT_MODEL, model_folder
+from training.models import DEFAULT_MODEL, adapter_settings, config_folder, model_folder
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
 ROOM = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
@@ -53,8 +53,8 @@ def plan_for(
     request = PlanRequest(
         model=vllm_model_name(stage.model),
         shape=shape_of(stage.model),
-        settings=stage.settings,
-        question=largest_question(dataset.name, stage.tasks),
+        settings=stage.settings | ({"lora": adapter} if (adapter := _adapter_of(stage.model)) else {}),
+        question=largest_question(dataset.name, stage.tasks, stage.data),
         words=launched_words(config),
         out=Path(stage.out),
         fixed=any(stage.settings.get(name) != recipe.get(name) for name in BATCH),
@@ -86,7 +86,14 @@ def plan_for(
 
 def vllm_model_name(model: str) -> str:
     """What vLLM's server is told to load: a name on the Hub, or a folder."""
+    if _adapter_of(model):
+        return str(config_folder(model_folder(model)))
     return model if parse_repo_id(model) else str(model_folder(model))
+
+
+def _adapter_of(model: str) -> dict[str, Any]:
+    """PEFT's settings of a model that is an adapter, else empty; those of the recipes are none, and not downloaded."""
+    return {} if model.partition("@")[0] in built_in() else adapter_settings(model)
 
 
 def with_model(plan: LaunchPlan, model: str) -> LaunchPlan:

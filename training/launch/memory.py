@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from datagen.hub.checkpoint import LOCAL, refusal
 from training.launch.presets import Batch, Preset
 
 GIB = 2**30
@@ -135,16 +136,20 @@ def shape_of(model: str) -> Shape:
     name = model.partition("@")[0]
     if name in built_in():
         return built_in()[name]
-    from training.models import SMALL, model_folder
+    from training.models import SMALL, config_folder, model_folder
 
     if name in SMALL:
         return _small_shape(name, model_folder(name))
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(model_folder(model))
-    with torch.device("meta"):
-        network = AutoModelForImageTextToText.from_config(config)
+    folder = config_folder(model_folder(model))
+    try:
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+        with torch.device("meta"):
+            network = AutoModelForImageTextToText.from_config(config)
+    except Exception as error:  # configurations of many models, each with its own checks
+        raise refusal(folder, error) from error
     seeing = network.get_encoder(modality="image")
     counts = (
         sum(weight.numel() for weight in network.parameters()),

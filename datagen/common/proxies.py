@@ -1,8 +1,10 @@
-"""The variables of the environment that an HTTP client is made from: which of them it can't use."""
+"""The variables of the environment that an HTTP client is made from, those of proxies above all."""
 
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 
 def client_problem() -> str | None:
@@ -25,3 +27,12 @@ def client_problem() -> str | None:
     except (ValueError, httpx.InvalidURL):
         return "NO_PROXY holds what is no host: write HOST,HOST without networks or brackets of IPv6, or unset it"
     return None
+
+
+def proxy_variable(address: str) -> str | None:
+    """The variable that names the proxy through which an address is asked; None where it is asked directly."""
+    parts = urlsplit(address)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    wanted = (f"{parts.scheme}_proxy", "all_proxy")
+    return next((name for low in wanted for name in (low, low.upper()) if os.environ.get(name)), None)

@@ -19,7 +19,9 @@ from evaluation.backends.base import NoAnswer, Prompt, Sampling
 from evaluation.backends.openai_server import RefusedError, Server, parse_endpoint, refuses
 
 CONCURRENCY = 32  # requests at the same time, unless --batch-size says otherwise
+UNFINISHED = ("length", "content_filter", "error")  # reasons for an end before any text: there was more, or nothing
 REFUSALS = 32  # of questions, one after the other: beyond that, nothing else is to be expected
+NO_LIST = (400, 404, 405, 501)  # answers of servers that have no list of their models
 OF_QUESTION = (400, 413, 422)  # refusals that may be meant for one question, and for no other
 
 
@@ -27,15 +29,15 @@ OF_QUESTION = (400, 413, 422)  # refusals that may be meant for one question, an
 class OpenAIBackend:
     """A model of a server; `concurrency` requests are sent at the same time.
 
-    `sent_as` has the names of the parameters that not every server takes, as this one takes them. `wildcard` is the
-    entry of the server's list that stands for the model, where the model itself is not in it.
+    `sent_as` has the names of the parameters that not every server takes, as this one takes them. `unlisted` is what
+    the server does in place of having the model in its list.
     """
 
     server: Server
     model: str
     sampling: Sampling
     concurrency: int
-    wildcard: str | None = None
+    unlisted: str | None = None
     sent_as: dict[str, str] = field(default_factory=lambda: {"seed": "seed", "limit": "max_tokens"})
 
     def describe(self) -> dict[str, str]:
@@ -46,10 +48,7 @@ class OpenAIBackend:
         """What of the questions the server would not take, and what it does not say."""
         address, limit = self.server.address, self.sent_as.get("limit")
         known = [
-            (
-                self.wildcard is not None,
-                f"{address} lists {self.wildcard} and not {self.model}: nothing says which model answers.",
-            ),
+            (self.unlisted is not None, f"{address} {self.unlisted}: nothing says which model answers."),
             ("seed" not in self.sent_as, f"{address} takes no seed: sampled answers differ from run to run."),
             (limit is None, f"{address} takes no limit of tokens: --max-new-tokens is left out."),
             (
@@ -104,15 +103,22 @@ class OpenAIBackend:
                 answer = self.server.request(client, "POST", "/chat/completions", body | parameters)
                 break
             except RefusedError as refusal:
-                if not self._leave_out(sent, refusal.text):
-                    raise
+                if self._leave_out(sent, refusal.text):
+                    continue
+                if refusal.status == 404 and self.unlisted:
+                    raise UserError(f"{refusal}; most addresses end with /v1: check --endpoint") from refusal
+                raise
         try:
-            text = message_text(answer["choices"][0]["message"]) if answer["choices"] else None
+            choice = answer["choices"][0] if answer["choices"] else {"message": {}}
+            text, ended = message_text(choice["message"]), choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.server.address} does not answer as OpenAI's protocol has it: check --endpoint"
             ) from error
-        return NoAnswer(f"{self.server.address} answers without any text") if text is None else text
+        if text is None or (not text and ended in UNFINISHED):
+            why = f", and as finish_reason {ended}" if ended in UNFINISHED else ""
+            return NoAnswer(f"{self.server.address} answers without any text{why}")
+        return text
 
     def _leave_out(self, sent: Mapping[str, str], text: str) -> bool:
         """Leave out, or name otherwise, what a server says that it does not take; returns whether that is anything."""
@@ -158,13 +164,21 @@ def connect(endpoint: str, model: str, sampling: Sampling, concurrency: int) -> 
         UserError: where the address is none, nobody answers, or there is no such model.
     """
     server = parse_endpoint(endpoint)
-    known = list_models(server)
-    if model in known:
-        return OpenAIBackend(server, model, sampling, concurrency)
-    for name in known:
-        if "*" in name and fnmatchcase(model, name):
-            return OpenAIBackend(server, model, sampling, concurrency, server.quoted(name))
-    raise UserError(f"{server.address} has no model {model}: name one of {server.quoted(', '.join(known[:10]))}")
+    unlisted = None
+    try:
+        known = list_models(server)
+    except RefusedError as refusal:
+        if refusal.status not in NO_LIST:
+            raise
+        unlisted = f"does not list its models (answer {refusal.status})"
+    else:
+        if model not in known:
+            wildcard = next((name for name in known if "*" in name and fnmatchcase(model, name)), None)
+            if wildcard is None:
+                some = server.quoted(", ".join(known[:10]))
+                raise UserError(f"{server.address} has no model {model}: name one of {some}")
+            unlisted = f"lists {server.quoted(wildcard)} and not {model}"
+    return OpenAIBackend(server, model, sampling, concurrency, unlisted)
 
 
 def list_models(server: Server) -> list[str]:

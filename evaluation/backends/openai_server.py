@@ -21,10 +21,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from huggingface_hub.utils import httpx
+import httpx
 
 from datagen.common.errors import UserError, strip_secrets
-from datagen.common.proxies import client_problem
+from datagen.common.proxies import client_problem, proxy_variable
 
 MAX_ATTEMPTS = 8
 MAX_WAIT = 20.0  # seconds between two attempts, unless the server asks for more
@@ -117,18 +117,26 @@ class Server:
             RefusedError: where it will not.
             UserError: where it stays away or busy.
         """
+        proxy = proxy_variable(self.address)
+        through = f", through the proxy of {proxy}, of which NO_PROXY takes hosts out" if proxy else ""
         url = f"{self.address}{path}?{self.query}" if self.query else self.address + path
         for attempt in range(MAX_ATTEMPTS):
             try:
                 response = client.request(method, url, json=body)
             except httpx.RequestError as error:
-                problem, advice, wait = f"does not answer ({type(error).__name__})", "start it, then run", 0.0
+                reason = self.quoted(str(error)) or type(error).__name__
+                if "[SSL:" in reason:
+                    raise UserError(
+                        f"{self.address} can't be trusted ({reason}): name its certificate in SSL_CERT_FILE, or write "
+                        "http:// where it has none"
+                    ) from error
+                problem, advice, wait = f"does not answer ({reason}{through})", "start it, then run", 0.0
             else:
                 value = _parse_json(response)
                 failure = _failure(response, value)
                 if failure is None:
                     return value
-                answered = f"(answer {failure.status}): {self.quoted(failure.words)}"
+                answered = f"(answer {failure.status}{through}): {self.quoted(failure.words)}"
                 if failure.is_final(body or {}):
                     raise RefusedError(f"{self.address} refuses {answered}", failure.status, failure.text)
                 problem, advice, wait = f"is busy or broken {answered}", "run", failure.wait
@@ -156,7 +164,8 @@ def parse_endpoint(endpoint: str) -> Server:
     try:
         parts = urlsplit(endpoint.strip())
         login, _, host = parts.netloc.rpartition("@")
-        address = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+        path = parts.path.rstrip("/").removesuffix("/chat/completions")
+        address = urlunsplit((parts.scheme, host, path, "", ""))
         httpx.URL(address)
     except (ValueError, httpx.InvalidURL):
         parts, login, host, address = urlsplit(""), "", "", ""

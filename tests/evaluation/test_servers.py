@@ -108,6 +108,10 @@ UNANSWERED: dict[str, tuple[Answer, str]] = {
     "no choices": ((200, {"choices": []}), "answers without any text"),
     "choices that are null": ((200, {"choices": None}), "answers without any text"),
     "no text": ((200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}), "any text"),
+    "nothing but hidden reasoning": (
+        (200, {"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}),
+        "any text, and as finish_reason length",
+    ),
     "a filter with an error": ((400, {"error": {"code": "content_filter", "message": "Not this."}}), "Not this."),
     "one in a response of status 200": ((200, {"error": {"code": "content_filter", "message": "Not so."}}), "Not so."),
     "an image that it can't read": ((422, {"detail": "This image is too small."}), "This image is too small."),
@@ -204,25 +208,17 @@ def test_an_error_that_passes_is_no_error(ask: Call, waits: list[float], tmp_pat
     assert read(tmp_path / "out" / "results.json")["unanswered"] == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "low", "high"),
-    [
-        *[
-            (text, 0, 0.3)
-            for text in ("nan", "inf", "-5", "-inf", "soon", "", "Wed, 99 Foo 2026 00:00:00 GMT", "1e400")
-        ],
-        *[(text, 0, 0.3) for text in ("Wed, 21 Oct 2015 07:28:00 GMT", "0")],
-        ("7", 7, 7),
-        ("2.5", 2.5, 2.5),
-        ("86400", 60, 60),
-        (format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), 60, 60),
-    ],
-)
-def test_the_wait_that_a_server_asks_for(text: str, low: float, high: float, ask: Call, waits: list[float]) -> None:
-    busy: Answer = (429, {"error": {"message": "slow down"}}, {"Retry-After": text})
-    with answering(lambda _, number: busy if number == 1 else (200, GOOD)) as (address, _):
-        assert ask(address).returncode == 0
-    assert low <= waits[0] <= high
+def test_the_waits_that_a_server_asks_for(ask: Call, waits: list[float]) -> None:
+    tomorrow = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+    given: dict[str, float | None] = {"7": 7, "2.5": 2.5, "86400": 60, tomorrow: 60}
+    given |= dict.fromkeys(("nan", "inf", "-5", "-inf", "soon", "", "1e400", "0", "Wed, 21 Oct 2015 07:28:00 GMT"))
+    given |= {"Wed, 99 Foo 2026 00:00:00 GMT": None}  # None: as long as where the server says nothing
+    headers = [{"Retry-After": text} for text in given]
+    busy = {"error": {"message": "slow down"}}
+    with answering(lambda _, n: (429, busy, headers[n // 2]) if n % 2 else (200, GOOD)) as (address, _):
+        assert ask(address, "--limit", len(given)).returncode == 0
+    for (text, wanted), seconds in zip(given.items(), waits, strict=True):
+        assert seconds == wanted if wanted is not None else 0.1 < seconds < 0.3, text
 
 
 # Parameters that a server does not take
@@ -294,6 +290,64 @@ def test_a_model_behind_a_wildcard_is_asked_with_a_warning(ask: Call, tmp_path: 
     assert f"warning: {warning}" in done.stderr
     with answering(lambda *_: (200, GOOD), (200, {"data": [{"id": "open*"}]})) as (address, _):
         assert "has no model served: name one of open*" in last(ask(address))
+
+
+def test_a_server_without_a_list_is_asked_with_a_warning(ask: Call, tmp_path: Path) -> None:
+    with answering(lambda *_: (200, GOOD), (404, {"detail": "Not Found"})) as (address, asked):
+        done = ask(f"{address}/chat/completions")  # an address is often copied whole
+    assert done.returncode == 0
+    assert {*asked.paths} == {"/v1/models", "/v1/chat/completions"}
+    (warning,) = read(tmp_path / "out" / "results.json")["warnings"]
+    assert "does not list its models (answer 404): nothing says which model answers" in warning
+    assert f"warning: {warning}" in done.stderr
+
+
+def test_an_address_that_lacks_its_path_is_known_by_what_it_lacks(ask: Call) -> None:
+    missing: Answer = (404, {"detail": "Not Found"})
+    with answering(lambda *_: missing, missing) as (address, _):
+        sentence = last(ask(address.removesuffix("/v1")))
+    assert "refuses (answer 404): " in sentence
+    assert sentence.endswith("most addresses end with /v1: check --endpoint")
+
+
+# Connections
+
+
+def test_a_proxy_that_an_address_is_asked_through_is_named(
+    ask: Call, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(lambda *_: (200, GOOD), (503, b"<html>no such host</html>")) as (proxy, asked):
+        monkeypatch.setenv("HTTP_PROXY", proxy.removesuffix("/v1"))
+        sentence = last(ask("http://127.0.0.1:9/v1"))
+        assert "is busy or broken (answer 503, through the proxy of HTTP_PROXY, of which NO_PROXY takes" in sentence
+        assert asked.paths == ["http://127.0.0.1:9/v1/models"] * 8
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        sentence = last(ask("http://127.0.0.1:9/v1"))
+        assert "does not answer ([Errno 111] Connection refused): start it" in sentence
+
+
+def test_a_certificate_that_is_none_is_said_at_once(ask: Call, waits: list[float]) -> None:
+    with answering(lambda *_: (200, GOOD)) as (address, _):
+        sentence = last(ask(address.replace("http", "https")))
+    assert "can't be trusted ([SSL" in sentence
+    assert waits == []
+
+
+def test_an_answer_that_can_t_be_unpacked_is_tried_again(ask: Call, waits: list[float]) -> None:
+    broken: Answer = (200, b"no gzip", {"Content-Encoding": "gzip"})
+    with answering(lambda _, number: broken if number % 2 else (200, GOOD)) as (address, _):
+        assert ask(address).returncode == 0
+
+
+@pytest.mark.parametrize("key", ["", " "])
+def test_no_key_is_no_header(key: str, ask: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with answering(lambda *_: (200, GOOD)) as (address, asked):
+        assert ask(f"{address}/").returncode == 0
+    assert "Authorization" not in asked.headers[-1]
+    assert asked.paths[-1] == "/v1/chat/completions"
 
 
 # Most answers are none

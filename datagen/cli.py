@@ -480,7 +480,7 @@ def audit(
     from datagen.dataset.reward_audit import LONG, SECONDS
     from datagen.dataset.reward_audit import audit as audit_task
     from datagen.dataset.shards import sample_questions
-    from datagen.registry import CODE, find_dataset_or_task
+    from datagen.registry import CODE, errors_explained, find_dataset_or_task
 
     spec = find_dataset_or_task(name)
     if spec.draw is None:
@@ -488,10 +488,12 @@ def audit(
 
         questions = {spec.name: judge_questions(spec)}
     else:
-        questions = sample_questions(DatasetConfig(dataset=spec.name, size=1000, seed=seed), 60)
+        with errors_explained(spec.name):
+            questions = sample_questions(DatasetConfig(dataset=spec.name, size=1000, seed=seed), 60)
     failed = False
     for task in [task for task in spec.tasks if task.name == name] or spec.tasks:
-        results = audit_task(task, questions[task.name])
+        with errors_explained(spec.name):
+            results = audit_task(task, questions[task.name])
         width = max(len(result.attack) for result in results)
         print(f"{task.name}: the most that each attack earned on {len(questions[task.name])} questions")
         print(f"  {'':{width}}  {'  '.join(task.rewards)}  slowest")

@@ -333,6 +333,27 @@ FILES = {
 }
 
 
+JUDGED = MINE.replace("name='mine-sum'", "name='mine-sum', rewards={'format': judge, 'correctness': judge}")
+RAISES = "def judge(message, example):\n    return 1 / 0\n"
+
+
+@pytest.mark.parametrize("words", [["build", "mine.py", "--size", "10", "--workers", "1"], ["audit", "mine.py"]])
+def test_a_reward_that_raises_gets_one_sentence(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(RAISES + JUDGED)
+    said = refused(invoke("datagen.cli", *words, cwd=tmp_path))
+    assert "mine.py raises: mine.py, line 2: ZeroDivisionError: division by zero" in said
+    assert not (tmp_path / "data" / "mine").exists()
+
+
+def test_a_drawing_that_raises_gets_one_sentence_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def draw(*_):\n    return [][0]\n" + MINE.replace("name='mine',", "name='mine', draw=draw,")
+    )
+    said = refused(invoke("datagen.cli", "build", "mine.py", "--size", "10", cwd=tmp_path))
+    assert "mine.py raises: mine.py, line 2: IndexError: list index out of range" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
 @pytest.mark.parametrize(("source", "says"), FILES.values(), ids=list(FILES))
 def test_a_file_that_can_not_be_used_gets_one_sentence(source: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(source)
@@ -415,8 +436,7 @@ def test_two_owners_of_one_name_are_refused_and_named(installed: Installed, tmp_
 
 def test_a_file_is_what_it_was_when_it_was_read_and_another_when_it_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    judged = MINE.replace("name='mine-sum'", "name='mine-sum', rewards={'correctness': judge}")
-    file.write_text(judged.replace("TASK", "def judge(message, example):\n    return 0.5\nTASK", 1))
+    file.write_text(RAISES.replace("1 / 0", "0.5") + JUDGED)
     registry.add_file(file)
     first = registry.find_task("mine-sum")
     file.write_text("# longer\n" + file.read_text().replace("0.5", "0.25"))

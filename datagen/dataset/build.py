@@ -31,7 +31,8 @@ from datagen.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
-from datagen.dataset.shards import draw_shard, raw_row
+from datagen.dataset.shards import draw_shard, make_questions, raw_row
+from datagen.registry import errors_explained
 from datagen.schema import TABLES, arrow_schemas
 from datagen.sources.catalog import load_source
 from datagen.sources.split import SPLITS
@@ -84,9 +85,9 @@ def is_built(folder: Path, config: DatasetConfig) -> bool:
 
 
 def _build(config: DatasetConfig, folder: Path, executor: Executor) -> None:
-    for split in SPLITS:  # options that leave a split too few words end here, before anything is written
-        for index in range(TRIED):
-            raw_row(config, split, index)
+    with errors_explained(config.dataset):
+        for split in SPLITS:  # options that leave a split too few words end here, before anything is written
+            make_questions(config.spec, [raw_row(config, split, index) for index in range(TRIED)])
     partial_folder = folder if is_remote(folder) else folder.with_name(folder.name + ".partial")
     if partial_folder.exists() and not partial_folder.is_dir():
         raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")

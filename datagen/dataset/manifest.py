@@ -27,7 +27,7 @@ from datagen.dataset.reward_audit import audit, summary
 from datagen.dataset.shards import sample_questions
 from datagen.hub.cards import CARD, dataset_card
 from datagen.hub.record import CodeRecord
-from datagen.registry import CODE, find_dataset, known_datasets, owner_of
+from datagen.registry import CODE, errors_explained, find_dataset, known_datasets, owner_of
 from datagen.schema import TABLES
 from datagen.sources.catalog import load_source
 from datagen.sources.split import SPLITS
@@ -224,7 +224,8 @@ def audit_rewards(config: DatasetConfig, images: int = 12) -> dict[str, Any]:
     """The reward attacks on each task's questions about the first images of the train split, in short."""
     questions = sample_questions(config, images)
     tasks = [task for task in config.spec.tasks if questions[task.name]]
-    return {task.name: summary(audit(task, questions[task.name])) for task in tasks}
+    with errors_explained(config.dataset):
+        return {task.name: summary(audit(task, questions[task.name])) for task in tasks}
 
 
 def write_manifest(folder: Path, config: DatasetConfig, executor: Executor = map) -> None:

@@ -14,6 +14,7 @@ from datagen.common.errors import UserError, suggest
 from datagen.registry.code import (
     Code,
     check_spec,
+    explain,
     installed,
     is_same,
     load_installed,
@@ -152,6 +153,20 @@ def registered(spec: DatasetSpec) -> Iterator[None]:
         DATASETS.update(datasets)
         TASKS.clear()
         TASKS.update(tasks)
+
+
+@contextmanager
+def errors_explained(dataset: str) -> Iterator[None]:
+    """Inside, what the code of a dataset raises is a `UserError` that says where; of a built-in one, our mistake."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if dataset not in CODE:
+            raise
+        where = explain(error, CODE[dataset].path)
+        raise UserError(f"{CODE[dataset]} raises: {where} (look with  r1vlm-data check)") from error
 
 
 def loaded_code() -> list[Code]:

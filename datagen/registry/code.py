@@ -186,6 +186,8 @@ def check_spec(spec: DatasetSpec, owner: str) -> None:
     tasks: Iterable[Any] = spec.tasks
     if not all(isinstance(task, Task) for task in tasks) or not spec.tasks:
         raise UserError(f"{owner} has the dataset {spec.name!r} without tasks: give it a tuple of Task")
+    if not callable(spec.draw):
+        raise UserError(f"{owner} has the dataset {spec.name!r} without a function draw: give it one")
     names = [spec.name, *(task.name for task in spec.tasks)]
     for name in (*names, *(option.name for option in spec.options)):
         if not is_name(name):

@@ -73,7 +73,7 @@ class ModelSource:
         """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
         if self.is_remembered_by_address:
             return hashlib.sha256(f"{strip_password(str(self.endpoint))} {self.name}".encode()).hexdigest()
-        files = sorted({path for pattern in FINGERPRINTED for path in self.path.glob(pattern)})
+        files = sorted({path for pattern in FINGERPRINTED for path in self.path.glob(pattern) if path.is_file()})
         files += sorted(self.base.glob("*.safetensors")) if self.base else []
         lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_FINGERPRINTED]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

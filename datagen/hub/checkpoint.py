@@ -176,11 +176,12 @@ def _check_size(folder: Path) -> None:
         with safe_open(path, "numpy") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no dictionary
         tensors, held = tensors + len(shapes), held + sum(map(math.prod, shapes))
-    config = AutoConfig.from_pretrained(folder, **LOCAL)
-    parts = [config.to_dict(), *(part for part in config.to_dict().values() if isinstance(part, dict))]
+    settings = read_settings(folder / CONFIG)
+    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
     layers = max(count for part in parts for name in LAYERS if isinstance(count := part.get(name, 0), int))
     if layers > tensors:
         raise UserError(f"{folder} is to have {layers} layers, and its weights hold {tensors} tensors: {ADVICE}")
+    config = AutoConfig.from_pretrained(folder, **LOCAL)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     needed = sum(weight.numel() for weight in model.parameters())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.hostile.damage import (
+    BIDI,
     DEEP,
     MANIFEST,
     MARKUP,
@@ -35,7 +36,7 @@ from tests.hostile.damage import (
 )
 from tests.processes import invoke, refused
 
-RECORD, RESULT = "r1vlm.json", "results.json"
+RECORD, INDEX = "r1vlm.json", "model.safetensors.index.json"
 AGAIN = "build or download"
 
 DATASETS: dict[str, tuple[Damage, str]] = {
@@ -149,3 +150,81 @@ def good_record(data: Path) -> dict[str, Any]:
         "shown": "6 steps of GRPO on questions without a trace.",
         "beside": [{"name": "supervised", "accuracy": 0.7, "accuracy_ci95": [0.6, 0.8], "n": 40}],
     }
+
+
+RECORDS: dict[str, tuple[Damage, str]] = {
+    "an empty record": (text(RECORD, ""), "it is no JSON"),
+    "half a record": (half(RECORD), "it is no JSON"),
+    "a deep record": (text(RECORD, DEEP), "deep"),
+    "a record that is a list": (text(RECORD, "[]"), "it holds no object"),
+    "a record that is not UTF-8": (text(RECORD, b'{"shown": "\xff"}'), "it is not UTF-8"),
+    "a record that is a folder": (a_folder(RECORD), "can't read"),
+    "a record with infinity": (literal(RECORD, "n", "Infinity"), "no finite number"),
+    "a record with a key twice": (literal(RECORD, "stage", '"base"'), "a key twice"),
+    "a text that moves the cursor": (keys(RECORD, shown=TERMINAL), "'shown'"),
+    "a text that turns the writing": (keys(RECORD, base_model=BIDI), "'base_model'"),
+    "a text on two lines": (keys(RECORD, shown="a\n# b"), "'shown'"),
+    "a text without end": (keys(RECORD, shown="a" * 30_000), "30000 characters"),
+    "a stage with a tag": (keys(RECORD, stage="<b>"), "'stage'"),
+    "a task that is a picture": (keys(RECORD, tasks=["![](x)"]), "'tasks.0'"),
+    "a setting with a tag": (keys(RECORD, settings={"<b>": 1}), "'settings.<b>'"),
+    "a step that is a text": (keys(RECORD, step="3"), "'step'"),
+    "a step below zero": (keys(RECORD, step=-1), "'step'"),
+    "hashes in a list": (keys(RECORD, reward_hash=["v2-0"]), "'reward_hash'"),
+    "a hash that is a number": (keys(RECORD, reward_hash={"sum": 5}), "'reward_hash.sum'"),
+    "a result without numbers": (keys(RECORD, beside=[{"name": "a"}]), "holds no result"),
+    "a result whose name moves the cursor": (
+        keys(RECORD, beside=[{"name": TERMINAL, "accuracy": 1, "accuracy_ci95": [0, 1], "n": 1}]),
+        "'name'",
+    ),
+    "a dataset that is none": (keys(RECORD, dataset="/etc"), "is not a dataset folder"),
+    "no configuration": (gone("config.json"), "no config.json"),
+    "no weights": (gone("model.safetensors"), "no weights"),
+    "no processor": (gone("processor_config.json"), "no processor"),
+}
+CHECKPOINTS: dict[str, tuple[Damage, str]] = {
+    "weights of another file": (text(INDEX, '{"weight_map": {"a": "../a.safetensors"}}'), "names other files"),
+    "weights that are gone": (text(INDEX, '{"weight_map": {"a": "a.safetensors"}}'), "damaged weights (a.safetensors"),
+    "an index of no files": (text(INDEX, '{"weight_map": 5}'), "damaged weights"),
+    "a deep index": (text(INDEX, DEEP), "deep"),
+    "a deep adapter": (text("adapter_config.json", DEEP), "deep"),
+    "a deep tokenizer": (text("tokenizer.json", DEEP), "can't be loaded"),
+    "a tokenizer that is not UTF-8": (text("tokenizer.json", b"\xff"), "can't be loaded"),
+    "a tokenizer without a model": (keys("tokenizer.json", model={}), "can't be loaded"),
+    "deep settings of the tokenizer": (text("tokenizer_config.json", DEEP), "can't be loaded"),
+    "deep settings of the generation": (text("generation_config.json", DEEP), "can't be loaded"),
+    "deep settings of the processor": (text("processor_config.json", DEEP), "can't be loaded"),
+    "a tokenizer that is a folder": (a_folder("tokenizer.json"), "can't be loaded"),
+    "a configuration that is not UTF-8": (text("config.json", b'{"a": "\xff"}'), "it is not UTF-8"),
+    "a configuration that is a folder": (a_folder("config.json"), "no config.json"),
+    "a width that is a text": (keys("config.json", "text_config", hidden_size="x"), "can't be loaded"),
+    "no heads": (keys("config.json", "text_config", num_attention_heads=0), "can't be loaded"),
+    "an unknown kind of model": (keys("config.json", model_type=TERMINAL), "can't be loaded"),
+    "a model that is larger than its weights": (keys("config.json", text_config=None), "its weights hold"),
+    "a million layers": (keys("config.json", "text_config", num_hidden_layers=10**6, layer_types=None), "its weights"),
+}
+
+
+@pytest.fixture
+def checkpoint(random_checkpoint: Path, few: Path, tmp_path: Path) -> Path:
+    """The checkpoint of step 3 of a run that says what made it."""
+    folder = Path(shutil.copytree(random_checkpoint, tmp_path / "run" / "checkpoint-3"))
+    record = good_record(few / "digits") | {"run": str(tmp_path / "run")}
+    (folder / RECORD).write_text(json.dumps(record))
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "reward": 0.1}\n{"step": 2, "reward": 0.2}\n')
+    return folder
+
+
+def evaluate(folder: Path, *words: str | Path) -> Any:
+    """Call the evaluation of a checkpoint on one question."""
+    out = folder.parent.parent / "out"
+    return invoke("evaluation.cli", folder, "--limit", "1", "--max-new-tokens", "1", "--out", out, *words)
+
+
+@pytest.mark.parametrize("name", RECORDS | CHECKPOINTS)
+def test_a_damaged_checkpoint_is_refused(name: str, checkpoint: Path, few: Path) -> None:
+    damage, says = (RECORDS | CHECKPOINTS)[name]
+    damage(checkpoint)
+    sentence = refused(evaluate(checkpoint))
+    assert says in sentence
+    assert sentence.isprintable()

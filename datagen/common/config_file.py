@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,9 +16,18 @@ from datagen.common.errors import UserError, suggest
 from datagen.common.files import open_file
 from datagen.common.untrusted import check_value
 
-FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"
-)  # https://yaml.org/spec/1.2.2/#1032-tag-resolution
+# What is no text (https://yaml.org/spec/1.2.2/#1032-tag-resolution), and the characters that it may begin with. Merged
+# keys are YAML 1.1's, and named here to be refused.
+SCALARS = {
+    "null": (r"~|null|Null|NULL|", [*"~nN", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+    "merge": (r"<<", ["<"]),
+}
 LONGEST = 1 << 18  # characters of a file
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -29,7 +38,7 @@ def is_config_file(name: str) -> bool:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, with the numbers of YAML 1.2: PyYAML takes 1e-7 for a text, since 1.1 wants 1.0e-7.
+    """The value of a YAML 1.2 text. PyYAML reads 1.1, in which 1e-7 is a text, `off` is false and 1:30 is 90.
 
     Raises:
         ValueError: where it is no YAML, has a key twice, or `check_value` refuses it.
@@ -62,14 +71,13 @@ def dump_yaml(value: Any) -> str:
 
 @cache
 def _yaml_1_2() -> tuple[Any, Any]:
-    """PyYAML's safe loader and dumper, with the floating-point numbers of YAML 1.2."""
+    """PyYAML's safe loader of YAML 1.2, and its dumper, which quotes what either version would not take for a text."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Has a table of rules of its own as soon as one is added; refuses a key that comes twice, and merged keys.
+        """Refuses a key that comes twice, and merged keys: a few lines of them stand for millions."""
 
-        A few lines of keys merged into one another stand for millions.
-        """
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [(key.tag, str(key.value)) for key, _ in node.value]
@@ -80,11 +88,17 @@ def _yaml_1_2() -> tuple[Any, Any]:
                 )
             return super().construct_mapping(node, deep)
 
-    class Dumper(yaml.SafeDumper):
-        """Quotes texts that the loader would take for a number."""
+        def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+            text = str(self.construct_scalar(node))
+            return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
+    class Dumper(yaml.SafeDumper):
+        """Has a table of rules of its own as soon as one is added."""
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     for kind in (Loader, Dumper):
-        kind.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+        for name, (pattern, first) in SCALARS.items():
+            kind.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{pattern})\Z"), first)
     return Loader, Dumper
 
 

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import training
-from datagen.common.config_file import dump_yaml
+from datagen.common.config_file import dump_yaml, parse_yaml
 from datagen.common.errors import UserError
 from datagen.hub.publish import PublishOptions
 from tests.processes import invoke, refused
@@ -209,3 +209,11 @@ def test_a_run_of_an_older_version_goes_on_though_its_reward_hashes_were_others(
     pipeline.record_stage(tmp_path, stage("v2-0000000000000000"))
     with pytest.raises(UserError, match="was started with reward_hash="):
         pipeline.record_stage(tmp_path, stage("v2-9056b258e2ce2bf6"))
+
+
+@pytest.mark.parametrize("line", ["vllm: off", "settings: {run_name: 2026-11-27, report_to: no}", "seed: 017"])
+def test_a_file_is_yaml_1_2_in_which_off_and_dates_are_texts(line: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"task: digits\nhardware: cpu\n{line}\n")
+    done = invoke("training.cli", "run.yaml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert parse_yaml("[off, 2026-11-27, 017, 1e-7]") == ["off", "2026-11-27", 17, 1e-7]

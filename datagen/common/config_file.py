@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -77,8 +77,6 @@ def _yaml_1_2() -> tuple[Any, Any]:
     class Loader(yaml.SafeLoader):
         """Refuses a key that comes twice, and merged keys: a few lines of them stand for millions."""
 
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [(key.tag, str(key.value)) for key, _ in node.value]
             odd = [key for key in keys if keys.count(key) > 1 or key[0] == "tag:yaml.org,2002:merge"]
@@ -95,6 +93,7 @@ def _yaml_1_2() -> tuple[Any, Any]:
     class Dumper(yaml.SafeDumper):
         """Has a table of rules of its own as soon as one is added."""
 
+    Loader.yaml_implicit_resolvers = {}  # not those of YAML 1.1
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     for kind in (Loader, Dumper):
         for name, (pattern, first) in SCALARS.items():

@@ -106,7 +106,7 @@ def missing_parts(folder: Path) -> list[str]:
 
 
 def check_weights_files(folder: Path) -> None:
-    """Check that every file of weights is in the folder, and as long as its header says.
+    """Check that every file of weights is there, as long as its header says, and that they have a tensor a layer.
 
     Raises:
         UserError: naming the first that is not.
@@ -117,14 +117,20 @@ def check_weights_files(folder: Path) -> None:
     if (folder / INDEX).is_file():
         files = read_settings(folder / INDEX).get("weight_map")
         names |= {str(name) for name in files.values()} if isinstance(files, dict) else {INDEX}
+    tensors = 0
     for name in sorted(names):
         try:
             if not WEIGHTS.fullmatch(name):
                 raise OSError(f"{INDEX} names other files")
-            with safe_open(folder / name, "numpy"):
-                pass
+            with safe_open(folder / name, "numpy") as file:
+                tensors += len(file.keys())
         except (SafetensorError, OSError) as error:
             raise UserError(f"{folder} has damaged weights ({name}: {_message(error)}): {ADVICE}") from error
+    settings = read_settings(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
+    layers = max(count for part in parts for name in LAYERS if isinstance(count := part.get(name, 0), int))
+    if layers > tensors:  # a model of many layers is long in the making, also without weights
+        raise UserError(f"{folder} is to have {layers} layers, and its weights hold {tensors} tensors: {ADVICE}")
 
 
 def _load_processor(folder: Path) -> Any:
@@ -171,16 +177,11 @@ def _check_size(folder: Path) -> None:
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    tensors, held = 0, 0
+    held = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "numpy") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no dictionary
-        tensors, held = tensors + len(shapes), held + sum(map(math.prod, shapes))
-    settings = read_settings(folder / CONFIG)
-    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
-    layers = max(count for part in parts for name in LAYERS if isinstance(count := part.get(name, 0), int))
-    if layers > tensors:
-        raise UserError(f"{folder} is to have {layers} layers, and its weights hold {tensors} tensors: {ADVICE}")
+        held += sum(map(math.prod, shapes))
     config = AutoConfig.from_pretrained(folder, **LOCAL)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)

@@ -310,6 +310,15 @@ def changed_weights(model: Any, size: float) -> Iterator[int]:
 
 def logprobs(trainer: GRPOTrainerLike, prompts: list[Any], completions: list[list[int]]) -> list[list[float]]:
     """The trainer's log-probability of each token of the completions, computed as for its loss, without dropout."""
+    trainer.model.eval()
+    inputs = loss_inputs(trainer, prompts, completions)
+    size = trainer.args.per_device_train_batch_size
+    values, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, **inputs, batch_size=size)
+    return [row[: len(sampled)] for row, sampled in zip(values.float().tolist(), completions, strict=True)]
+
+
+def loss_inputs(trainer: GRPOTrainerLike, prompts: list[Any], completions: list[list[int]]) -> dict[str, Any]:
+    """What TRL computes log-probabilities from, of conversations with their images and of the completions' tokens."""
     processor, device = trainer.processing_class, trainer.accelerator.device
     inputs = processor(
         images=[images_of(prompt) for prompt in prompts],
@@ -326,18 +335,14 @@ def logprobs(trainer: GRPOTrainerLike, prompts: list[Any], completions: list[lis
         for name in ("token_type_ids", "mm_token_type_ids")
         if name in inputs
     }
-    trainer.model.eval()
-    values, _, _ = trainer._get_per_token_logps_and_entropies(
-        trainer.model,
-        torch.cat([inputs.pop("input_ids"), ids], dim=1),
-        torch.cat([inputs.pop("attention_mask"), real], dim=1),
-        width,
-        batch_size=trainer.args.per_device_train_batch_size,
-        num_images=[len(images_of(prompt)) for prompt in prompts],
+    return {
+        "input_ids": torch.cat([inputs.pop("input_ids"), ids], dim=1),
+        "attention_mask": torch.cat([inputs.pop("attention_mask"), real], dim=1),
+        "logits_to_keep": width,
+        "num_images": [len(images_of(prompt)) for prompt in prompts],
         **kinds,
         **inputs,
-    )
-    return [row[: len(sampled)] for row, sampled in zip(values.float().tolist(), completions, strict=True)]
+    }
 
 
 def render(prompts: list[Any], trainer: GRPOTrainerLike, **options: Any) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 
 from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback
-from trl import GRPOTrainer
 
 from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
@@ -31,12 +30,14 @@ from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
 from training.trainers.curriculum import easiest_first
 from training.trainers.rewards import RewardFunctions
+from training.trainers.shared_prefix.trainer import FAMILIES, SharedPrefix, SharingError
+from training.trainers.shared_prefix.trial import SharingTrial
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
 from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
 
 
-class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with complete checkpoints, a record in each, and groups without variance counted."""
+class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix):
+    """TRL's trainer with complete checkpoints, each with a record, shared prompts, and a count of equal groups."""
 
 
 def train(stage: StageConfig, *, preflight: bool = True) -> Path:
@@ -66,7 +67,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     config.max_completion_length = completion_limit(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {**ban_tokens(banned_tokens(processor), config), **(config.generation_kwargs or {})}
     rewards = RewardFunctions(stage.tasks, out / COMPLETIONS)
-    checks: list[Any] = [ParityCheck()] if preflight else []
+    checks: list[Any] = [ParityCheck(), SharingTrial()] if preflight else []
     if config.eval_steps is not None:
         held_out = built.questions("validation", stage.tasks)
         checks.append(ValidationCallback(held_out, dict(zip(rewards.names, reward_weights(stage), strict=True))))
@@ -88,10 +89,24 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         )
     for check in checks:
         check.trainer = trainer
+    if stage.settings.get("shared_prefix", True):
+        share_prefixes(trainer, tried=preflight)
     trainer.drop_zero_variance = stage.settings.get("drop_zero_variance", False)
     trainer.record = make_record(stage, "grpo")
     trainer.shown = lambda step: f"{base.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return run_trainer(trainer, out)
+
+
+def share_prefixes(trainer: SharedPrefix, *, tried: bool) -> None:
+    """Have the image and the prompt of a group computed once, or say why not. `tried`: a trial will compare numbers."""
+    family = trainer.base_of(trainer.model).config.model_type
+    try:
+        if not tried and family not in FAMILIES:
+            raise SharingError(f"{family} is to be tried first, and --no-preflight leaves that out")
+        trainer.share_prefixes()
+    except SharingError as error:
+        if is_main():
+            print(f"prompts are not shared, which takes longer: {error}", flush=True)
 
 
 def ban_tokens(tokens: Iterable[int], config: Any) -> dict[str, Any]:

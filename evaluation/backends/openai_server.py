@@ -13,7 +13,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ AROUND_KEYS = (
     )
 )
 BUSY = (408, 409, 425, 429)  # and from 500 on: a later attempt may end otherwise
+OPTIONAL = ("seed", "max_tokens", "max_completion_tokens")  # parameters that not every server takes
 NO_MONEY = re.compile("insufficient_quota|billing_(hard_limit_reached|not_active)")  # no later attempt will
 FILTERED = re.compile("content_filter|content_policy|data_inspection_failed", re.IGNORECASE)
 NOT_TAKEN = re.compile(
@@ -73,12 +74,10 @@ class Failure:
     words: str
     wait: float
 
-    def is_final(self, parameters: Mapping[str, Any]) -> bool:
+    def is_final(self) -> bool:
         """Whether the same request will fail again."""
         busy = self.status in BUSY or self.status >= 500
-        return (
-            not busy or NO_MONEY.search(self.text) is not None or any(refuses(self.text, name) for name in parameters)
-        )
+        return not busy or NO_MONEY.search(self.text) is not None or any(refuses(self.text, name) for name in OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Server:
                 if failure is None:
                     return value
                 answered = f"(answer {failure.status}{through}): {self.quoted(failure.words)}"
-                if failure.is_final(body or {}):
+                if failure.is_final():
                     raise RefusedError(f"{self.address} refuses {answered}", failure.status, failure.text)
                 problem, advice, wait = f"is busy or broken {answered}", "run", failure.wait
             if attempt + 1 < MAX_ATTEMPTS:

@@ -166,6 +166,11 @@ def test_a_server_that_refuses_everything_is_asked_no_thousand_times(
 ERRORS: dict[str, tuple[Answer, str, int]] = {
     "busy, with status 200": ((200, {"error": {"code": 429, "message": "slow down"}}), "(answer 429): slow down", 8),
     "busy, code as text": ((200, {"error": {"code": "503", "message": "later"}}), "(answer 503): later", 8),
+    "a word that is not about a parameter": (
+        (500, {"error": {"message": "The model met an unexpected error."}}),
+        "is busy or broken (answer 500): The model met",
+        8,
+    ),
     "no code": ((200, {"error": "something broke"}), "something broke", 8),
     "beside choices": (
         (200, {"choices": [{"message": {"content": None}}], "error": {"code": 502, "message": "upstream"}}),

@@ -289,6 +289,12 @@ def test_without_its_code_one_sentence_says_what_is_needed_and_nothing_is_run(
     said = refused(invoke("datagen.cli", "verify", folder))
     assert "of the package r1vlm-fruit 0.1.0" in said
     assert "install that package if you trust it" in said
+    packaged["recipe"]["dataset"] = "r1vlm_fruit.py"
+    manifest.write_text(json.dumps(packaged))
+    for module, words in commands:
+        assert "holds the dataset 'r1vlm_fruit.py', whose code is not here" in refused(
+            invoke(module, *words, cwd=tmp_path)
+        )
 
 
 def test_an_edited_file_does_not_pass_for_the_one_that_drew(package: Path, fruit: Path, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ RESERVED_SETTINGS = {  # settings that would break what a run folder promises
     "logging_strategy": "it logs every logging_steps steps",
     "use_cpu": "use --hardware cpu",
     "model_init_kwargs": "use --model, with NAME@REVISION for a revision, and bf16 for the precision",
+    "max_length": "no trace is cut off",
     "trust_remote_code": "the code of a checkpoint is never run",
     "chat_template_path": "save the model's processor with that template",
     **dict.fromkeys(("do_train", "do_predict"), "it trains"),

@@ -78,7 +78,7 @@ RULES: dict[str, list[Rule]] = {
             _always,
             "TRL has it for datasets without images",
         ),
-        (("truncation_mode",), lambda s: s["max_length"] is None, "set max_length"),
+        (("truncation_mode",), _always, "no trace is cut off"),
         (("label_smoothing_factor",), lambda s: s["loss_type"] == "dft", "use loss_type=nll"),
         (("length_column_name",), lambda s: s["train_sampling_strategy"] in ("random", "sequential"), "leave it out"),
     ],

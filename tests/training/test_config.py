@@ -183,7 +183,6 @@ def test_a_setting_that_another_makes_void_is_refused(stage: Stage, assignments:
         ("grpo", ["beta=0.1", "sync_ref_model=true", "ref_model_sync_steps=2"]),
         ("cold_start", ["lr_scheduler_type=constant_with_warmup", "warmup_steps=3"]),
         ("cold_start", ["warmup_steps=0.1"]),
-        ("cold_start", ["max_length=100", "truncation_mode=keep_end"]),
         ("grpo", ["use_adaptive_entropy=true", "entropy_target=0.3"]),
     ],
 )

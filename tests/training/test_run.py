@@ -174,6 +174,7 @@ def test_torch_looks_for_gpus_when_all_others_are_hidden(
         ),
         (["digits", "--data", "DATA", "--set", "num_iterations=2", "--eval-steps", "3"], "eval_steps=3 falls"),
         (["digits", "--data", "DATA", "--set", "max_completion_length=10"], "cuts off right answers"),
+        (["digits", "--data", "DATA", "--cold-start", "--set", "max_length=64"], "no trace is cut off"),
         (["digits", "--data", "DATA", "--cold-start", "--num-generations", "4"], "--cold-start"),
         ([], "name a TASK"),
         (["digits", "--data", "DATA", "--hardware", "4gp"], "did you mean '4gpu'"),

@@ -56,8 +56,15 @@ class CompletionCache:
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         """Add a line. It is on its way to the disk when this returns: the process may be killed."""
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(entry).encode() + b"\n"
+        try:
+            while line:  # not by the file's buffer, which would be written again when the file is closed
+                line = line[os.write(self._file.fileno(), line) :]
+        except OSError as error:
+            raise UserError(
+                f"can't write {self._file.name} ({error.strerror}): free some of its disk, or set R1VLM_CACHE to a "
+                "folder on another; what was answered is kept"
+            ) from error
 
     def reset(self, backend: Mapping[str, str]) -> None:
         """Drop all completions: those of another backend, or of another kind of device, are not mixed with its own."""

@@ -18,6 +18,7 @@ where an upstream release makes a part unnecessary. Where there is no issue, loo
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,10 +35,14 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
+from datagen.common.errors import UserError
 from datagen.hub.run_folder import CHECKPOINT, step_of
 from training.config import precision
 
 STAGING = ".saving"
+FULL_DISK = re.compile(
+    r"No space left|quota exceeded|os error (28|122)|PytorchStreamWriter|inline_container", re.IGNORECASE
+)
 REFERENCE = "reference"  # in a checkpoint
 
 
@@ -51,6 +56,27 @@ def rotate_checkpoints(out: Path, limit: int | None, kept: set[int | None]) -> N
     if limit:
         for path in spare[: max(0, len(paths) - max(limit, len(paths) - len(spare)))]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_explained(staging: Path) -> Iterator[None]:
+    """Inside, a checkpoint is written into `staging`; where that fails for want of room, it is removed again.
+
+    Neither safetensors nor torch raise an OSError then, but errors of their own with the system's words in them.
+
+    Raises:
+        UserError: where the disk is full, or a quota is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not FULL_DISK.search(repr(error) + repr(error.__context__)):
+            raise
+        shutil.rmtree(staging, ignore_errors=True)
+        raise UserError(
+            f"can't write a checkpoint to {staging.parent}: no space left on the disk, or in the quota; free some, "
+            "then go on with --resume from the checkpoint before, which is whole"
+        ) from error
 
 
 class AtomicCheckpoints(Trainer):  # type: ignore[misc]
@@ -68,13 +94,15 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed while it saved
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
+        with full_disk_explained(staging):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.complete_checkpoint(staging / name)
+                shutil.rmtree(out / name, ignore_errors=True)
+                os.rename(staging / name, out / name)
+                shutil.rmtree(staging)
         if self.args.should_save:
-            self.complete_checkpoint(staging / name)
-            shutil.rmtree(out / name, ignore_errors=True)
-            os.rename(staging / name, out / name)
-            shutil.rmtree(staging)
             rotate_checkpoints(out, self.args.save_total_limit, {self.state.global_step, self.state.best_global_step})
         self.accelerator.wait_for_everyone()  # what the other processes see next is a checkpoint under its name
 

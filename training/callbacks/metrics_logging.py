@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from datagen.common.files import CURVE, METRICS, atomic_path, write_text
+from datagen.common.files import CURVE, METRICS, atomic_path, naming, write_text
 from datagen.common.metrics_log import read_metrics
 from datagen.common.untrusted import parse_json
 
@@ -41,15 +41,19 @@ class MetricsLogger(TrainerCallback):  # type: ignore[misc]
         """Keep the numbers of this step."""
         if not state.is_world_process_zero or logs is None or "train_runtime" in logs:
             return
-        with (self.out / METRICS).open("a", encoding="utf-8") as file:
+        path = self.out / METRICS
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
         if self.bar is not None:
             self.bar.set_postfix({short: f"{logs[name]:.3f}" for name, short in ON_THE_BAR.items() if name in logs})
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar and draw the curve."""
+    def close(self) -> None:
+        """Close the bar, however the training has ended: what is said next stands on a line of its own."""
         if self.bar is not None:
             self.bar.close()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the curve."""
         if state.is_world_process_zero:
             draw_curve(self.out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -29,7 +30,7 @@ from training.launch.presets import AUTO, GPU, PRESETS, Generation, visible_gpus
 from training.models import DEFAULT_MODEL, adapter_settings, config_folder, model_folder
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
-ROOM = 3  # checkpoints that there must be room for when a run begins, also where it keeps more
+UNENDING = 3  # checkpoints that there must be room for where a run has no last step and keeps them all
 ASSUMED = 80 * GIB  # memory of a GPU that can't be seen
 PLACEMENT = {"hardware": AUTO, "nodes": None, "gpu_memory": None}  # fields that say where a run runs; their defaults
 
@@ -141,7 +142,8 @@ def check_resources(plan: LaunchPlan, gpus: list[GPU]) -> None:
     if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"{preset.name} trains with DeepSpeed: install it with  pip install 'r1vlm[deepspeed]'")
     check_fits(plan)
-    out, each, most = plan.request.out, plan.disk.checkpoint, min(plan.disk.most, ROOM)
+    out, each = plan.request.out, plan.disk.checkpoint
+    most = plan.disk.most if plan.disk.most < math.inf else UNENDING
     existing = len(list(out.glob("checkpoint-*")))
     if (free := free_disk(out)) < (most - min(existing, most - 1)) * each:
         raise UserError(

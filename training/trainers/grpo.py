@@ -144,7 +144,12 @@ def run_trainer(trainer: Any, out: Path) -> Path:
         for sentence in whole_checkpoints(out)[1]:
             print(f"note: {sentence}", flush=True)
         truncate_logs(out, step_of(resume) if resume else 0)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, MetricsLogger):
+                callback.close()
     last = last_checkpoint(out)
     if last is None:
         raise RuntimeError(f"training ended without a checkpoint in {out}")

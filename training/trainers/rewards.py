@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datagen.common.files import naming
 from datagen.r1_format import full_message
 from datagen.registry import find_task, reward_names
 from datagen.task import score
@@ -56,5 +57,5 @@ class RewardFunctions:
         for message, row, scored in zip(messages, rows, scores, strict=True):
             rewards = {name: scored[name] for name in self.names}
             lines.append(json.dumps({"step": step, "id": row["id"], "completion": message, "rewards": rewards}) + "\n")
-        with log.open("ab", buffering=0) as file:  # in one go: other processes append to the same file
+        with naming(log), log.open("ab", buffering=0) as file:  # in one go: other processes append to the same file
             file.write("".join(lines).encode())

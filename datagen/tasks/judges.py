@@ -278,7 +278,7 @@ def _point_worth(one: Place, other: Place, tolerance: float) -> float:
     if len(other.numbers) == 4:
         x1, y1, x2, y2 = other.numbers
         return float(x1 <= x < x2 and y1 <= y < y2)
-    return float(math.dist(one.numbers, other.numbers) <= tolerance)
+    return float(math.dist(one.numbers, other.numbers) <= tolerance * (1 + 1e-9))
 
 
 class UnreadableError(ValueError):
@@ -461,6 +461,8 @@ JUDGES = {
 }
 
 COLUMNS = {
+    "id": Column("string", "the row's name: dataset, and number of the row in the table it came from"),
+    "image": Column("image", "PNG, JPEG or WebP; RGB as `datasets` decodes it"),
     "image_id": Column("string", "the first row with the same pixels: rows with one image_id show one image"),
     "pixels": Column("string", "the image: half the SHA-256 of its size and its pixels as RGB"),
     "group": Column("string", "what may not be in two splits: a group of the table's rows, else the image"),
@@ -483,7 +485,7 @@ def _dataset(judge: Judge) -> DatasetSpec:
         sources=("own-images",),
         options=(),
         raw_columns=COLUMNS,
-        r1_columns=("group", "choices", "tolerance", "difficulty"),
+        r1_columns=("image", "group", "choices", "tolerance", "difficulty"),
         difficulty="difficulty",
         disjoint=("pixels", "group"),
         tasks=(

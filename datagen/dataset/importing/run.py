@@ -124,7 +124,8 @@ def import_images(config: ImportConfig, out: str | Path, *, workers: int | None 
         raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")
     partial_folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is importing into {partial_folder}: wait for it, or name another --out"
-    executor = process_executor(workers or available_cores())
+    one = len(source.chunks) == 1  # there is nothing to share out
+    executor: Executor = map if one else process_executor(workers or available_cores())
     with locked(partial_folder / LOCK, busy):
         _record(partial_folder, config, source)
         try:

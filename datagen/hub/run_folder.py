@@ -8,6 +8,7 @@ from pathlib import Path
 from datagen.common.errors import UserError
 from datagen.common.formatting import visible
 from datagen.hub.checkpoint import check_weights_files, missing_parts
+from datagen.hub.record import read_record
 
 CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,14})")
 
@@ -38,6 +39,7 @@ def _fault(path: Path) -> str | None:
         return f"it has no {' and no '.join(missing)}"
     try:
         check_weights_files(path)
+        read_record(path)
     except UserError as error:
         return str(error)
     return None

@@ -6,17 +6,23 @@ A case is a name, what damages the good thing, and what the sentence says. None 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
+from datagen.hub.cards import model_card
+from datagen.hub.record import read_record
+from datagen.hub.run_folder import whole_checkpoints
 from tests.hostile.damage import (
     BIDI,
     DEEP,
     MANIFEST,
     MARKUP,
+    NAMED_AGAIN,
     TERMINAL,
     TEST,
     Damage,
@@ -228,3 +234,94 @@ def test_a_damaged_checkpoint_is_refused(name: str, checkpoint: Path, few: Path)
     sentence = refused(evaluate(checkpoint))
     assert says in sentence
     assert sentence.isprintable()
+
+
+FILES: dict[str, tuple[str, str | bytes, str]] = {
+    "a deep result": ("--beside", DEEP, "deep"),
+    "a result with NaN": ("--beside", '{"accuracy": NaN, "accuracy_ci95": [0, 1], "n": 3}', "no finite number"),
+    "a result with a text": (
+        "--beside",
+        '{"accuracy": "1", "accuracy_ci95": [0, 1], "n": 3}',
+        "'accuracy'",
+    ),
+    "a result above one": ("--beside", '{"accuracy": 2, "accuracy_ci95": [0, 1], "n": 3}', "'accuracy'"),
+    "a result of half an interval": ("--beside", '{"accuracy": 1, "accuracy_ci95": [0], "n": 3}', "'accuracy_ci95'"),
+    "a result of no question": ("--beside", '{"accuracy": 1, "accuracy_ci95": [0, 1], "n": 0}', "'n'"),
+    "a result that is not UTF-8": ("--beside", b"\xff", "it is not UTF-8"),
+    "aliases without end": ("settings", NAMED_AGAIN, "values"),
+    "a key twice": ("settings", "data: a\ndata: b\n", "twice"),
+    "deep settings": ("settings", "[" * 3_000, "is not valid YAML"),
+    "settings that are not UTF-8": ("settings", b"data: \xff\n", "is not valid YAML"),
+    "settings that are a list": ("settings", "- data\n", "holds no configuration"),
+    "a number of thousands of digits": ("settings", "limit: " + "9" * 5_000, "is not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_refused(name: str, few: Path, tmp_path: Path) -> None:
+    kind, content, says = FILES[name]
+    file = tmp_path / ("eval.yaml" if kind == "settings" else "other.json")
+    text(file.name, content)(tmp_path)
+    words = [file] if kind == "settings" else [few / "right.jsonl", kind, file, "--data", few / "digits"]
+    sentence = refused(invoke("evaluation.cli", *words, "--out", tmp_path / "out"))
+    assert says in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_is_believed_only_where_its_run_holds_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    report = tmp_path / "out" / "report.html"
+    assert evaluate(checkpoint, "--report").returncode == 0
+    assert "<polyline" in report.read_text()
+    for wrong in ({"run": str(tmp_path)}, {"step": 30}, {"run": "/"}):
+        keys(RECORD, **{"run": str(checkpoint.parent), "step": 3, **wrong})(checkpoint)
+        assert evaluate(checkpoint, "--report").returncode == 0
+        assert "<polyline" not in report.read_text(), wrong
+
+
+def test_a_card_shows_a_records_texts_as_they_are(checkpoint: Path) -> None:
+    keys(RECORD, shown=MARKUP, hardware=MARKUP, base_model=MARKUP, settings={"a": MARKUP + TERMINAL})(checkpoint)
+    card = model_card(read_record(checkpoint), repo="ada/model")
+    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(card.split("---\n", 2)[2])
+    assert not re.findall(r"<(?:a|img|em|script)\b[^>]*", html)
+    assert html.count("<strong>") == 1
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;") == 4
+    assert "\x1b" not in card
+    assert "base_model:" not in card
+
+
+ODD: dict[str, tuple[Damage, str]] = {
+    "no step": (lambda run: shutil.copytree(run / "checkpoint-3", run / "checkpoint-best"), "its name is not"),
+    "nothing for a step": (lambda run: (run / "checkpoint-").mkdir(), "its name is not"),
+    "half written": (lambda run: (run / "checkpoint-2.tmp").mkdir(), "its name is not"),
+    "no weights": (
+        lambda run: (Path(shutil.copytree(run / "checkpoint-3", run / "checkpoint-2")) / "model.safetensors").unlink(),
+        "it has no weights",
+    ),
+    "half of the weights": (
+        lambda run: half("model.safetensors")(Path(shutil.copytree(run / "checkpoint-3", run / "checkpoint-2"))),
+        "has damaged weights",
+    ),
+    "an empty folder": (lambda run: (run / "checkpoint-2").mkdir(), "it has no config.json"),
+    "a file": (lambda run: (run / "checkpoint-2").touch(), "it is no folder"),
+    "a link to nothing": (lambda run: (run / "checkpoint-2").symlink_to("gone"), "it is no folder"),
+    "a damaged record": (
+        lambda run: text(RECORD, "{")(Path(shutil.copytree(run / "checkpoint-3", run / "checkpoint-2"))),
+        "it is no JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_of_a_run_folder_the_whole_checkpoints_are_taken(name: str, checkpoint: Path, few: Path) -> None:
+    run = checkpoint.parent
+    shutil.copytree(checkpoint, run / "checkpoint-1")
+    keys(RECORD, step=1)(run / "checkpoint-1")
+    damage, says = ODD[name]
+    damage(run)
+    for words in ([run, "--curve"], [checkpoint, "--report"]):
+        done = evaluate(words[0] if words[0] == run else checkpoint, *words[1:], "--data", few / "digits")
+        assert done.returncode == 0, done.stderr
+        assert "is left out" in done.stdout
+        assert says in done.stdout
+    assert [path.name for path in whole_checkpoints(run)[0]][:1] == ["checkpoint-1"]
+    assert ">step 1<" in (run.parent / "out" / "report.html").read_text()

@@ -1,7 +1,8 @@
 """What is promised of commands that are killed, or meet full disks, their like, or failing servers: `make test-chaos`.
 
 `python -m tests.chaos [KIND/COMMAND ...]`, such as `kill/train`, or `kill` for all commands. What was tried is kept in
-`benchmarks/results/chaos.json`; the table is that of benchmarks/RESULTS.md. Ends with 1 where a trial failed.
+`benchmarks/results/chaos.json`, and `--go-on` goes on with it; the table is that of benchmarks/RESULTS.md. Ends with 1
+where a trial failed.
 """
 
 from __future__ import annotations
@@ -44,15 +45,16 @@ def main() -> None:
     """Make the trials that are asked for, keep what came out, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="KIND/COMMAND")
-    names = parser.parse_args().names
+    parser.add_argument("--go-on", action="store_true", help="add to what was tried before")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="r1vlm-chaos-", ignore_cleanup_errors=True) as folder:
         os.environ["HF_HOME"] = f"{folder}/home"
-        failed = try_all(Path(folder), names)
+        failed = try_all(Path(folder), given.names, go_on=given.go_on)
     print_table()
     sys.exit(1 if failed else 0)
 
 
-def try_all(folder: Path, names: list[str]) -> bool:
+def try_all(folder: Path, names: list[str], *, go_on: bool) -> bool:
     """Make all trials whose names are asked for; returns whether one failed."""
     small, older = (
         build(DatasetConfig(dataset="digits", size=100, seed=seed), folder / f"data-{seed}", executor=map)
@@ -84,47 +86,54 @@ def try_all(folder: Path, names: list[str]) -> bool:
             for name in COMMANDS if kind != "storm" else ("eval", "push"):
                 if not names or kind in names or f"{kind}/{name}" in names:
                     tried = command(kind, name)
-                    failed |= bool(try_often(kind, tried, reference(tried), folder))
+                    failed |= try_often(kind, tried, reference(tried), folder, go_on=go_on)
     return failed
 
 
-def try_often(kind: str, command: Command, reference: Reference, folder: Path) -> list[str]:
-    """Try it until it has happened often enough; returns what failed, and keeps the count."""
-    started, tried, failures = time.monotonic(), 0, list[str]()
+def try_often(kind: str, command: Command, reference: Reference, folder: Path, *, go_on: bool) -> bool:
+    """Try it until it has happened often enough, and keep the count; returns whether a trial failed."""
+    name = f"{kind}/{command.name}"
+    kept = read_kept()
+    row = kept[name] = {"tried": 0, "failed": 0, "seconds": 0.0, **(kept.get(name, {}) if go_on else {})}
 
-    def one(number: int) -> tuple[bool, str | None]:
-        trial = Trial(command, reference, folder / f"{kind}-{command.name}-{number}", f"{kind}{command.name}{number}")
+    def one(number: int) -> tuple[bool, bool]:
+        """Whether it happened, and whether it failed."""
+        place = Path(tempfile.mkdtemp(dir=folder))
         try:
-            happened, failure = KINDS[kind](trial), None
-            shutil.rmtree(trial.folder)
+            happened = KINDS[kind](Trial(command, reference, place, seed=f"{name} {number}"))
         except (AssertionError, TimeoutError, OSError) as error:
             traceback.print_exception(error)
-            happened, failure = True, f"{number}: {str(error)[:500]}"
-        return happened, failure
+            return True, True
+        shutil.rmtree(place)
+        return happened, False
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for number in range(0, 3 * TRIALS, AT_ONCE):
-            for happened, failure in pool.map(one, range(number, number + AT_ONCE)):
-                tried += happened
-                failures += [failure] if failure else []
-            if tried >= TRIALS:
+        for number in range(row["tried"], 3 * TRIALS, AT_ONCE):
+            if row["tried"] >= TRIALS:
                 break
-    seconds = round(time.monotonic() - started)
-    print(f"{kind}/{command.name}: {tried} tried, {len(failures)} failed, {seconds} s", file=sys.stderr, flush=True)
-    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    kept[f"{kind}/{command.name}"] = {"tried": tried, "failed": len(failures), "seconds": seconds}
-    write_json(KEPT, kept)
-    return failures
+            started = time.monotonic()
+            for happened, failed in pool.map(one, range(number, number + AT_ONCE)):
+                row["tried"] += happened
+                row["failed"] += failed
+            row["seconds"] = round(row["seconds"] + time.monotonic() - started, 1)
+            write_json(KEPT, kept)
+    print(f"{name}: {row['tried']} tried, {row['failed']} failed, {row['seconds']} s", file=sys.stderr, flush=True)
+    return bool(row["failed"])
+
+
+def read_kept() -> dict[str, Any]:
+    """What was tried before."""
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
 
 
 def print_table() -> None:
     """The table of all that is kept."""
-    kept: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8"))
+    kept = read_kept()
     print("| what happens | command | tried | failed | seconds |\n|---|---|---:|---:|---:|")
     for kind, said in SAID.items():
         for name in COMMANDS:
             if row := kept.get(f"{kind}/{name}"):
-                print(f"| {said} | {name} | {row['tried']} | {row['failed']} | {row['seconds']} |")
+                print(f"| {said} | {name} | {row['tried']} | {row['failed']} | {row['seconds']:.0f} |")
 
 
 def with_own_disks() -> None:

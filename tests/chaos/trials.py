@@ -43,7 +43,7 @@ class Trial:
         self.command, self.reference, self.folder = command, reference, folder
         self.random = random.Random(seed)
         self.place = folder / "place"
-        self.place.mkdir(parents=True)
+        self.place.mkdir()
 
     def start(self) -> Job:
         """Begin, or go on."""

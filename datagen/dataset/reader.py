@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -86,6 +87,8 @@ class BuiltDataset:
 
         disable_progress_bars()  # of the reading, which takes seconds
         paths = self._shards(split)
+        if os.path.expandvars(paths[0]) != str(paths[0]):  # as `datasets` does
+            raise UserError(f"{self.folder} has a name with a variable of the shell's in it: rename a folder")
         ids = set[str]()
         for path in paths:
             check_shard(path, self.spec, ids)

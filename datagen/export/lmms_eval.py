@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 import json
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ task: {name}
 dataset_path: {path}
 dataset_name: r1
 dataset_kwargs:
-  data_files: {{{split}: r1/{split}-*.parquet}}
+  data_files: {{{split}: {files}}}
   filters: [[task, "==", "{task}"]]{revision}
 test_split: {split}
 output_type: generate_until
@@ -73,11 +74,15 @@ def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
 
 def task_yaml(name: str, built: BuiltDataset, task: Task) -> str:
     """The file of a task. Only the test split is read, from the folder or from the commit on the Hub."""
-    path, revision = parse_repo_id(built.name) or (built.name, None)
+    repository = parse_repo_id(built.name)
+    path, revision = repository or (built.name, None)
+    # A relative pattern is put behind the folder's name, and that would be a part of the pattern.
+    files = f"{'' if repository else glob.escape(path) + '/'}r1/{SPLIT}-*.parquet"
     return TASK.format(
         name=name,
         path=json.dumps(path, ensure_ascii=False),
         split=SPLIT,
+        files=json.dumps(files, ensure_ascii=False),
         task=task.name,
         revision=f"\n  revision: {json.dumps(revision)}" if revision else "",
         utils=UTILS,

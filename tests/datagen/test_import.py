@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,18 @@ def test_what_is_in_two_given_splits_is_refused_or_left_out(sources: Path, tmp_p
     test = rows_of(out)["test"]
     assert len(test) == 41  # all that were given, the copy too
     assert len({row["pixels"] for found in rows_of(out).values() for row in found}) == own.COUNT - 2
+
+
+def test_the_commands_of_the_documentation_run(sources: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-images.md").read_text(encoding="utf-8")
+    (tmp_path / "photos").symlink_to(sources / "csv")
+    (tmp_path / "classes").symlink_to(sources / "classes")
+    fences = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
+    commands = [shlex.split(line)[1:] for fence in fences for line in fence.splitlines() if line[:10] == "r1vlm-data"]
+    assert [words[0] for words in commands] == ["import", "preview", "verify", "import"]
+    for words in commands:
+        done = invoke("datagen.cli", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""Speed and memory of `r1vlm-data import`, beside copying the same files: `python -m benchmarks.importing`.
+
+JPEG pictures of about 100 kB in a folder with a CSV of `SIZE` rows (or a tenth of it, for the memory). Copying is
+`shutil.copytree` of the folder, in one process, and `os.sync` behind it; importing has the same behind it. Both are
+measured in turn, `ROUNDS` times, in one run on the machine it is on. Decoding is what an import can't do without: every
+picture once by Pillow, in one process, and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.datagen import memory
+
+SIZE = int(os.environ.get("SIZE", "4000"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+
+
+def picture(number: int) -> bytes:
+    """A JPEG of about 100 kB: smooth shapes with the noise of a sensor, 800 x 600 pixels."""
+    rng = np.random.default_rng(number)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((800, 600), Image.Resampling.BICUBIC), dtype=np.int16)
+    noisy = (smooth + rng.normal(0, 7, (600, 800, 1)).astype(np.int16)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def write_source(folder: Path, size: int) -> float:
+    """Write a folder of pictures with a table; returns the mean bytes of a picture."""
+    (folder / "photos").mkdir(parents=True)
+    total = 0
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "answer"])
+        for number in range(size):
+            content = picture(number)
+            total += len(content)
+            (folder / "photos" / f"{number}.jpg").write_bytes(content)
+            writer.writerow([f"photos/{number}.jpg", number % 7])
+    return total / size
+
+
+def copying(source: Path, target: Path) -> float:
+    """Seconds that copying takes."""
+    started = time.perf_counter()
+    shutil.copytree(source, target)
+    os.sync()
+    return time.perf_counter() - started
+
+
+def decoding(source: Path) -> float:
+    """Seconds that decoding every picture takes."""
+    started = time.perf_counter()
+    for path in (source / "photos").iterdir():
+        with Image.open(path) as image:
+            image.load()
+    return time.perf_counter() - started
+
+
+def importing(source: Path, target: Path, workers: int) -> tuple[float, float]:
+    """Seconds that an import takes, and MiB at the peak of it and all its workers."""
+    words = ["--question", "Which number is it?", "--answer", "answer", "--judge", "integer", "--workers", str(workers)]
+    command = [sys.executable, "-m", "datagen.cli", "import", str(source / "table.csv"), *words, "--out", str(target)]
+    started, most = time.perf_counter(), 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as done:
+        while done.poll() is None:
+            most = max(most, memory(done.pid))
+            time.sleep(0.2)
+        if done.returncode:
+            raise RuntimeError(done.stderr.read().decode() if done.stderr else "")
+    os.sync()
+    return time.perf_counter() - started, most / 2**20
+
+
+def main() -> None:
+    """Print the ratios, and the memory at a tenth of the rows and at all."""
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mean = write_source(folder / "all", SIZE)
+        write_source(folder / "tenth", SIZE // 10)
+        print(f"{SIZE} JPEGs of {mean / 1000:.0f} kB, {ROUNDS} rounds")
+        found: dict[int, list[float]] = {1: [], cores: []}
+        peaks = []
+        for _ in range(ROUNDS):
+            copied = copying(folder / "all", folder / "copy")
+            shutil.rmtree(folder / "copy")
+            print(f"  copied in {copied:.1f} s, decoded in {decoding(folder / 'all'):.1f} s")
+            for workers, ratios in found.items():
+                seconds, peak = importing(folder / "all", folder / "out", workers)
+                shutil.rmtree(folder / "out")
+                ratios.append(seconds / copied)
+                peaks.append(peak)
+                print(
+                    f"  copied in {copied:.1f} s, imported by {workers} in {seconds:.1f} s, {peak:.0f} MiB", flush=True
+                )
+        for workers, ratios in found.items():
+            low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+            print(f"{workers} workers: {middle:.1f} times the time of copying ({low:.1f} to {high:.1f})")
+        _, small = importing(folder / "tenth", folder / "out", cores)
+        print(f"Peak memory: {small:.0f} MiB at {SIZE // 10} rows, {max(peaks):.0f} MiB at {SIZE}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +110,7 @@ def run(config: RunConfig, *, replace_process: bool = False) -> Path:
             finish(prepared)
     leave_process_group()
     if stage.stage == "grpo" and config.report and prepared.role != "launched":
-        report(prepared, stage.model, environment, replace_process=replace_process)
+        report(final, stage.model, environment, prepared.flags, replace_process=replace_process)
     return final
 
 
@@ -236,8 +236,12 @@ def check_flags(config: RunConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} is GRPO's: leave it out with --cold-start")
 
 
-def report(prepared: PreparedRun, model: str, environment: Mapping[str, str], *, replace_process: bool) -> None:
+def report(
+    final: Path, model: str, environment: Mapping[str, str], flags: Sequence[str] = (), *, replace_process: bool
+) -> None:
     """Score the model before and after GRPO on the test split with `r1vlm-eval`, and write the report.
+
+    `flags` are further ones that it needs.
 
     Raises:
         UserError: where it fails, and this process is still there.
@@ -245,9 +249,8 @@ def report(prepared: PreparedRun, model: str, environment: Mapping[str, str], *,
     if importlib.util.find_spec("scipy") is None:
         print("for a report of before and after:  pip install 'r1vlm[eval]'")
         return
-    final = prepared.final
     words = [str(final), "--baseline", str(model_folder(model)), "--out", str(final.parent / "report"), "--report"]
-    words += prepared.flags
+    words += flags
     command = [sys.executable, "-P", "-m", "evaluation.cli", *words]  # -P: not the user's folder of that name
     sys.stdout.flush()
     if replace_process:

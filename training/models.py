@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from datagen.common.config_file import dump_yaml
 from datagen.common.errors import UserError, suggest
-from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base, load_checkpoint, read_settings
+from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base, load_checkpoint, load_processor, read_settings
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.r1_format import vision_token_ids, with_opening
 
 SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
+LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # older names of parts of Qwen's `size`
 BUILT_IN = Path(__file__).parent / "builtin_models"
 
 
@@ -103,15 +106,37 @@ def generation_config(own: Any, processor: Any) -> Any:
     return GenerationConfig(**tokens, suppress_tokens=vision_token_ids(processor.tokenizer.get_vocab()))
 
 
+def check_image_processor(model: str, changes: Mapping[str, Any]) -> None:
+    """Check changes to a model's image processor without loading the model.
+
+    Raises:
+        UserError: as `configure_image_processor`.
+    """
+    if changes:
+        configure_image_processor(load_processor(model_folder(model)), changes)
+
+
 def configure_image_processor(processor: Any, changes: Mapping[str, Any]) -> None:
     """Change settings of a processor's image processor, the size of images for example.
 
     Raises:
-        UserError: where it has no such setting.
+        UserError: where it has no such setting, or can't take a picture with them.
     """
+    from PIL import Image
+
     images = processor.image_processor
     known = images.to_dict()
     for name in changes:
+        if name in LIMITS and LIMITS[name] in (known.get("size") or {}):
+            size = {**known["size"], LIMITS[name]: changes[name]}
+            whole = dump_yaml({"size": size}).strip()
+            raise UserError(f"not every library heeds {name} where it is given alone: set image_processor={whole}")
         if name not in known:
             raise UserError(f"the image processor has no setting {name!r}: {suggest(name, sorted(known))}")
-    processor.image_processor = type(images).from_dict(known | changes)
+    try:
+        changed = type(images).from_dict(copy.deepcopy(known) | changes)
+        changed(images=[Image.new("RGB", (64, 48))], return_tensors="pt")
+    except Exception as error:  # each image processor has checks of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"image_processor={dict(changes)} is not possible: {reason}") from error
+    processor.image_processor = changed

@@ -31,7 +31,14 @@ from training.config import (
 )
 from training.distributed import check_ranks, finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
-from training.models import DEFAULT_MODEL, SMALL, adapter_settings, model_folder, pin_model
+from training.models import (
+    DEFAULT_MODEL,
+    SMALL,
+    adapter_settings,
+    check_image_processor,
+    model_folder,
+    pin_model,
+)
 from training.recipes import load_recipe, recipe_for_model
 
 if TYPE_CHECKING:
@@ -171,6 +178,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     role: Role = "launched" if is_launched() else "standalone"
     if role == "standalone":
         check_tools(stage)
+        check_image_processor(model, stage.settings.get("image_processor") or {})
     plan, reason = None, ""
     if kind == "grpo" and not (out / FINAL).exists() and (role == "standalone" or has_plan()):
         plan, reason = plan_of(config, built.spec, stage, recipe)

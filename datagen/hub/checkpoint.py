@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def load_checkpoint(folder: Path, dtype: Any, *, trainable: bool = False) -> tup
             of its own.
     """
     base = _check_files(folder)
-    processor = _load_processor(folder)
+    processor = load_processor(folder)
     model = _load_model(base or folder, dtype=dtype)
     return (model if base is None else _with_adapter(model, folder, trainable)), processor
 
@@ -56,7 +57,7 @@ def check_checkpoint(folder: Path) -> Any:
     """
     if _check_files(folder) is not None:
         raise UserError(f"{folder} is a LoRA adapter, which vLLM can't load as a model: use --engine transformers")
-    processor = _load_processor(folder)
+    processor = load_processor(folder)
     _load_model(folder, device_map="meta")
     return processor
 
@@ -133,17 +134,46 @@ def check_weights_files(folder: Path) -> None:
         raise UserError(f"{folder} is to have {layers} layers, and its weights hold {tensors} tensors: {ADVICE}")
 
 
-def _load_processor(folder: Path) -> Any:
+def load_processor(folder: Path) -> Any:
+    """The processor of the checkpoint in `folder`, whose chat template has been tried.
+
+    Raises:
+        UserError: where it can't be loaded, has no chat template, or one that can't be rendered.
+    """
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(folder, **LOCAL)
+        with _class_sizes_kept(folder):
+            processor = AutoProcessor.from_pretrained(folder, **LOCAL)
     except Exception as error:  # every tokenizer and image processor raises its own
         raise refusal(folder, error) from error
     if not getattr(processor, "chat_template", None):
         raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
     check_template(folder, processor)
     return processor
+
+
+@contextmanager
+def _class_sizes_kept(folder: Path) -> Iterator[None]:
+    """Inside, an image processor with limits of its own (`max_pixels`) leaves the defaults of its class as they were.
+
+    transformers 5.17 writes them into the class (Qwen's, and eight others'): a processor that is loaded afterwards and
+    says nothing of its size would have another's.
+    """
+    import transformers
+
+    said = [read_settings(folder / name) for name in PROCESSOR if (folder / name).is_file()]
+    said += [inner for one in said if isinstance(inner := one.get("image_processor"), dict)]
+    stems = {str(one.get("image_processor_type")).removesuffix("Fast") for one in said}
+    found: list[Any] = [getattr(transformers, stem + end, None) for stem in stems for end in ("", "Fast", "Pil")]
+    sizes = [(one, one.size) for one in found if isinstance(getattr(one, "size", None), dict)]
+    for one, size in sizes:
+        one.size = dict(size)
+    try:
+        yield
+    finally:
+        for one, size in sizes:
+            one.size = size
 
 
 def _load_model(folder: Path, **options: Any) -> Any:

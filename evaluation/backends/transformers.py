@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen import r1_format
+from datagen.hub.chat_template import check_image_counts
 from datagen.hub.checkpoint import load_checkpoint
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
@@ -46,13 +47,21 @@ class TransformersBackend:
         """
         (opening,) = {prompt.opening for prompt in prompts}
         template = self.processor.chat_template
+        conversations = [
+            r1_format.with_image(prompt.messages, {"type": "image", "image": prompt.image}) for prompt in prompts
+        ]
+        rendering = {
+            "chat_template": r1_format.with_opening(template) if opening else r1_format.without_opening(template),
+            "add_generation_prompt": True,
+        }
+        texts = self.processor.apply_chat_template(conversations, tokenize=False, **rendering)
+        check_image_counts(texts, [1] * len(prompts), self.processor)
         inputs = self.processor.apply_chat_template(
-            [r1_format.with_image(prompt.messages, {"type": "image", "image": prompt.image}) for prompt in prompts],
-            chat_template=r1_format.with_opening(template) if opening else r1_format.without_opening(template),
-            add_generation_prompt=True,
+            conversations,
             tokenize=True,
             return_dict=True,
             processor_kwargs={"padding": True, "return_tensors": "pt"},
+            **rendering,
         )
         return inputs.to(self.model.device)
 

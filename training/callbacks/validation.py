@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from trl.data_utils import prepare_multimodal_messages
 from trl.models.utils import unwrap_model_for_generation
 
+from datagen.hub.chat_template import check_image_counts
 from datagen.r1_format import full_message
 from datagen.registry import find_task
 from datagen.task import score
@@ -111,6 +112,7 @@ def generate_with_transformers(trainer: GRPOTrainerLike, prompts: list[Any]) -> 
         for start in range(0, len(prompts), size):
             batch = prompts[start : start + size]
             texts, images = render(batch, trainer, tokenize=False), [images_of(prompt) for prompt in batch]
+            check_image_counts(texts, list(map(len, images)), processor)
             inputs = processor(images=images, text=texts, padding=True, return_tensors="pt").to(device)
             with trainer.accelerator.autocast():
                 ids = model.generate(

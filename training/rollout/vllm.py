@@ -16,6 +16,7 @@ from datasets import Image as ImageColumn
 from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
+from datagen.hub.chat_template import check_image_counts
 from training.rollout.parity import check_same_prompts, images_of, render
 from training.rollout.protocols import GRPOTrainerLike, Processor
 
@@ -32,10 +33,12 @@ def rollout_func(prompts: list[list[dict[str, Any]]], trainer: GRPOTrainerLike) 
         UserError: where vLLM read other tokens than the trainer, with the first difference.
     """
     processor, vllm = trainer.processing_class, trainer.vllm_generation
+    texts = render(prompts, trainer, tokenize=False)
+    check_image_counts(texts, [len(images_of(prompt)) for prompt in prompts], processor)
     ours = render(prompts, trainer, tokenize=True, return_dict=True)["input_ids"]
     sent = ours
     if vllm.mode == "colocate":
-        sent = processor.tokenizer(render(prompts, trainer, tokenize=False), add_special_tokens=False)["input_ids"]
+        sent = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
     generations = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
     read, completions, logprobs, _ = vllm.generate(sent, [images_of(prompt) for prompt in prompts], generations)
     check_same_prompts(ours, read, processor)

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback
 from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
 from datagen.dataset.reader import open_dataset
+from datagen.hub.chat_template import check_questions
 from datagen.hub.record import read_record
 from datagen.hub.run_folder import CHECKPOINT, step_of, whole_checkpoints
 from datagen.r1_format import completion_of
@@ -64,6 +65,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     frozen = lora or adapter_settings(stage.model)  # the base of an adapter, which is never stepped
     dtype = "bfloat16" if frozen and config.bf16 else "float32"
     model, processor = load_model(stage.model, stage.settings, dtype=dtype)
+    check_questions(questions["prompt"], processor)
     config.max_completion_length = completion_limit(questions["solution"], processor, config.max_completion_length)
     config.generation_kwargs = {**ban_tokens(banned_tokens(processor), config), **(config.generation_kwargs or {})}
     rewards = RewardFunctions(stage.tasks, out / COMPLETIONS)

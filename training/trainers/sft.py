@@ -15,6 +15,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
+from datagen.hub.chat_template import check_questions
 from datagen.hub.record import read_record
 from datagen.r1_format import completion_of, parse
 from training.callbacks.metrics_logging import MetricsLogger
@@ -41,6 +42,7 @@ def train(stage: StageConfig) -> Path:
     rows = rows.select(range(min(stage.settings["traces"], len(rows))))
     check_reasoning(rows["solution"], stage)
     model, processor = load_model(stage.model, stage.settings)
+    check_questions(rows["prompt"], processor)
     traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
     check_traces(traces, processor)
     with trl_errors_explained():

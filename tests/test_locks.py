@@ -55,6 +55,16 @@ def test_everything_that_locks_goes_on_and_says_so_once(
     assert capsys.readouterr().err.count("has no locks") == 2  # the run folder, and the cache
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_library_that_cannot_lock_its_cache_gets_a_sentence(
+    number: int, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_flock(monkeypatch, number)
+    said = refused(invoke("datagen.cli", "preview", digits_folder, "--out", tmp_path / "p.png"))
+    assert "a library can't lock its cache: set HF_HOME" in said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_lock_of_a_process_that_died_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_FLOCK)

@@ -83,6 +83,11 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
         if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):  # of datasets or huggingface_hub: our own locks do without
+            print(
+                f"{program}: a library can't lock its cache: set HF_HOME to a folder on another disk", file=sys.stderr
+            )
+            sys.exit(2)
         if error.errno not in DISK:
             raise
         print(f"{program}: can't write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)

@@ -57,7 +57,7 @@ def flags(request: pytest.FixtureRequest, package: Path, monkeypatch: pytest.Mon
     if request.param == "file":
         return ["--task-file", str(package / "r1vlm_fruit.py")]
     monkeypatch.syspath_prepend(package)
-    monkeypatch.setenv("PYTHONPATH", str(package))
+    monkeypatch.setenv("PYTHONPATH", str(package), prepend=os.pathsep)
     return []
 
 
@@ -163,7 +163,7 @@ def test_an_exported_task_is_judged_in_a_process_that_was_told_nothing(
 def ray(package: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Executor:
     """Draws on a cluster of two nodes, on which the package is installed."""
     monkeypatch.syspath_prepend(package)
-    monkeypatch.setenv("PYTHONPATH", str(package))
+    monkeypatch.setenv("PYTHONPATH", str(package), prepend=os.pathsep)
     return ray_executor(str(request.getfixturevalue("cluster")[0].address))
 
 

@@ -20,6 +20,7 @@ from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.executors import Executor, ray_executor
 from datagen.dataset.reader import open_dataset
+from datagen.hub.cards import model_card
 from datagen.registry.code import _installed
 from datagen.task import reward_hash
 from tests.conftest import MakeOnce
@@ -240,6 +241,27 @@ def test_a_killed_run_goes_on_is_scored_and_says_what_it_was_trained_on(
     with without_code(package):
         assert "whose code is not here" in refused(invoke("evaluation.cli", *score))
         assert "whose code is not here" in refused(invoke("training.cli", *words[:1], *words[1 + len(flags) :]))
+
+
+@pytest.mark.parametrize(
+    ("package", "says"),
+    [
+        ({}, "`my-task.py`, SHA-256 `000"),
+        ({"package": "mine", "version": "1!2.0"}, "`my-task.py` of the package `mine` 1!2.0, SHA-256 `000"),
+    ],
+)
+def test_the_card_of_a_checkpoint_names_the_code(package: dict[str, str], says: str) -> None:
+    record = {
+        "stage": "grpo",
+        "tasks": ["mine-sum"],
+        "step": 3,
+        "shown": "3 steps",
+        "dataset_fingerprint": "f",
+        "seed": 0,
+    }
+    record |= {"reward_hash": {}, "versions": {}, "settings": {}}
+    assert says in model_card(record | {"code": {"file": "my-task.py", "sha256": "0" * 64, **package}})
+    assert "code of the dataset" not in model_card(record)
 
 
 @pytest.mark.slow

@@ -1,0 +1,285 @@
+"""Prompts computed once a group give the numbers of TRL's own path: losses, gradients, completions and whole runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from trl import GRPOConfig
+from trl.data_utils import prepare_multimodal_messages
+from trl.trainer import grpo_trainer
+
+from datagen.dataset.reader import open_dataset
+from tests.conftest import MakeOnce
+from tests.processes import invoke
+from tests.training.architectures import shrunk
+from training.models import load_model
+from training.recipes import load_recipe
+from training.rollout.parity import loss_inputs
+from training.trainers import grpo
+from training.trainers.shared_prefix import trainer as module
+from training.trainers.shared_prefix import trial
+from training.trainers.shared_prefix.packing import ATTENTION
+from training.trainers.shared_prefix.trainer import SharedPrefix, SharingError
+
+pytestmark = pytest.mark.slow
+FAMILIES = ("qwen2-vl-2b", "default", "qwen3-vl-2b", "smolvlm")  # by the recipes of their models
+PROMPTS, GROUP = 3, 4
+
+
+@pytest.fixture(scope="module")
+def rows(digits_folder: Path) -> Any:
+    return open_dataset(digits_folder).questions("train", ["list", "sum"])
+
+
+@pytest.fixture(scope="session")
+def family(make_once: MakeOnce) -> Callable[[str], Path]:
+    """The shrunk model of a recipe, with random weights."""
+
+    def make(recipe: str) -> Path:
+        model = load_recipe(recipe)["model"]
+        return make_once(recipe, lambda folder: void(shrunk(model, folder / "model"))) / "model"
+
+    return make
+
+
+def void(_: Any) -> None:
+    """Nothing."""
+
+
+def make_trainer(model: Path, rows: Any, out: Path, *, lora: dict[str, Any] | None = None, **settings: Any) -> Any:
+    """A trainer that shares prompts, of which nothing has been trained yet."""
+    network, processor = load_model(str(model))
+    if processor.image_processor.to_dict().get("do_image_splitting"):  # into 17 tiles
+        processor.image_processor.do_image_splitting = False
+    usual = {"per_device_train_batch_size": PROMPTS * GROUP, "num_generations": GROUP, "max_completion_length": 12}
+    config = GRPOConfig(
+        output_dir=str(out),
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        beta=settings.pop("beta", 0.0),
+        gradient_checkpointing=settings.pop("gradient_checkpointing", False),
+        **{**usual, **settings},
+    )
+    trainer = SharedPrefix(
+        model=network,
+        processing_class=processor,
+        args=config,
+        train_dataset=rows,
+        reward_funcs=lambda completions, **_: [float(len(one[0]["content"]) % 3) for one in completions],
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
+    )
+    trainer.share_prefixes()
+    return trainer
+
+
+def batch(trainer: Any, rows: Any, order: list[int] | None = None, images: int = 1) -> tuple[dict[str, Any], Tensor]:
+    """Completions of random lengths and tokens, some masked out, and the prompt of each; in another order if given."""
+    tokens = torch.Generator().manual_seed(1)
+    order = list(range(PROMPTS * GROUP)) if order is None else order
+    prompts = [
+        prepare_multimodal_messages(rows[i]["prompt"], images=[rows[i + j]["image"] for j in range(images)])
+        for i in range(PROMPTS)
+        for _ in range(GROUP)
+    ]
+    lengths = torch.randint(1, 13, (len(prompts),), generator=tokens).tolist()
+    completions = [torch.randint(60, 200, (length,), generator=tokens).tolist() for length in lengths]
+    inputs = loss_inputs(trainer, [prompts[i] for i in order], [completions[i] for i in order])
+    width = inputs["logits_to_keep"]
+    inputs["attention_mask"][1, -width:] = 0  # as a completion that was cut off
+    return inputs, torch.tensor([i // GROUP for i in order])
+
+
+def compute(trainer: Any, inputs: dict[str, Any], group: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Log-probabilities and entropies where there are tokens, and the gradients of a weighted sum of the former."""
+    trainer.shares_loss = group is not None
+    trainer.model.zero_grad()
+    with trainer.groups(group):
+        logps, entropies, _ = trainer._get_per_token_logps_and_entropies(trainer.model, compute_entropy=True, **inputs)
+    real = inputs["attention_mask"][:, -inputs["logits_to_keep"] :].bool()
+    weights = torch.randn(logps.shape, generator=torch.Generator().manual_seed(2))
+    ((logps.float() * weights)[real].sum() / real.sum()).backward()
+    gradients = {name: value.grad.clone() for name, value in trainer.model.named_parameters() if value.grad is not None}
+    return logps.detach()[real], entropies.detach()[real], gradients
+
+
+def check_equal(trainer: Any, inputs: dict[str, Any], group: Tensor) -> None:
+    """Both paths give the same within 1e-5, and nothing is zero."""
+    logps, entropies, gradients = compute(trainer, inputs, None)
+    shared = compute(trainer, inputs, group)
+    torch.testing.assert_close(shared[0], logps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared[1], entropies, rtol=1e-5, atol=1e-5)
+    assert shared[2].keys() == gradients.keys()
+    assert any(value.any() for value in gradients.values())
+    for name, value in gradients.items():
+        torch.testing.assert_close(shared[2][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("recipe", FAMILIES)
+@pytest.mark.parametrize("images", [1, 2])
+def test_families(recipe: str, images: int, family: Callable[[str], Path], rows: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(family(recipe), rows, tmp_path)
+    inputs, group = batch(trainer, rows, images=images)
+    check_equal(trainer, inputs, group)
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "checkpointing": {"gradient_checkpointing": True},
+    "reentrant": {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": True},
+    },
+    "lora": {"lora": {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes(mode: str, random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(random_checkpoint, rows, tmp_path, **MODES[mode])
+    if mode == "reentrant":
+        trainer.model.enable_input_require_grads()
+    trainer.model.train()
+    inputs, group = batch(trainer, rows)
+    check_equal(trainer, inputs, group)
+
+
+def test_rows_in_any_order_and_groups_of_any_size(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(random_checkpoint, rows, tmp_path)
+    inputs, group = batch(trainer, rows, [7, 0, 11, 4, 5, 1, 6])
+    check_equal(trainer, inputs, group)
+    check_equal(trainer, {**inputs, "batch_size": 3}, group)
+
+
+def test_bfloat16_is_as_far_from_float32_as_the_plain_path(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(random_checkpoint, rows, tmp_path)
+    inputs, group = batch(trainer, rows)
+    exact, _, _ = compute(trainer, inputs, None)
+    trainer.accelerator.autocast = partial(torch.autocast, "cpu", torch.bfloat16)
+    plain, _, _ = compute(trainer, inputs, None)
+    shared, _, _ = compute(trainer, inputs, group)
+    assert 0 < (shared - exact).abs().mean() < 2 * (plain - exact).abs().mean()
+
+
+def test_a_model_without_the_attention_is_no_silent_error(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(random_checkpoint, rows, tmp_path)
+    inputs, group = batch(trainer, rows)
+    trainer.model.set_attn_implementation({"text_config": "sdpa"})
+    with pytest.raises(RuntimeError, match="is sdpa, which knows no shared prompts"):
+        compute(trainer, inputs, group)
+
+
+def test_greedy_completions_are_those_of_generate(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+    greedy = {"generation_kwargs": {"do_sample": False}}
+    trainer = make_trainer(random_checkpoint, rows, tmp_path, **greedy)
+    prompts = [
+        prepare_multimodal_messages(rows[i]["prompt"], images=[rows[i]["image"]])
+        for i in range(PROMPTS)
+        for _ in range(GROUP)
+    ]
+    trainer.model.train()
+    answers = []
+    for group in (None, torch.arange(len(prompts)) // GROUP):
+        with trainer.groups(group):
+            ids, images, fields = trainer._tokenize_prompts(prompts)
+            answers.append(trainer._generate_single_turn(ids, images, fields, GROUP)[0])
+    assert answers[0] == answers[1]
+    assert len({tuple(ids) for ids in answers[0]}) > 1
+
+
+class SameNoise(SharedPrefix):
+    """Draws for all rows at each step, as TRL's path does, also for those that have ended."""
+
+    @staticmethod
+    def draw(probabilities: Tensor, rows: Tensor, count: int) -> Tensor:
+        noise = torch.empty(count, probabilities.shape[1]).exponential_()
+        return (probabilities / noise[rows]).argmax(-1)
+
+
+STEPS = ("--steps", "2", "--set", "save_steps=2", "--num-generations", "4", "--learning-rate", "1e-3", "--no-report")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("per_device_train_batch_size=12", "beta=0.1", "sync_ref_model=true", "ref_model_sync_steps=1"),
+        ("per_device_train_batch_size=4", "gradient_accumulation_steps=2", "num_iterations=2"),
+    ],
+    ids=["reference", "iterations"],
+)
+def test_a_run_takes_the_steps_of_the_plain_path(
+    settings: tuple[str, ...],
+    random_checkpoint: Path,
+    few_digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over whole steps, with the same random numbers: the same completions, rewards, losses and gradients."""
+
+    class Trainer(grpo.R1GRPOTrainer):
+        draw = staticmethod(SameNoise.draw)
+
+    monkeypatch.setattr(grpo, "R1GRPOTrainer", Trainer)
+    for place, name in ((grpo_trainer, "shuffle_sequence_dict"), (module, "shuffle_groups")):
+        monkeypatch.setattr(place, name, lambda batch: batch)  # they take other numbers of random numbers
+    found = []
+    for shares in ("true", "false"):
+        sets = [word for one in (*settings, f"shared_prefix={shares}") for word in ("--set", one)]
+        words = [
+            "digits",
+            "--data",
+            str(few_digits),
+            "--model",
+            str(random_checkpoint),
+            "--out",
+            str(tmp_path / shares),
+        ]
+        done = invoke("training.cli", *words, *STEPS, "--set", "max_completion_length=40", *sets)
+        assert done.returncode == 0, done.stderr
+        assert ("prompts are computed once a group" in done.stdout) == (shares == "true")
+        found.append([json.loads(line) for line in (tmp_path / shares / "metrics.jsonl").read_text().splitlines()])
+    compared = {"loss", "grad_norm", "reward", "entropy", "kl", "completions/mean_length"}
+    for row, plain in zip(*found, strict=True):
+        for name in plain.keys() & compared:
+            assert row[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-6), name
+
+
+def test_what_would_differ_is_not_shared(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(random_checkpoint, rows, tmp_path, generation_kwargs={"repetition_penalty": 1.2})
+    assert trainer.shares_loss
+    assert not trainer.shares_generation
+    trainer.model.set_attn_implementation({"text_config": "eager"})
+    with pytest.raises(SharingError, match="the model's attention is eager"):
+        trainer.share_prefixes()
+
+
+def test_a_model_whose_numbers_differ_goes_on_without(
+    random_checkpoint: Path,
+    rows: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As one that attends from completion to completion would."""
+    trainer = make_trainer(random_checkpoint, rows, tmp_path)
+    assert trainer.model.config.get_text_config()._attn_implementation == ATTENTION
+    callback = trial.SharingTrial()
+    callback.trainer = trainer
+
+    def shifted(*words: Any, **options: Any) -> Tensor:
+        return positions(*words, **options) + torch.arange(words[1].shape[1]) % 2
+
+    positions = module.prompt_positions
+    monkeypatch.setattr(module, "prompt_positions", shifted)
+    state = type("State", (), {"is_world_process_zero": True})
+    callback.on_train_begin(trainer.args, state, None)
+    assert "prompts are not shared, which takes longer: log-probabilities are" in capsys.readouterr().out
+    assert not trainer.shares_loss
+    assert not trainer.shares_generation

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One would guess that an entry of NO_PROXY that a client can't use is passed over, as curl and requests do.
+# One would guess that an entry of NO_PROXY that a client can't use is passed over, at least where no proxy is set.
 # In fact httpx 0.28.1 makes no client at all where NO_PROXY has a network of IPv6 (fd00::/8) or an address in brackets
 # ([::1]): httpx.Client() raises InvalidURL, "Invalid port", whatever is to be asked and with no proxy set. ::1 alone
 # works, and so do networks of IPv4. Some tools that run containers put such entries into every container.
 # It matters to people who train vision-language models because huggingface_hub 1.x and the clients of model servers are
 # built on httpx: downloads, uploads and evaluations end in a traceback about a port that nobody has named.
-# Upstream: encode/httpx issue 3221, pull request 3741 (open); mended in its successor httpx2 (2.16.2 here).
+# Upstream: encode/httpx issue 3221; mended in its successor httpx2 (issue 829; 2.16.2 here).
 # Seen here: httpx refuses 3 of 5, httpx2 none of them.
 set -euo pipefail
 T=$(mktemp -d)

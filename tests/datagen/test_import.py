@@ -156,7 +156,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.mark.slow
 def test_a_dataset_of_the_hub(hub: Hub, sources: Path, tmp_path: Path) -> None:
     content = (sources / "parquet" / "part.parquet").read_bytes()
-    hub.put("datasets/ada/boxes", {"data/train-00000-of-00001.parquet": content, "README.md": b"# boxes\n"})
+    hub.put(
+        "datasets/ada/boxes", {"data/train-00000-of-00001.parquet": content, "README.md": b"---\nlicense: mit\n---\n"}
+    )
     here = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
     env = os.environ | here | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     words = ("--question", "question", "--answer", "colour", "--judge", "exact", "--out", tmp_path / "out")

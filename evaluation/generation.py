@@ -126,7 +126,7 @@ class AnswerGenerator:
             UserError: where no answer came at all.
         """
         label = self._label(variant)
-        if len(reasons) == len(texts):
+        if reasons and len(reasons) == len(texts):
             raise UserError(f"{label}: no question got an answer: {reasons[0]}")
         sentences = [f"{label}: {sentence}" for sentence in oddities(texts, opened=variant.opening)]
         if reasons:

@@ -88,18 +88,18 @@ def literal(name: str, key: str, value: str) -> Damage:
     return damage
 
 
-def table(change: Callable[[pa.Table], pa.Table]) -> Damage:
-    """Changes the table of the test split; its hash in the manifest fits."""
+def table(change: Callable[[pa.Table], pa.Table], name: str = TEST) -> Damage:
+    """Changes the table in a file of a dataset; its hash in the manifest fits."""
 
     def damage(folder: Path) -> None:
-        pq.write_table(change(pq.read_table(folder / TEST)), folder / TEST)
-        fit(folder)
+        pq.write_table(change(pq.read_table(folder / name)), folder / name)
+        fit(folder, name)
 
     return damage
 
 
-def row(**values: Any) -> Damage:
-    """Changes columns of the second row of the test split; a function is given the value that was there."""
+def row(file: str = TEST, **values: Any) -> Damage:
+    """Changes columns of the second row in a file of a dataset; a function is given the value that was there."""
 
     def change(before: pa.Table) -> pa.Table:
         rows = before.to_pylist()
@@ -107,11 +107,12 @@ def row(**values: Any) -> Damage:
             rows[1][name] = value(rows[1][name]) if callable(value) else value
         return pa.Table.from_pylist(rows, before.schema)
 
-    return table(change)
+    return table(change, file)
 
 
-def fit(folder: Path) -> None:
-    keys(MANIFEST, "files", **{TEST: sha256(folder / TEST)})(folder)
+def fit(folder: Path, name: str = TEST) -> None:
+    """Makes the manifest say that a file is what it is now."""
+    keys(MANIFEST, "files", **{name: sha256(folder / name)})(folder)
 
 
 def image(change: Callable[[bytes], bytes | None]) -> Damage:

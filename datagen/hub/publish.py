@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import sha256
-from datagen.common.untrusted import parse_json
 from datagen.hub.errors import endpoint, hub_errors_explained, with_retries
 from datagen.hub.fetch import NAME, Kind
 
@@ -270,6 +269,8 @@ def published_files(target: PublishTarget, identity: RepoIdentity) -> set[str]:
 
 def _value(text: bytes, key: str) -> Any:
     """The value of a key in a JSON object; None where it has none, or it is none."""
+    from datagen.common.untrusted import parse_json
+
     try:
         value = parse_json(text)
     except ValueError:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from datagen.common.errors import UserError, require_extra
 from datagen.common.versions import installed_versions
-from evaluation.model_source import ModelSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from evaluation.model_source import ModelSource
 
 BackendName = Literal["auto", "transformers", "vllm", "openai"]
 MIN_VLLM_PROMPTS = 64  # on a GPU: fewer are done by transformers before vLLM has started (about a minute)

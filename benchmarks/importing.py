@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.datagen import memory
 
-SIZE = int(os.environ.get("SIZE", "4000"))
+SIZE = int(os.environ.get("SIZE", "10000"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 
 

@@ -19,6 +19,7 @@ from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
 from datagen.hub.chat_template import check_template
 from datagen.hub.fetch import download, parse_repo_id
+from datagen.r1_format import make_prompt, with_image
 
 CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"  # where the weights are in several files: which has which
@@ -27,6 +28,7 @@ WEIGHTS = re.compile(r"[\w.-]+\.safetensors")
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
 ADVICE = "copy or download the checkpoint again"
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
+PIXELS = 1 << 27  # of an image, as a processor's settings have them: ten times what Qwen's take
 LONGEST = 300  # characters of a library's message that are shown
 EXAMPLES = 3  # names of weights that are shown
 
@@ -149,8 +151,31 @@ def load_processor(folder: Path) -> Any:
         raise refusal(folder, error) from error
     if not getattr(processor, "chat_template", None):
         raise UserError(f"{folder} has no chat template: save the checkpoint's processor with one")
+    if not hasattr(processor, "image_processor"):
+        raise UserError(f"{folder} has no image processor: save the checkpoint's whole processor")
     check_template(folder, processor)
+    _try_processor(folder, processor)
     return processor
+
+
+def _try_processor(folder: Path, processor: Any) -> None:
+    """Check that a processor takes a question with an image: its settings are read when it is used."""
+    from PIL import Image
+
+    question = with_image(make_prompt("How many?", "3"), {"type": "image", "image": Image.new("RGB", (64, 64))})
+    try:
+        size = dict(processor.image_processor.size or {})
+        if any(isinstance(pixels, int) and pixels > PIXELS for pixels in size.values()):
+            raise ValueError(f"its images are to have more than {PIXELS} pixels")
+        processor.apply_chat_template(
+            [question],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={"return_tensors": "pt"},
+        )
+    except Exception as error:  # as above
+        raise refusal(folder, error) from error
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from datagen import r1_format
+from datagen.common.errors import UserError
 from datagen.hub.chat_template import check_image_counts
-from datagen.hub.checkpoint import load_checkpoint
+from datagen.hub.checkpoint import load_checkpoint, refusal
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
 BATCH_SIZE = 128  # prompts at a time, unless --batch-size says otherwise
@@ -95,7 +96,29 @@ def load(folder: Path, sampling: Sampling, batch_size: int) -> TransformersBacke
     model, processor = load_checkpoint(folder, torch.bfloat16 if device == "cuda" else torch.float32)
     processor.tokenizer.padding_side = "left"
     model.generation_config = generation_config(model, processor, sampling)
-    return TransformersBackend(model.eval().to(device), processor, device, batch_size)
+    backend = TransformersBackend(model.eval().to(device), processor, device, batch_size)
+    check_answers(folder, backend)
+    return backend
+
+
+def check_answers(folder: Path, backend: TransformersBackend) -> None:
+    """Check that a checkpoint answers: many settings are read when they are used.
+
+    Raises:
+        UserError: where it does not.
+    """
+    import torch
+    from PIL import Image
+
+    image = Image.new("RGB", (64, 64))
+    prompts = [Prompt(text, r1_format.make_prompt(text, "3"), image, opening=True) for text in ("How many?", "Why?")]
+    try:
+        with torch.inference_mode():
+            backend.model.generate(**backend.inputs(prompts), max_new_tokens=1)
+    except UserError:
+        raise
+    except Exception as error:  # every model raises its own
+        raise refusal(folder, error) from error
 
 
 def generation_config(model: Any, processor: Any, sampling: Sampling) -> Any:

@@ -207,6 +207,18 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     "no heads": (keys("config.json", "text_config", num_attention_heads=0), "can't be loaded"),
     "an unknown kind of model": (keys("config.json", model_type=TERMINAL), "can't be loaded"),
     "a model that is larger than its weights": (keys("config.json", text_config=None), "its weights hold"),
+    "no patches of an image": (keys("processor_config.json", "image_processor", patch_size=0), "can't be loaded"),
+    "images that are a text": (keys("processor_config.json", "image_processor", rescale_factor="x"), "can't be loaded"),
+    "images of absurd size": (
+        keys("processor_config.json", "image_processor", size={"shortest_edge": 10**11, "longest_edge": 10**11}),
+        "more than 134217728 pixels",
+    ),
+    "a processor without images": (keys("processor_config.json", processor_class="X"), "no image processor"),
+    "a length that is a text": (keys("tokenizer_config.json", model_max_length="x"), "can't be loaded"),
+    "nothing to pad with": (keys("tokenizer_config.json", pad_token=None), "can't be loaded"),
+    "an image token that is none": (keys("config.json", image_token_id=10**9), "can't be loaded"),
+    "windows of no size": (keys("config.json", "vision_config", window_size=0), "can't be loaded"),
+    "an end that is a text": (keys("generation_config.json", eos_token_id="x"), "can't be loaded"),
     "a million layers": (keys("config.json", "text_config", num_hidden_layers=10**6, layer_types=None), "its weights"),
 }
 

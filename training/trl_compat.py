@@ -9,7 +9,7 @@ where an upstream release makes a part unnecessary. Where there is no issue, loo
 | `AtomicCheckpoints._load_from_checkpoint` | a run is resumed with its first weights | transformers #43701, #40187 |
 | `ReferenceCheckpoints`, `reference_from_checkpoint` | a synced reference model is not saved | no issue |
 | `ResumeDataOrder` | each later epoch of a resumed run has the order of the first | no issue |
-| `trainers.shared_prefix.trainer` | prompts are forwarded once a completion | no issue for images (text: TRL's async trainer) |
+| `trainers.shared_prefix.trainer` | prompts are forwarded once a completion | no issue for images |
 | `ScoredBatches` | no hook between the scoring of completions and the loss | no issue |
 | `SyncedVLLMGeneration.sync_weights` | images of old weights stay in vLLM's cache | TRL #7198, pull request #7200 |
 | `SyncedVLLMGeneration._iter_named_params` | merging an adapter in place changes its base | TRL #6688 |

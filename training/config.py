@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -357,12 +358,32 @@ def _instead_of(name: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(map(repr, close))}?" if close else "TRL's GRPOConfig and SFTConfig have none"
 
 
+def _is_interval(value: float | None) -> bool:
+    return value is None or 0 < value <= 1 or (value > 1 and value % 1 == 0)
+
+
+POSSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a value may be, and what is said of others
+    **dict.fromkeys(
+        ("eval_steps", "save_steps"),
+        (_is_interval, "input should be a number of steps, or a share of all of them below 1"),
+    ),
+    **dict.fromkeys(("temperature", "repetition_penalty"), (lambda value: value > 0, "input should be above 0")),
+    "top_p": (lambda value: 0 < value <= 1, "input should be above 0, and at most 1"),
+    "min_p": (lambda value: value is None or 0 <= value <= 1, "input should be from 0 to 1"),
+    "top_k": (lambda value: value >= 0, "input should be a number of tokens, or 0 for all"),
+    "use_liger_kernel": (
+        lambda value: not value or find_spec("liger_kernel") is not None,
+        "install it with  pip install liger-kernel",
+    ),
+}
+
+
 def _impossible(name: str, value: Any) -> str | None:
     """The reason why no run can have a value, though it is of the right type; None where one can."""
     if isinstance(value, float) and not math.isfinite(value):
         return "input should be a finite number"
-    if name in ("eval_steps", "save_steps") and value is not None and (value <= 0 or (value > 1 and value % 1)):
-        return "input should be a number of steps, or a share of all of them below 1"
+    if name in POSSIBLE and not POSSIBLE[name][0](value):
+        return POSSIBLE[name][1]
     if name == "generation_kwargs":  # which would be sampled with, and not be reckoned with in the loss
         for key in value or {}:
             if instead := GENERATION_KWARGS.get(key):

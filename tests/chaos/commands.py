@@ -63,7 +63,7 @@ class Build:
 
     def settled(self, place: Path) -> State:
         """The dataset."""
-        return hashes(place / "digits")
+        return {name: digest for name, digest in hashes(place).items() if name.startswith("digits/")}
 
     def outcome(self, place: Path) -> State:
         """All that is there: nothing else is left behind."""

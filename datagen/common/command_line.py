@@ -29,6 +29,7 @@ class CommandGroup(TyperGroup):
         return rest
 
 
+LONGEST = 2000  # characters of an error that are printed
 APP: dict[str, Any] = {
     "add_completion": True,
     "pretty_exceptions_enable": False,  # a traceback of ours is Python's own, with nothing left out
@@ -77,7 +78,7 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{program}: {strip_secrets(visible(str(error)))}", file=sys.stderr)  # it may name what a file says
+        print(f"{program}: {printed(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error
@@ -98,6 +99,12 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
         )
         sys.exit(130)
     sys.exit(0)
+
+
+def printed(error: UserError) -> str:
+    """The sentence of an error as it is printed: it may quote anything that a file says."""
+    sentence = strip_secrets(visible(str(error)))
+    return sentence if len(sentence) <= LONGEST else f"{sentence[:LONGEST]} …"
 
 
 def given_flags(context: typer.Context) -> dict[str, Any]:

@@ -153,6 +153,14 @@ def plain(run: StageConfig, meter: Meter) -> None:
     trainer.train()
 
 
+def draw_for_all(probabilities: Any, rows: Any, count: int) -> Any:
+    """The tokens that TRL's path samples with the same seed: it draws also for completions that have ended."""
+    import torch
+
+    noise = torch.empty(count, probabilities.shape[1], device=probabilities.device).exponential_()
+    return (probabilities / noise[rows]).argmax(-1)
+
+
 def ours(run: StageConfig, meter: Meter, *, preflight: bool) -> None:
     """The whole stage, as `r1vlm-train` runs it."""
     from training import pipeline
@@ -162,6 +170,7 @@ def ours(run: StageConfig, meter: Meter, *, preflight: bool) -> None:
     train = grpo.run_trainer
 
     def measured(trainer: Any, out: Path) -> Path:
+        trainer.draw = draw_for_all
         meter.attach(trainer)
         return train(trainer, out)
 

@@ -58,7 +58,7 @@ def test_every_option_of_the_documentation_is_one_of_its_command(command: str, m
         options = {word.partition("=")[0] for word in words if word.startswith("--")}
         wanted.setdefault(tuple(inner), set()).update(options)
     for inner, options in wanted.items():
-        if inner[-1:] == ("DATASET",):
+        if inner[-1:] == ("DATASET",) or ".py" in "".join(inner):  # of a file that is not here
             continue
         text = invoke(MODULES[command], *(word for word in inner if not word.startswith("-")), "--help").stdout
         for option in options:

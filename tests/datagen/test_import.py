@@ -115,7 +115,8 @@ def test_a_parquet_file_with_images_inside_and_boxes(sources: Path, tmp_path: Pa
     sheet = tmp_path / "sheet.png"
     assert invoke("datagen.cli", "preview", str(tmp_path / "out"), "--out", sheet).returncode == 0
     with Image.open(sheet) as picture:
-        assert picture.convert("RGB").getpixel((20, 20)) == (255, 0, 0)  # the box of the first picture
+        red, green, blue = picture.convert("RGB").getpixel((20, 20))  # the box of the first picture, as JPEG has it
+        assert min(red, 255 - green, 255 - blue) > 240
 
 
 def test_a_folder_of_classes(sources: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a card with other numbers": (edit_the_card, "README.md"),
     "a card that is no text": (lambda folder: (folder / "README.md").write_bytes(b"\xff"), "README.md"),
     "another size": (edit(lambda m: m["recipe"].update(size=2000)), "its files are not those of its recipe"),
-    "another dataset": (edit(lambda m: m["recipe"].update(dataset="none")), "there is no dataset 'none'"),
+    "another dataset": (edit(lambda m: m["recipe"].update(dataset="none")), "holds the dataset 'none', which"),
     "another version": (edit(lambda m: m["recipe"].update(version="0")), "version"),
     "a hash": (edit(lambda m: m["files"].update({TEST_R1: "0" * 64})), f"{TEST_R1} is not what was built"),
     "a file left out": (edit(lambda m: m["files"].pop(TEST_R1)), TEST_R1),

@@ -31,7 +31,7 @@ SMALL_STEPS = ("per_device_train_batch_size=8", "num_generations=4", "max_comple
 def run_of(data: Path, model: Path, out: Path, *sets: str) -> StageConfig:
     out.mkdir()
     settings = resolve_settings("small", "grpo", settings=parse_assignments([*SMALL_STEPS, "max_steps=4", *sets]))
-    return StageConfig("grpo", str(model), str(data), ["list", "sum"], str(out), 0, settings, "", {})
+    return StageConfig("grpo", str(model), str(data), ["list", "sum"], str(out), 0, settings, "0" * 64, {})
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

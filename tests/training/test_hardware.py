@@ -468,7 +468,7 @@ def test_a_run_goes_on_where_its_optimizer_can_be_read(was: str, now: str, fine:
     noted, wanted = (hardware_record(planned(preset, 80)) for preset in (was, now))
     (tmp_path / "run.json").write_text(json.dumps({"hardware": noted}))
     check_move(tmp_path, wanted)  # no checkpoint, nothing to read
-    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2").symlink_to(model_folder("small"))
     if fine:
         check_move(tmp_path, wanted)
         return

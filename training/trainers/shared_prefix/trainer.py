@@ -262,9 +262,10 @@ def shuffle_groups(batch: dict[str, Any]) -> dict[str, Any]:
 
     Shuffled row by row, each micro-batch would have most of the prompts of the batch, and share little.
     """
-    group = batch["prompt_group"]
-    places = torch.randperm(int(group.max()) + 1)
-    order = torch.argsort(places[group.cpu()], stable=True)
+    group = batch["prompt_group"].cpu()
+    ranks = torch.randperm(len(group)).argsort()  # as many random numbers as TRL takes
+    places = ranks.new_full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, ranks, "amin")
+    order = torch.argsort(places[group], stable=True)
 
     def permute(value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -15,7 +15,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what the tests say holds for float32 on a CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each wait for one another on two cores
 settings.register_profile("r1vlm", deadline=None)  # a slow machine is no failure
-settings.register_profile("fuzz", deadline=None, max_examples=17_000)  # make fuzz: six tests, 100,000 cases
 settings.load_profile("r1vlm")
 # Caches of the Hugging Face libraries are ours alone. Set here, since the libraries read it when they are imported.
 CACHE = tempfile.TemporaryDirectory(prefix="r1vlm-tests-")

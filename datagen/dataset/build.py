@@ -11,6 +11,7 @@ import os
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,16 +89,13 @@ def _build(config: DatasetConfig, folder: Path, executor: Executor) -> None:
     with errors_explained(config.dataset):
         for split in SPLITS:  # options that leave a split too few words end here, before anything is written
             make_questions(config.spec, [raw_row(config, split, index) for index in range(TRIED)])
-    partial_folder = folder if is_remote(folder) else folder.with_name(folder.name + ".partial")
-    if partial_folder.exists() and not partial_folder.is_dir():
-        raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")
-    partial_folder.mkdir(parents=True, exist_ok=True)
+    partial_folder = begin_folder(folder)
     with nullcontext() if partial_folder == folder else locked(partial_folder / LOCK, _busy(partial_folder)):
-        _record_recipe(partial_folder, config)
+        ours = {"recipe": config.as_json(), "versions": dataset_versions(), **code_record(config.dataset)}
+        record_recipe(partial_folder, ours, "build of another recipe or other versions")
         load_source(config.source)  # a source that must be downloaded is downloaded once, and not by every worker
         _draw_missing(partial_folder, config, executor)
-        for leftover in partial_folder.rglob("*.tmp"):  # of a worker that was killed
-            leftover.unlink()
+        remove_leftovers(partial_folder)
         write_manifest(partial_folder, config, executor)
         if partial_folder != folder:
             (partial_folder / LOCK).unlink()
@@ -108,16 +106,32 @@ def _busy(folder: Path) -> str:
     return f"another process is building in {folder}: wait for it, or name another --out"
 
 
-def _record_recipe(folder: Path, config: DatasetConfig) -> None:
-    """Note whose shards these are, or find that they belong to another recipe, other libraries or other code."""
+def begin_folder(folder: Path) -> Path:
+    """Where a dataset is made before it takes its name: `NAME.partial` beside it, or in an object store its place.
+
+    Raises:
+        UserError: where a file is in the way.
+    """
+    partial_folder = folder if is_remote(folder) else folder.with_name(folder.name + ".partial")
+    if partial_folder.exists() and not partial_folder.is_dir():
+        raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    return partial_folder
+
+
+def record_recipe(folder: Path, ours: dict[str, Any], other: str) -> None:
+    """Note in an unfinished folder what is made there, or find that it is something else, which `other` names."""
     note = folder / RECIPE
-    ours = {"recipe": config.as_json(), "versions": dataset_versions(), **code_record(config.dataset)}
     if not note.exists():
         write_json(note, ours)
     elif read_json(note) != ours:
-        raise UserError(
-            f"{folder} holds an unfinished build of another recipe or other versions: delete it, or name another --out"
-        )
+        raise UserError(f"{folder} holds an unfinished {other}: delete it, or name another --out")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a worker that was killed has left of a file."""
+    for leftover in folder.rglob("*.tmp"):
+        leftover.unlink()
 
 
 def _draw_missing(folder: Path, config: DatasetConfig, executor: Executor) -> None:

@@ -228,21 +228,39 @@ def _check_size(folder: Path) -> None:
     Raises:
         UserError: where they are not.
     """
-    import torch
-    from safetensors import safe_open
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    held = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "numpy") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no dictionary
-        held += sum(map(math.prod, shapes))
-    config = AutoConfig.from_pretrained(folder, **LOCAL)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-    needed = sum(weight.numel() for weight in model.parameters())
+    held = sum(weight_sizes(folder).values())
+    needed = sum(weight.numel() for weight in empty_model(folder).parameters())
     if needed > 2 * held:
         raise UserError(f"{folder} is to have {needed} parameters, and its weights hold {held}: {ADVICE}")
+
+
+def weight_sizes(folder: Path) -> dict[str, int]:
+    """How many numbers each tensor in the files of weights has, from their headers alone."""
+    from safetensors import safe_open
+
+    sizes = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                sizes[name] = math.prod(file.get_slice(name).get_shape())
+    return sizes
+
+
+def empty_model(folder: Path) -> Any:
+    """The model that the settings in a folder describe, without memory for its weights.
+
+    Raises:
+        UserError: where they describe none.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except Exception as error:  # configurations of many models, each with its own checks
+        raise refusal(folder, error) from error
 
 
 def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:

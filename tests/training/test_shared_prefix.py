@@ -16,6 +16,7 @@ from trl import GRPOConfig
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer import grpo_trainer
 
+from benchmarks.steps import draw_for_all
 from datagen.dataset.reader import open_dataset
 from tests.conftest import MakeOnce
 from tests.processes import invoke
@@ -194,15 +195,6 @@ def test_greedy_completions_are_those_of_generate(random_checkpoint: Path, rows:
     assert len({tuple(ids) for ids in answers[0]}) > 1
 
 
-class SameNoise(SharedPrefix):
-    """Draws for all rows at each step, as TRL's path does, also for those that have ended."""
-
-    @staticmethod
-    def draw(probabilities: Tensor, rows: Tensor, count: int) -> Tensor:
-        noise = torch.empty(count, probabilities.shape[1]).exponential_()
-        return (probabilities / noise[rows]).argmax(-1)
-
-
 STEPS = ("--steps", "2", "--set", "save_steps=2", "--num-generations", "4", "--learning-rate", "1e-3", "--no-report")
 
 
@@ -224,7 +216,7 @@ def test_a_run_takes_the_steps_of_the_plain_path(
     """Over whole steps, with the same random numbers: the same completions, rewards, losses and gradients."""
 
     class Trainer(grpo.R1GRPOTrainer):
-        draw = staticmethod(SameNoise.draw)
+        draw = staticmethod(draw_for_all)
 
     monkeypatch.setattr(grpo, "R1GRPOTrainer", Trainer)
     for place, name in ((grpo_trainer, "shuffle_sequence_dict"), (module, "shuffle_groups")):

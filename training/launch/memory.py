@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datagen.hub.checkpoint import LOCAL, refusal
+from datagen.hub.checkpoint import CONFIG, empty_model, read_settings, weight_sizes
 from training.launch.presets import Batch, Preset
 
 GIB = 2**30
@@ -140,35 +140,22 @@ def shape_of(model: str) -> Shape:
 
     if name in SMALL:
         return _small_shape(name, model_folder(name))
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    folder = config_folder(model_folder(model))
-    try:
-        config = AutoConfig.from_pretrained(folder, **LOCAL)
-        with torch.device("meta"):
-            network = AutoModelForImageTextToText.from_config(config)
-    except Exception as error:  # configurations of many models, each with its own checks
-        raise refusal(folder, error) from error
+    network = empty_model(config_folder(model_folder(model)))
     seeing = network.get_encoder(modality="image")
     counts = (
         sum(weight.numel() for weight in network.parameters()),
         sum(weight.numel() for weight in seeing.parameters()),
         network.get_input_embeddings().weight.numel(),
     )
-    return shape(model, config.to_dict(), counts)
+    return shape(model, network.config.to_dict(), counts)
 
 
 def _small_shape(name: str, folder: Path) -> Shape:
     """The shape of a small model, from its files alone: a plan for a laptop need not wait for torch."""
-    from safetensors import safe_open
-
-    with safe_open(folder / "model.safetensors", "numpy") as weights:
-        sizes = {key: math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+    sizes = weight_sizes(folder)
     vision = sum(size for key, size in sizes.items() if key.startswith("visual."))
-    (embedding,) = (size for key, size in sizes.items() if key == "model.embed_tokens.weight")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return shape(name, config, (sum(sizes.values()), vision, embedding))
+    counts = (sum(sizes.values()), vision, sizes["model.embed_tokens.weight"])
+    return shape(name, read_settings(folder / CONFIG), counts)
 
 
 @dataclass(frozen=True)

@@ -137,13 +137,14 @@ def run_trainer(trainer: Any, out: Path) -> Path:
     """Train from the last checkpoint in `out`, or from the start; returns the last checkpoint."""
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
-    resume = last_checkpoint(out)
+    checkpoints, left_out = whole_checkpoints(out)
+    resume = checkpoints[-1] if checkpoints else None
     if in_the_way := [path for path in out.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name) and path.is_file()]:
         raise UserError(f"{in_the_way[0]} is a file where a checkpoint is to be saved: remove it")
     if resume is not None:
         check_resumable(resume)
     if is_main():
-        for sentence in whole_checkpoints(out)[1]:
+        for sentence in left_out:
             print(f"note: {sentence}", flush=True)
         truncate_logs(out, step_of(resume) if resume else 0)
     try:

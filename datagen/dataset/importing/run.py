@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from datagen.common.errors import UserError, writable_folder
-from datagen.common.files import atomic_path, write_json, write_text
+from datagen.common.files import atomic_path, write_text
 from datagen.common.locks import locked
 from datagen.common.versions import dataset_versions
-from datagen.dataset.build import LOCK, RECIPE
+from datagen.dataset.build import LOCK, RECIPE, begin_folder, record_recipe, remove_leftovers
 from datagen.dataset.config import Shard
 from datagen.dataset.executors import Executor, available_cores, process_executor
 from datagen.dataset.importing.config import ImportConfig
@@ -46,7 +46,6 @@ from datagen.dataset.importing.rows import (
 )
 from datagen.dataset.importing.sources import Source, open_source
 from datagen.dataset.importing.splits import Decision, Rows, check_counts, decide
-from datagen.dataset.manifest import read_json
 from datagen.dataset.shards import make_questions
 from datagen.schema import TABLES, arrow_schemas
 from datagen.sources.split import SPLITS
@@ -119,10 +118,7 @@ def import_images(config: ImportConfig, out: str | Path, *, workers: int | None 
     columns = check_columns(config, source)
     if not source.chunks:
         raise UserError(f"{config.source} has no rows: name another table")
-    partial_folder = folder.with_name(folder.name + ".partial")
-    if partial_folder.exists() and not partial_folder.is_dir():
-        raise UserError(f"{partial_folder} is in the way: delete it, or name another folder with --out")
-    partial_folder.mkdir(parents=True, exist_ok=True)
+    partial_folder = begin_folder(folder)
     busy = f"another process is importing into {partial_folder}: wait for it, or name another --out"
     one = len(source.chunks) == 1  # there is nothing to share out
     executor: Executor = map if one else process_executor(workers or available_cores())
@@ -136,8 +132,7 @@ def import_images(config: ImportConfig, out: str | Path, *, workers: int | None 
         shutil.rmtree(partial_folder / CHECKS)
         for name in (RECIPE, LOCK):
             (partial_folder / name).unlink()
-        for leftover in partial_folder.rglob("*.tmp"):
-            leftover.unlink()
+        remove_leftovers(partial_folder)
         if folder.exists():
             folder.rmdir()
         os.rename(partial_folder, folder)
@@ -152,10 +147,7 @@ def _record(folder: Path, config: ImportConfig, source: Source) -> None:
     """Note what is imported here, or find that it is something else."""
     identity = hashlib.sha256(json.dumps(source.identity()).encode()).hexdigest()
     ours = {"import": config.model_dump(mode="json"), "source": identity, "versions": dataset_versions()}
-    if not (folder / RECIPE).exists():
-        write_json(folder / RECIPE, ours)
-    elif read_json(folder / RECIPE) != ours:
-        raise UserError(f"{folder} holds an unfinished import of something else: delete it, or name another --out")
+    record_recipe(folder, ours, "import of something else")
 
 
 def _import(work: Work, folder: Path, executor: Executor) -> Imported:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from datagen.common.errors import UserError
+from datagen.common.files import cache_folder
 from datagen.common.locks import locked
 from evaluation.completions import SampleKey
 
@@ -112,9 +113,4 @@ def open_cache(determined_by: Mapping[str, Any]) -> Iterator[CompletionCache]:
 def cache_path(determined_by: Mapping[str, Any]) -> Path:
     """The file of the completions that these values determine: it is named by their hash."""
     text = json.dumps(determined_by, sort_keys=True)
-    return cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
-
-
-def cache_folder() -> Path:
-    """The folder of all cached completions."""
-    return Path(os.environ.get("R1VLM_CACHE") or Path.home() / ".cache" / "r1vlm") / "completions"
+    return cache_folder("completions") / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"

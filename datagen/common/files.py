@@ -164,6 +164,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def cache_folder(name: str) -> Path:
+    """The folder of what is kept under `name` for later commands: in `R1VLM_CACHE`, or in `~/.cache/r1vlm`."""
+    return Path(os.environ.get("R1VLM_CACHE") or Path.home() / ".cache" / "r1vlm") / name
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -8,13 +8,17 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
+from datagen.common.code_hash import code_hash
 from datagen.common.errors import UserError
-from datagen.common.files import local_folder, sha256
+from datagen.common.files import cache_folder, local_folder, sha256
 from datagen.common.options import as_text
 from datagen.dataset.manifest import ADVICE, MANIFEST, check_files, find_built_dataset, read_manifest
 from datagen.dataset.shards import damaged, read_shard
@@ -62,8 +66,8 @@ class BuiltDataset:
         """SHA-256 over the hashes of all files."""
         return str(self.manifest["fingerprint"])
 
-    def _shards(self, split: str) -> list[Path]:
-        """The files of the table `r1` of a split, which are in the folder and have the SHA-256 of the manifest.
+    def _shards(self, split: str) -> dict[Path, str]:
+        """The files of the table `r1` of a split, each with its SHA-256, as the manifest has it.
 
         Raises:
             UserError: naming the first that has not.
@@ -75,7 +79,7 @@ class BuiltDataset:
             path = self.folder / name
             if not path.is_file() or sha256(path) != digest:
                 raise UserError(f"{path} is damaged, or was changed since it was built: build or download it again")
-        return [self.folder / name for name in recorded]
+        return {self.folder / name: digest for name, digest in recorded.items()}
 
     def questions(self, split: str, tasks: list[str] | None = None) -> Dataset:
         """The rows of the table `r1` of a split, those of `tasks` alone where given, in the order of the files.
@@ -86,19 +90,40 @@ class BuiltDataset:
         from datasets import Dataset, disable_progress_bars
 
         disable_progress_bars()  # of the reading, which takes seconds
-        paths = self._shards(split)
-        if os.path.expandvars(paths[0]) != str(paths[0]):  # as `datasets` does
+        shards = self._shards(split)
+        if os.path.expandvars(self.folder) != str(self.folder):  # as `datasets` does
             raise UserError(f"{self.folder} has a name with a variable of the shell's in it: rename a folder")
         ids = set[str]()
-        for path in paths:
-            check_shard(path, self.spec, ids)
+        for path, digest in shards.items():
+            _check_once(path, digest, self.spec, ids)
         # Not the folder: a card may name any place as that of the data. Not `load_dataset`, which counts each call at
         # s3.amazonaws.com, also where all files are here (datasets 5.2).
-        rows = Dataset.from_parquet([glob.escape(str(path)) for path in paths], split=split)
+        rows = Dataset.from_parquet([glob.escape(str(path)) for path in shards], split=split)
         if tasks is None:
             return rows
         keep = [i for i, name in enumerate(rows["task"]) if name in tasks]
         return rows.select(keep)
+
+
+def _check_once(path: Path, digest: str, spec: DatasetSpec, ids: set[str]) -> None:
+    """`check_shard`, which for a file of large images takes minutes: what it found good is remembered.
+
+    It is remembered by the SHA-256 of the file's content and by the code that checks, so that nothing else is taken for
+    it; the ids are looked at each time.
+    """
+    rewards = {f"{task.name}/{name}": reward for task in spec.tasks for name, reward in task.rewards.items()}
+    code = code_hash({**rewards, "the rows": _check_row}, "datagen")
+    found_good = cache_folder("checked") / f"{digest}-{spec.name}-{code[:16]}"
+    if found_good.is_file():
+        new = pq.read_table(path, columns=["id"])["id"].to_pylist()
+        if again := ids.intersection(new):
+            raise damaged(path, ValueError(f"{min(again)} is in it twice"))
+        ids.update(new)
+        return
+    check_shard(path, spec, ids)
+    with suppress(OSError):  # a cache that can't be written costs time alone
+        found_good.parent.mkdir(parents=True, exist_ok=True)
+        found_good.touch()
 
 
 def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datagen.common.errors import UserError
 from datagen.common.files import sha256
 from datagen.dataset.manifest import MANIFEST
-from datagen.dataset.reader import open_dataset
+from datagen.dataset.reader import check_shard, open_dataset
+from datagen.task import DatasetSpec
 from tests.processes import invoke, refused
 
 TEST_R1 = "r1/test-00000-of-00001.parquet"
@@ -155,3 +157,43 @@ def test_images_are_rgb_and_rows_in_the_order_of_the_files(digits_folder: Path) 
         for path in sorted(digits_folder.glob("r1/train-*.parquet"))
         for name in pq.read_table(path, columns=["id"])["id"].to_pylist()
     ]
+
+
+def test_a_file_found_good_is_remembered_by_its_content_and_by_the_code_that_checks(
+    digits_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "cache"))
+    checked: list[str] = []
+
+    def check(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
+        checked.append(path.name)
+        check_shard(path, spec, ids)
+
+    monkeypatch.setattr("datagen.dataset.reader.check_shard", check)
+    first = open_dataset(digits_folder).questions("test")
+    moved = Path(shutil.copytree(digits_folder, tmp_path / "moved"))
+    assert open_dataset(moved).questions("test")["answer"] == first["answer"]
+    assert len(checked) == 1
+
+    rewrite(in_first_row(answer="42"), fitted=True)(moved)  # another file of the same name
+    open_dataset(moved).questions("test")
+    assert len(checked) == 2
+
+    with monkeypatch.context() as other_code:
+        other_code.setattr("datagen.dataset.reader.code_hash", lambda *_: "0" * 64)
+        open_dataset(digits_folder).questions("test")
+    assert len(checked) == 3
+
+
+def test_an_id_in_two_files_is_seen_also_in_files_that_are_remembered(
+    digits_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "cache"))
+    open_dataset(digits_folder).questions("test")
+    twice = Path(shutil.copytree(digits_folder, tmp_path / "twice"))
+    shutil.copy(twice / TEST_R1, twice / "r1/test-00001-of-00001.parquet")
+    manifest = json.loads((twice / MANIFEST).read_text())
+    manifest["files"]["r1/test-00001-of-00001.parquet"] = manifest["files"][TEST_R1]
+    (twice / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="is in it twice"):
+        open_dataset(twice).questions("test")

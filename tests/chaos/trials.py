@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,8 +73,21 @@ class Trial:
 def different(found: State, expected: State) -> str:
     """The names under which two states differ, and the first difference."""
     names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
-    first = names[0] if names else ""
-    return f"{names[:5]}: {str(found.get(first))[:300]} != {str(expected.get(first))[:300]}"
+    return f"{names[:5]}: {first_difference(found.get(names[0]), expected.get(names[0]))}" if names else "none"
+
+
+def first_difference(found: Any, expected: Any) -> str:
+    """Where two values differ: of logs, the first lines that do, in the fields that do."""
+    if isinstance(found, list) and isinstance(expected, list):
+        for number, (one, other) in enumerate(zip_longest(found, expected, fillvalue={}), 1):
+            if one != other:
+                return f"line {number}: {first_difference(fields_beside(one, other), fields_beside(other, one))}"
+    return f"{str(found)[:300]} != {str(expected)[:300]}"
+
+
+def fields_beside(line: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a line that another one has not, or has with other values."""
+    return {name: value for name, value in line.items() if (name, value) not in other.items()}
 
 
 def check_sentence(job: Job) -> None:

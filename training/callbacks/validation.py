@@ -48,7 +48,9 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         with eval_mode(self.trainer.model):
             means = self.mean_rewards()
             total = sum(self.weights[name] * mean for name, mean in means.items())
+            log_step = control.should_log  # which any log resets, so that the step's own figures would go into the next
             self.trainer.log({"held_out/reward": total, **{f"held_out/{name}": mean for name, mean in means.items()}})
+            control.should_log = log_step
         if state.best_metric is None or total > state.best_metric:
             state.best_metric, state.best_global_step = total, state.global_step
         control.should_save = True

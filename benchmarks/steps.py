@@ -26,7 +26,8 @@ from datagen.registry import TASKS, reward_names
 from datagen.task import reward_hash
 from training.config import StageConfig
 
-Step = dict[str, Any]  # its `seconds`, those of `generation` and of the `sync` of weights in it, and its tokens
+# Its `seconds`, those of `generation` and of the `sync` of weights in it, its tokens, and the mean `reward`.
+Step = dict[str, Any]
 
 
 def make_run(model: Path, data: Path, out: Path, settings: dict[str, Any], hardware: dict[str, Any]) -> StageConfig:
@@ -60,6 +61,9 @@ class Meter:
         meter = self
 
         class Boundary(TrainerCallback):  # type: ignore[misc]
+            def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+                meter.step["reward"] = logs.get("reward")
+
             def on_step_begin(self, *_: Any, **__: Any) -> None:
                 meter.boundary()
 
@@ -161,7 +165,7 @@ def draw_for_all(probabilities: Any, rows: Any, count: int) -> Any:
     return (probabilities / noise[rows]).argmax(-1)
 
 
-def ours(run: StageConfig, meter: Meter, *, preflight: bool) -> None:
+def ours(run: StageConfig, meter: Meter) -> None:
     """The whole stage, as `r1vlm-train` runs it."""
     from training import pipeline
     from training.trainers import grpo
@@ -176,14 +180,10 @@ def ours(run: StageConfig, meter: Meter, *, preflight: bool) -> None:
 
     Path(run.out).mkdir(parents=True, exist_ok=True)
     with patch.object(grpo, "run_trainer", measured):
-        grpo.train(run, preflight=preflight)
+        grpo.train(run, preflight=True)
 
 
-WAYS: dict[str, Callable[[StageConfig, Meter], None]] = {
-    "plain": plain,
-    "ours": lambda run, meter: ours(run, meter, preflight=True),
-    "ours, no preflight": lambda run, meter: ours(run, meter, preflight=False),
-}
+WAYS: dict[str, Callable[[StageConfig, Meter], None]] = {"plain": plain, "ours": ours}
 
 
 class Worker:

@@ -1,8 +1,9 @@
 """Our step beside that of a script written straight from TRL's documentation: `python -m benchmarks.train`.
 
 The built-in small model, the digits dataset, all weights trained, the recipe's batch. Four processes take their steps
-in turns, each with the machine to itself meanwhile: the script, our stage with and without preflight, and the script
-once more, which shows the noise. All start from one seed, and sample the same completions.
+in turns, each with the machine to itself meanwhile: the script, our stage with and without shared prefixes, and the
+script once more, which shows the noise. All start from one seed and draw the same noise, also for completions that have
+ended: so they sample the same completions, and take the same steps.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from training.models import model_folder
 
 STEPS = int(os.environ.get("STEPS", "24"))
 WARM_UP = 2  # steps before those that count
-WAYS = {  # shown as, and run as
-    "TRL's trainer alone": "plain",
-    "`r1vlm-train`": "ours",
-    "`r1vlm-train --no-preflight`": "ours, no preflight",
-    "TRL's trainer alone, again": "plain",
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # shown as, and run as, with settings of its own
+    "TRL's trainer alone": ("plain", {}),
+    "`r1vlm-train`": ("ours", {}),
+    "`r1vlm-train --set shared_prefix=false`": ("ours", {"shared_prefix": False}),
+    "TRL's trainer alone, again": ("plain", {}),
 }
 SETTINGS: dict[str, Any] = {
     "per_device_train_batch_size": 128,
@@ -47,8 +48,8 @@ def take_turns(folder: Path) -> tuple[dict[str, list[Step]], dict[str, float]]:
     build(DatasetConfig(dataset="digits", size=2000, seed=0), folder / "data", workers=2)
     with ExitStack() as stack:
         workers = {}
-        for i, (name, way) in enumerate(WAYS.items()):
-            run = make_run(model_folder("small"), folder / "data", folder / str(i), SETTINGS, {})
+        for i, (name, (way, more)) in enumerate(WAYS.items()):
+            run = make_run(model_folder("small"), folder / "data", folder / str(i), SETTINGS | more, {})
             workers[name] = stack.enter_context(Worker(way, run, WARM_UP + STEPS))
         steps: dict[str, list[Step]] = {name: [] for name in WAYS}
         names = list(WAYS)
@@ -74,11 +75,11 @@ def main() -> None:
         ratio = "1" if taken is first else f"{middle:.3f} ({low:.3f} to {high:.3f})"
         sampling = statistics.median(step["generation"] for step in taken)
         print(f"| {name} | {statistics.median(seconds):.3f} | {sampling:.3f} | {ratio} | {starts[name]:.1f} |")
-    same = sum(all(taken[i]["completion"] == first[i]["completion"] for taken in steps.values()) for i in range(STEPS))
-    batch = SETTINGS["per_device_train_batch_size"]
-    print(
-        f"\n{STEPS} steps of {batch} completions each; in {same} all four ways sampled completions of the same lengths."
-    )
+    for what, of in (("completions of the same lengths", "completion"), ("the same mean reward", "reward")):
+        same = sum(all(taken[i][of] == first[i][of] for taken in steps.values()) for i in range(STEPS))
+        print(
+            f"\nIn {same} of {STEPS} steps of {SETTINGS['per_device_train_batch_size']} completions, all have {what}."
+        )
 
 
 if __name__ == "__main__":

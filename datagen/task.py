@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.code_hash import code_hash
 from datagen.common.options import Option
+from datagen.environment import Episode, Interaction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 GroundTruth = Mapping[str, Any]
 """The ground truth of an example: the columns of its row that the drawing fixed."""
 
-Reward = Callable[[str, GroundTruth], float]
-"""(full assistant message, example) -> a number in [0, 1]. Pure and total: any text whatever gets a number."""
+Reward = Callable[[Any, GroundTruth], float]
+"""(full assistant message, example) -> a number in [0, 1]. Pure and total: any text whatever gets a number.
+
+Rewards of a task of several turns get the whole `Episode` in place of the message.
+"""
 
 HASH_PREFIX = "v2-"
 
@@ -44,7 +48,8 @@ class Task:
 
     `ask` gives the question about an example, `example_answer` an answer that is never right and shows the form;
     `solve` gives a trace of reasoning: put into the R1 format with `answer`, it earns full marks. `applies_to` says
-    which examples of the dataset the question is about; all of them, unless it says otherwise.
+    which examples of the dataset the question is about; all of them, unless it says otherwise. A task of several turns
+    has an `interaction`: `solve` and `answer` are then about its last message, and its rewards judge the episode.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Task:
     solve: Callable[[GroundTruth], str]
     rewards: Mapping[str, Reward]
     applies_to: Callable[[GroundTruth], bool] = lambda _: True
+    interaction: Interaction | None = None
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,22 @@ class RewardRangeError(ValueError):
         self.reward = reward
 
 
-def score(task: Task, message: str, example: GroundTruth) -> dict[str, float]:
-    """Every reward of the task for a full assistant message, by the reward's name: each in [0, 1].
+def score(task: Task, said: str | Episode, example: GroundTruth) -> dict[str, float]:
+    """Every reward of the task by its name, each in [0, 1], for a full assistant message or for an episode.
+
+    Of a task of one turn the last message of an episode is judged. Where a task has several turns, a message alone is
+    an episode without calls.
 
     Raises:
         RewardRangeError: where a reward gives a number outside [0, 1], or none (NaN).
     """
+    if task.interaction is None:
+        judged: str | Episode = said.final if isinstance(said, Episode) else said
+    else:
+        judged = said if isinstance(said, Episode) else Episode([said])
     scores = {}
     for name, reward in task.rewards.items():
-        value = float(reward(message, example))
+        value = float(reward(judged, example))
         if not 0.0 <= value <= 1.0:
             raise RewardRangeError(task.name, name, value)
         scores[name] = value
@@ -111,10 +124,14 @@ def reward_hash(task: Task) -> str:
     """`v2-` and 16 hexadecimal digits, which change when the code that judges `task` changes.
 
     It covers the rewards, and what they call or name in `datagen` or in their own package; comments, docstrings and the
-    rest of the task (drawing, question, solution) do not count. A checkpoint records it, and the evaluation says so
-    where it differs.
+    rest of the task (drawing, question, solution) do not count. Of a task of several turns it covers what comes back to
+    a message too, and how many messages there may be. A checkpoint records it, and the evaluation says so where it
+    differs.
     """
-    return HASH_PREFIX + code_hash(task.rewards, "datagen")[:16]
+    judges: dict[str, Any] = dict(task.rewards)
+    if task.interaction is not None:
+        judges |= {"what comes back": task.interaction.respond, "messages": task.interaction.turns}
+    return HASH_PREFIX + code_hash(judges, "datagen")[:16]
 
 
 def is_current_reward_hash(recorded: str) -> bool:

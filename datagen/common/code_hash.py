@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import linecache
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,8 +17,8 @@ READS_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 
 
-def code_hash(functions: Mapping[str, Callable[..., Any]], package: str) -> str:
-    """SHA-256, as 64 hexadecimal digits, of named functions and of what they lead to.
+def code_hash(functions: Mapping[str, Any], package: str) -> str:
+    """SHA-256, as 64 hexadecimal digits, of named functions (or other values) and of what they lead to.
 
     Covered is what stands in `package` or in the top-level packages of the functions: functions, classes, instances and
     constants, in their turn. Of anything else the name counts. Code counts without comments, docstrings and layout; it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from typing import Any
 
 from datagen.common.config_file import dump_yaml
 from datagen.common.errors import UserError, suggest
+from datagen.hub.chat_template import stop_token_ids
 from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base, load_checkpoint, load_processor, read_settings
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.r1_format import vision_token_ids, with_opening
@@ -71,7 +73,7 @@ def load_model(
 ) -> tuple[Any, Any]:
     """`(model, processor)`, with weights in `dtype`.
 
-    Of a run's settings it heeds `freeze_vision` (the vision tower's weights are not trained) and `image_processor`.
+    Of a run's settings it heeds `freeze_vision` (nothing in the vision tower is trained) and `image_processor`.
 
     On a GPU the recipe's `bf16: true` computes in bfloat16. The weights themselves stay in float32: a step of 1e-6 on a
     weight of 0.01 is lost when it is rounded to bfloat16.
@@ -94,8 +96,40 @@ def load_model(
     return network, processor
 
 
+def lora_config(model: Any, settings: Mapping[str, Any]) -> Any:
+    """PEFT's `LoraConfig` of a run's settings for a model; None without `lora`.
+
+    With `freeze_vision` no adapter is put into the vision tower, whatever `target_modules` names: PEFT's `all-linear`
+    is in it, too.
+    """
+    lora = dict(settings.get("lora") or {})
+    if not lora:
+        return None
+    from peft import LoraConfig
+
+    if settings.get("freeze_vision"):
+        tower = model.get_encoder(modality="image")
+        (name,) = (name for name, module in model.named_modules() if module is tower)
+        frozen, own = rf"{re.escape(name)}(\..*)?", lora.get("exclude_modules") or []
+        names = own if isinstance(own, str) else "|".join(rf"(.*\.)?{re.escape(one)}" for one in own)
+        lora["exclude_modules"] = f"{frozen}|{names}" if names else frozen
+    return LoraConfig(task_type="CAUSAL_LM", **lora)
+
+
+def check_frozen_vision(model: Any) -> None:
+    """Raise a `UserError` where something in the vision tower is trained all the same, by `modules_to_save` of LoRA."""
+    for name, weight in model.get_encoder(modality="image").named_parameters():
+        if weight.requires_grad:
+            raise UserError(
+                f"freeze_vision=true, and lora would train {name} of the vision tower: set freeze_vision=false, or "
+                "take it out of lora"
+            )
+
+
 def generation_config(own: Any, processor: Any) -> Any:
     """A model's generation config without anything that changes what is sampled, but for the vision tokens' ban.
+
+    Its `eos_token_id` are all tokens that end an answer, also that of the chat template.
 
     transformers fills each field that a trainer leaves open from the checkpoint's: with Qwen's repetition penalty,
     validation would answer as no evaluation does, and log-probabilities would not be those of the sampling.
@@ -103,6 +137,7 @@ def generation_config(own: Any, processor: Any) -> Any:
     from transformers import GenerationConfig
 
     tokens = {name: value for name, value in own.to_dict().items() if name.endswith("_token_id")}
+    tokens["eos_token_id"] = stop_token_ids(processor, own.eos_token_id)
     return GenerationConfig(**tokens, suppress_tokens=vision_token_ids(processor.tokenizer.get_vocab()))
 
 

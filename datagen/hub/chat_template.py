@@ -1,4 +1,4 @@
-"""A checkpoint's chat template, rendered once in a process with limits before it is rendered in ours."""
+"""A checkpoint's chat template, rendered in a process with limits before it is rendered in ours; what it says."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ SECONDS = 10  # of computing; a thousandth would do
 BYTES = 1 << 30
 CHARACTERS = 1 << 20
 RENDERER = Path(__file__).with_name("template_renderer.py")
+QUESTION = with_image(make_prompt("How many?", "3"), {"type": "image"})
+ANSWERED = [*QUESTION, {"role": "assistant", "content": [{"type": "text", "text": "Forty-two."}]}]
 
 
 def check_template(folder: Path, processor: Any) -> None:
-    """Check that the chat template of a checkpoint's processor renders a question.
+    """Check that the chat template of a checkpoint's processor renders a question, and an answer to it.
 
     Raises:
         UserError: where it raises an error, or takes more time or memory than any template needs.
     """
-    conversation = with_image(make_prompt("How many?", "3"), {"type": "image"})
-    variables = {"messages": conversation, "add_generation_prompt": True, "tools": None, "documents": None}
     tokens = {name: str(token) for name, token in processor.tokenizer.special_tokens_map.items()}
+    conversations = [
+        {**tokens, "messages": messages, "add_generation_prompt": asked, "tools": None, "documents": None}
+        for messages, asked in ((QUESTION, True), (ANSWERED, False))
+    ]
     limits = [*map(str, (SECONDS, BYTES, CHARACTERS))]
     try:
         ended = subprocess.run(
             [sys.executable, "-P", str(RENDERER), *limits],
-            input=json.dumps([processor.chat_template, tokens | variables]),
+            input=json.dumps([processor.chat_template, *conversations]),
             capture_output=True,
             text=True,
             check=False,
@@ -43,8 +47,44 @@ def check_template(folder: Path, processor: Any) -> None:
     if reason:
         raise UserError(
             f"the chat template of {folder} can't be rendered ({reason}): save the checkpoint's processor with one "
-            "that takes a question with an image"
+            "that takes a question with an image, and an answer"
         )
+
+
+def end_of_turn(processor: Any) -> str | None:
+    """The special token that the chat template writes behind an answer, such as `<|im_end|>`; None where it has none.
+
+    Raises:
+        UserError: where it writes one that the tokenizer does not know as such, and which no answer would end with.
+    """
+    text = processor.apply_chat_template(ANSWERED, tokenize=False)
+    _, answer, behind = text.rpartition(ANSWERED[-1]["content"][0]["text"])
+    if not answer or not behind.strip():
+        return None
+    tokenizer = processor.tokenizer
+    added = tokenizer.added_tokens_decoder
+    for token in tokenizer(behind, add_special_tokens=False)["input_ids"]:
+        if token in added and added[token].special:
+            return str(added[token])
+    raise UserError(
+        f"the chat template ends an answer with {behind.strip()!r}, which is no special token of the tokenizer (whose "
+        f"eos_token is {tokenizer.eos_token!r}), so that no answer would end: add it to the tokenizer as one, or save "
+        "a chat template that ends an answer with one"
+    )
+
+
+def stop_token_ids(processor: Any, own: int | Sequence[int] | None = None) -> list[int]:
+    """The ids of the tokens that end an answer: `own` (of the generation config), the tokenizer's, the chat template's.
+
+    A checkpoint's files may name different ones. The base models of Qwen, for one, end a text with `<|endoftext|>`,
+    while their chat template ends an answer with `<|im_end|>`: a model that is stopped at the first alone goes on.
+
+    Raises:
+        UserError: as `end_of_turn`.
+    """
+    named = [] if own is None else [own] if isinstance(own, int) else list(own)
+    ends = [token for token in (processor.tokenizer.eos_token, end_of_turn(processor)) if token]
+    return list(dict.fromkeys([*named, *processor.tokenizer.convert_tokens_to_ids(ends)]))
 
 
 def check_image_counts(texts: Sequence[str], images: Sequence[int], processor: Any) -> None:
@@ -56,7 +96,7 @@ def check_image_counts(texts: Sequence[str], images: Sequence[int], processor: A
     Raises:
         UserError: where one has not.
     """
-    placeholder = _placeholder(processor)
+    placeholder = image_placeholder(processor)
     for text, count in zip(texts, images, strict=True):
         if (found := text.count(placeholder)) != count:
             raise UserError(
@@ -71,7 +111,7 @@ def check_questions(prompts: Iterable[Sequence[Mapping[str, Any]]], processor: A
     Raises:
         UserError: where one has.
     """
-    placeholder = _placeholder(processor)
+    placeholder = image_placeholder(processor)
     for prompt in prompts:
         if any(placeholder in str(message["content"]) for message in prompt):
             raise UserError(
@@ -80,6 +120,6 @@ def check_questions(prompts: Iterable[Sequence[Mapping[str, Any]]], processor: A
             )
 
 
-def _placeholder(processor: Any) -> str:
+def image_placeholder(processor: Any) -> str:
     """What stands for an image in a rendered prompt, before the processor expands it."""
     return str(getattr(processor, "boi_token", None) or processor.image_token)  # the first is Gemma 3's

@@ -17,7 +17,7 @@ from typing import Any
 
 from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
-from datagen.hub.chat_template import check_template
+from datagen.hub.chat_template import check_template, end_of_turn
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.r1_format import make_prompt, with_image
 
@@ -139,8 +139,11 @@ def check_weights_files(folder: Path) -> None:
 def load_processor(folder: Path) -> Any:
     """The processor of the checkpoint in `folder`, whose chat template has been tried.
 
+    Its tokenizer has an `eos_token` and a `pad_token`, as every batch of answers needs both.
+
     Raises:
-        UserError: where it can't be loaded, has no chat template, or one that can't be rendered.
+        UserError: where it can't be loaded, has no chat template or one that can't be rendered, or no token that ends
+            an answer.
     """
     from transformers import AutoProcessor
 
@@ -154,8 +157,21 @@ def load_processor(folder: Path) -> Any:
     if not hasattr(processor, "image_processor"):
         raise UserError(f"{folder} has no image processor: save the checkpoint's whole processor")
     check_template(folder, processor)
+    _complete_tokenizer(folder, processor)
     _try_processor(folder, processor)
     return processor
+
+
+def _complete_tokenizer(folder: Path, processor: Any) -> None:
+    """Let a tokenizer without `eos_token` have the chat template's, and one without `pad_token` its `eos_token`."""
+    tokenizer, end = processor.tokenizer, end_of_turn(processor)
+    tokenizer.eos_token = tokenizer.eos_token or end
+    if tokenizer.eos_token is None:
+        raise UserError(
+            f"{folder} names no token that ends an answer: set eos_token in its tokenizer_config.json, or save a chat "
+            "template that ends an answer with a special token"
+        )
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 
 
 def _try_processor(folder: Path, processor: Any) -> None:

@@ -1,4 +1,4 @@
-"""Renders a chat template once, under limits:  python template_renderer.py SECONDS BYTES CHARACTERS < JSON.
+"""Renders a chat template, under limits:  python template_renderer.py SECONDS BYTES CHARACTERS < JSON.
 
 A template is a program in a checkpoint's files. Jinja's sandbox keeps it from the machine, not from an endless loop or
 from any amount of memory; so does this process, and ends with what is wrong on its standard error and status 3. It
@@ -56,14 +56,15 @@ def render(template: str, variables: dict[str, Any], characters: int) -> None:
 
 
 def main() -> None:
-    """Render what is on standard input."""
+    """Render what is on standard input: a template, and the variables of each conversation."""
     seconds, size, characters = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        template, variables = json.load(sys.stdin)
-        render(template, variables, characters)
+        template, *conversations = json.load(sys.stdin)
+        for variables in conversations:
+            render(template, variables, characters)
     except MemoryError:
         sys.exit(4)
     except Exception as error:  # a template may raise anything

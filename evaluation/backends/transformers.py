@@ -9,7 +9,7 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from datagen.hub.chat_template import check_image_counts
+from datagen.hub.chat_template import check_image_counts, stop_token_ids
 from datagen.hub.checkpoint import load_checkpoint, refusal
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
@@ -128,13 +128,11 @@ def generation_config(model: Any, processor: Any, sampling: Sampling) -> Any:
     """
     from transformers import GenerationConfig
 
-    own = model.generation_config
-    pad = processor.tokenizer.pad_token_id
     random = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
     return GenerationConfig(
         **(random if sampling.temperature else {"do_sample": False}),
         max_new_tokens=sampling.max_new_tokens,
         suppress_tokens=r1_format.vision_token_ids(processor.tokenizer.get_vocab()) or None,
-        eos_token_id=own.eos_token_id if own.eos_token_id is not None else processor.tokenizer.eos_token_id,
-        pad_token_id=pad if pad is not None else own.pad_token_id,
+        eos_token_id=stop_token_ids(processor, model.generation_config.eos_token_id),
+        pad_token_id=processor.tokenizer.pad_token_id,
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
+from datagen.hub.chat_template import stop_token_ids
 from datagen.hub.checkpoint import check_checkpoint
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 from evaluation.backends.openai import image_url_part
@@ -171,12 +172,14 @@ def load_single(folder: Path, sampling: Sampling) -> VLLMBackend:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder} can't be loaded by vLLM: {reason}") from error
     banned = r1_format.vision_token_ids(processor.tokenizer.get_vocab())
+    stops = stop_token_ids(processor)  # vLLM itself adds those of generation_config.json
 
     def parameters(seed: int) -> Any:
         return SamplingParams(
             temperature=sampling.temperature,
             max_tokens=sampling.max_new_tokens,
             logit_bias=dict.fromkeys(banned, -100.0),
+            stop_token_ids=stops,
             seed=seed if sampling.temperature else None,
         )
 

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from trl.data_utils import prepare_multimodal_messages
 
 from datagen.common.errors import UserError
+from datagen.hub.chat_template import image_placeholder
 from datagen.r1_format import OPENING, vision_token_ids
 from training.config import precision
 from training.rollout.protocols import GRPOTrainerLike, Processor
@@ -183,8 +184,9 @@ def check(trainer: GRPOTrainerLike) -> list[str]:
     processor = trainer.processing_class
     rows = trainer.train_dataset.select(range(min(PROMPTS, len(trainer.train_dataset))))
     prompts = [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows]
+    placeholder = image_placeholder(processor)
     for prompt, text in zip(prompts, render(prompts, trainer, tokenize=False), strict=True):
-        check_text(text, processor.image_token, len(images_of(prompt)))
+        check_text(text, placeholder, len(images_of(prompt)))
     given = trainer.args.generation_kwargs or {}
     bias = given.get("logit_bias", {}) if trainer.use_vllm else None
     check_banned(banned_tokens(processor), given.get("suppress_tokens", ()), bias)

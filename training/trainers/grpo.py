@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback
 
 from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
 from datagen.dataset.reader import open_dataset
-from datagen.hub.chat_template import check_questions
+from datagen.hub.chat_template import check_questions, stop_token_ids
 from datagen.hub.record import read_record
 from datagen.hub.run_folder import CHECKPOINT, step_of, whole_checkpoints
 from datagen.r1_format import completion_of
@@ -26,7 +25,7 @@ from training.callbacks.metrics_logging import COMPLETIONS, MetricsLogger, trunc
 from training.callbacks.validation import ValidationCallback
 from training.config import StageConfig, make_trl_config, reward_weights, trl_errors_explained
 from training.distributed import is_main
-from training.models import adapter_settings, load_model, model_folder
+from training.models import adapter_settings, check_frozen_vision, load_model, lora_config, model_folder
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
 from training.trainers.curriculum import easiest_first
@@ -61,13 +60,16 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         questions = easiest_first(questions, find_dataset_or_task(stage.tasks[0]), config)
     if stage.settings.get("drop_zero_variance"):
         check_zero_variance_settings(config)
-    lora = stage.settings.get("lora")
-    frozen = lora or adapter_settings(stage.model)  # the base of an adapter, which is never stepped
+    frozen = stage.settings.get("lora") or adapter_settings(
+        stage.model
+    )  # the base of an adapter, which is never stepped
     dtype = "bfloat16" if frozen and config.bf16 else "float32"
     model, processor = load_model(stage.model, stage.settings, dtype=dtype)
     check_questions(questions["prompt"], processor)
     config.max_completion_length = completion_limit(questions["solution"], processor, config.max_completion_length)
-    config.generation_kwargs = {**ban_tokens(banned_tokens(processor), config), **(config.generation_kwargs or {})}
+    stops = {"stop_token_ids": stop_token_ids(processor)} if config.use_vllm else {}  # it knows the folder's own
+    banned = ban_tokens(banned_tokens(processor), config)
+    config.generation_kwargs = {**stops, **banned, **(config.generation_kwargs or {})}
     rewards = RewardFunctions(stage.tasks, out / COMPLETIONS)
     checks: list[Any] = [ParityCheck(), SharingTrial()] if preflight else []
     if config.eval_steps is not None:
@@ -85,10 +87,12 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
             args=config,
             train_dataset=questions,
             reward_funcs=rewards.functions(),
-            peft_config=LoraConfig(task_type="CAUSAL_LM", **lora) if lora else None,
+            peft_config=lora_config(model, stage.settings),
             rollout_func=rollout_func,
             callbacks=[ResumeDataOrder(), *checks, MetricsLogger(out, "GRPO"), DiagnosisCallback(out)],
         )
+    if stage.settings.get("freeze_vision"):
+        check_frozen_vision(trainer.base_of(trainer.model))
     for check in checks:
         check.trainer = trainer
     if stage.settings.get("shared_prefix", True):

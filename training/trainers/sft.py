@@ -15,7 +15,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
-from datagen.hub.chat_template import check_questions
+from datagen.hub.chat_template import check_questions, end_of_turn
 from datagen.hub.record import read_record
 from datagen.r1_format import completion_of, parse
 from training.callbacks.metrics_logging import MetricsLogger
@@ -43,7 +43,9 @@ def train(stage: StageConfig) -> Path:
     check_reasoning(rows["solution"], stage)
     model, processor = load_model(stage.model, stage.settings)
     check_questions(rows["prompt"], processor)
-    traces = rows.map(as_trace, remove_columns=[c for c in rows.column_names if c not in ("prompt", "image")])
+    others = [name for name in rows.column_names if name not in ("prompt", "image")]
+    end = "" if end_of_turn(processor) else processor.tokenizer.eos_token
+    traces = rows.map(as_trace, fn_kwargs={"end": end}, remove_columns=others)
     check_traces(traces, processor)
     with trl_errors_explained():
         trainer = R1SFTTrainer(
@@ -86,6 +88,10 @@ def check_traces(traces: Any, processor: Any) -> None:
         )
 
 
-def as_trace(row: dict[str, Any]) -> dict[str, Any]:
-    """A question and its solution, in TRL's prompt-completion form."""
-    return {"completion": [{"role": "assistant", "content": row["solution"]}]}
+def as_trace(row: dict[str, Any], end: str) -> dict[str, Any]:
+    """A question and its solution, in TRL's prompt-completion form.
+
+    `end` is what ends the answer where the chat template writes nothing behind it (LLaVA-1.5's, for one): a model that
+    is never shown an end does not learn to stop.
+    """
+    return {"completion": [{"role": "assistant", "content": row["solution"] + end}]}

@@ -130,7 +130,6 @@ RULES: dict[str, list[Rule]] = {
             lambda s: not s["log_completions"],
             "set log_completions=true",
         ),
-        (("freeze_vision",), lambda s: bool(s["lora"]), "with lora nothing but the adapters is trained"),
         (("label_smoothing_factor",), _always, "GRPO has no labels"),
         (("train_sampling_strategy", "length_column_name"), _always, "use --curriculum"),
         (("shuffle_dataset",), lambda s: s["curriculum"] == "difficulty", "use --curriculum none"),

@@ -158,7 +158,6 @@ VOID = [  # each needs what stands behind its colon, which is not set
     ("grpo", ["entropy_target=0.3"], "entropy_target: use_adaptive_entropy=true"),
     ("grpo", ["multi_objective_aggregation=normalize_then_sum", "scale_rewards=group"], "scale_rewards:"),
     ("grpo", ["num_completions_to_print=3"], "num_completions_to_print: log_completions=true"),
-    ("grpo", ["lora={r: 4}", "freeze_vision=false"], "freeze_vision: adapters"),
     ("grpo", ["curriculum=difficulty", "shuffle_dataset=false"], "shuffle_dataset: --curriculum"),
     ("grpo", ["train_sampling_strategy=sequential"], "train_sampling_strategy: --curriculum"),
     ("grpo", ["vllm_importance_sampling_correction=false", "vllm_importance_sampling_clip_min=0.5"], "clip_min:"),
@@ -184,6 +183,7 @@ def test_a_setting_that_another_makes_void_is_refused(stage: Stage, assignments:
         ("cold_start", ["lr_scheduler_type=constant_with_warmup", "warmup_steps=3"]),
         ("cold_start", ["warmup_steps=0.1"]),
         ("grpo", ["use_adaptive_entropy=true", "entropy_target=0.3"]),
+        ("grpo", ["lora={r: 4, target_modules: all-linear}", "freeze_vision=false"]),
     ],
 )
 def test_a_setting_that_takes_effect_is_accepted(stage: Stage, assignments: list[str]) -> None:

@@ -37,9 +37,7 @@ def trained(
     words += ["--steps", str(STEPS), "--learning-rate", "1e-3", "--num-generations", "4"]
     for setting in (f"per_device_train_batch_size={16 // processes}", "max_completion_length=40", "save_steps=2"):
         words += ["--set", setting]
-    words += ["--set", "reward_weights={format: 1}"]
-    if LORA[2:4] != list(more[2:4]):  # beside an adapter it would change nothing
-        words += ["--set", "freeze_vision=false"]
+    words += ["--set", "reward_weights={format: 1}", "--set", "freeze_vision=false"]
     if processes == 1:
         with patch.object(grpo, "R1GRPOTrainer", FixedRollouts):
             done = invoke("training.cli", *words, *more)

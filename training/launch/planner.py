@@ -181,6 +181,7 @@ def _work(request: PlanRequest, batch: Batch) -> Workload:
     patches, image_tokens = request.shape.image(question.width, question.height, tiled=tiled)
     lora = settings.get("lora") or {}
     targets = str(lora.get("target_modules", ""))
+    freeze_vision = bool(settings.get("freeze_vision", False))
     return Workload(
         batch=batch,
         prompt_tokens=30 + math.ceil(question.prompt / 3) + image_tokens,  # the template, and 3 characters a token
@@ -190,9 +191,9 @@ def _work(request: PlanRequest, batch: Batch) -> Workload:
         checkpointing=bool(settings.get("gradient_checkpointing", True)),
         reference=bool(settings.get("beta", 0.0)),
         synced=bool(settings.get("beta", 0.0)) and bool(settings.get("sync_ref_model", False)),
-        freeze_vision=bool(settings.get("freeze_vision", False)),
+        freeze_vision=freeze_vision,
         lora_rank=int(lora.get("r", 8)) if lora else 0,
-        lora_vision="visual" in targets or targets == "all-linear",
+        lora_vision=not freeze_vision and ("visual" in targets or targets == "all-linear"),
     )
 
 

@@ -1,79 +1,16 @@
-"""Tasks of several turns: what a model says, what it gets back, and the one place where both are kept.
+"""The one place where an episode is played: of any task, also of one that ends with the first message.
 
-The trainer, the evaluation, an exported environment and a person at the terminal all drive an `Environment`. What comes
-back is made by the task's own code from the row: nothing that a model writes is ever taken for it.
+The trainer, the evaluation, an exported environment and a person at the terminal all drive an `Environment`.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from datagen import r1_format
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from datagen.task import Task
-
-TOOL_TAGS = ("<tool>", "</tool>")
-CALL_CHARACTERS = 200  # of a call at most: a longer one is none
-JSON_CALL = re.compile(r"\s*<tool_call>(.*)</tool_call>\s*", re.DOTALL)  # as Qwen's and Hermes' templates ask for it
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What comes back to a message: a text, an image, or both. `ok` is False where a call was refused."""
-
-    text: str = ""
-    image: Image.Image | None = None
-    ok: bool = True
-
-
-@dataclass
-class Episode:
-    """The full assistant messages of one conversation, and what came back to each of them but the last."""
-
-    messages: list[str] = field(default_factory=list)
-    observations: list[Observation] = field(default_factory=list)
-
-    @property
-    def final(self) -> str:
-        """The last message; empty where nothing was said."""
-        return self.messages[-1] if self.messages else ""
-
-    @property
-    def calls(self) -> list[tuple[str, Observation]]:
-        """Each call that was answered, such as `zoom 5`, with what came back."""
-        pairs = zip(self.messages, self.observations, strict=False)
-        return [(call, seen) for message, seen in pairs if (call := parse_call(message)) is not None]
-
-
-Respond = Callable[[Episode, Mapping[str, Any]], Observation | None]
-"""(episode so far, row of `r1`) -> what comes back to its last message; None ends the episode. Pure and total."""
-
-Tool = Callable[[str, Mapping[str, Any]], Observation]
-"""(call, row of `r1`) -> what the tool shows. Pure and total: any call whatever gets an observation."""
-
-
-@dataclass(frozen=True)
-class Interaction:
-    """What makes a task one of several turns.
-
-    `usage` is the sentence of the prompt that says what may be asked for. `turns` are the messages of an episode at
-    most. `plan` gives the trace's messages before the last as pairs of reasoning and call: with them and the task's own
-    solution behind them, an episode earns full marks.
-    """
-
-    respond: Respond
-    usage: str
-    turns: int
-    plan: Callable[[Mapping[str, Any]], Sequence[tuple[str, str]]]
+from datagen.interaction import Episode, Observation, format_call
+from datagen.task import Task
 
 
 class Environment:
@@ -114,74 +51,8 @@ def replay(task: Task, messages: Sequence[str], row: Mapping[str, Any]) -> Episo
     return environment.episode
 
 
-def use_tool(tool: Tool) -> Respond:
-    """A `respond` that lets a tool answer each well-formed call, and ends the episode at any other message."""
-    return partial(_call_tool, tool)
-
-
-def _call_tool(tool: Tool, episode: Episode, row: Mapping[str, Any]) -> Observation | None:
-    call = parse_call(episode.final)
-    return None if call is None else tool(call, row)
-
-
-def parse_call(message: str) -> str | None:
-    """The call that a message makes, such as `zoom 5`; None where it makes none, several, or also answers.
-
-    A call is `<tool>zoom 5</tool>` or `<tool_call>{"name": "zoom", "arguments": {"cell": 5}}</tool_call>`. It follows
-    one `<think>...</think>`, with nothing but white space around it.
-    """
-    if message.count("<think>") != 1 or message.count("</think>") != 1:
-        return None
-    before, _, rest = message.partition("<think>")
-    thinking, closed, said = rest.partition("</think>")
-    if not closed or before.removeprefix(r1_format.PREAMBLE).strip() or has_tool_tag(thinking):
-        return None
-    if len(said) > 2 * CALL_CHARACTERS or "<answer>" in said:
-        return None
-    if found := JSON_CALL.fullmatch(said):
-        return _parse_json_call(found[1])
-    call = said.strip()
-    if not (call.startswith(TOOL_TAGS[0]) and call.endswith(TOOL_TAGS[1])):
-        return None
-    call = call.removeprefix(TOOL_TAGS[0]).removesuffix(TOOL_TAGS[1]).strip()
-    return call if 0 < len(call) <= CALL_CHARACTERS and "<" not in call and ">" not in call else None
-
-
-def _parse_json_call(text: str) -> str | None:
-    """`zoom 5` of `{"name": "zoom", "arguments": {"cell": 5}}`; the arguments may also be a text that is JSON."""
-    try:
-        call = json.loads(text)
-        arguments = call["arguments"]
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        name, values = call["name"], list(arguments.values())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    if not isinstance(name, str) or not all(type(value) in (str, int) for value in values):
-        return None
-    written = " ".join([name, *map(str, values)])
-    return written if len(written) <= CALL_CHARACTERS and "<" not in written and ">" not in written else None
-
-
-def has_tool_tag(text: str) -> bool:
-    """Whether a tag of a call stands in a text: a well-formed answer has none, also not in its thinking."""
-    return any(tag in text for tag in (*TOOL_TAGS, "<tool_call>", "</tool_call>"))
-
-
-def format_call(reasoning: str, call: str) -> str:
-    """A full assistant message that makes a call."""
-    return f"{r1_format.OPENING}{reasoning}</think>\n{TOOL_TAGS[0]}{call}{TOOL_TAGS[1]}"
-
-
 def solution_messages(task: Task, row: Mapping[str, Any]) -> list[str]:
     """The trace of a row, one full assistant message a turn."""
     plan = task.interaction.plan(row) if task.interaction else ()
     last = r1_format.format_solution(task.solve(row), task.answer(row))
     return [*(format_call(reasoning, call) for reasoning, call in plan), last]
-
-
-def decode_image(value: Any) -> Image.Image:
-    """The RGB image of a row's column, which is decoded already or still a mapping with its `bytes`."""
-    from PIL import Image
-
-    image: Image.Image = Image.open(io.BytesIO(value["bytes"])) if isinstance(value, Mapping) else value
-    return image.convert("RGB")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.common.code_hash import code_hash
 from datagen.common.options import Option
-from datagen.environment import Episode, Interaction
+from datagen.interaction import Episode, Interaction
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,6 +22,12 @@ TILE_TOKENS = (  # and in Idefics3's and SmolVLM's, which cut an image into tile
     *("<image>", "<fake_token_around_image>", "<global-img>"),
     *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 )
+OTHER_IMAGE_TOKENS = (  # in Gemma 3's, InternVL's, GLM-V's and LLaVA's
+    *("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
+    *("<IMG_CONTEXT>", "<img>", "</img>"),
+    *("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
+    "<video>",
+)
 ENDS_WITH_COLON = re.compile(r""":(['"]\s*-?\}\})?\s*\{%-?\s*endif\s*-?%\}\s*$""")
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a longer text may take long, or refuse
 # Around a chat template: what it renders is written without a think block, open or empty, at the end of its prompt.
@@ -86,7 +92,8 @@ def _opening(gap: str) -> str:
 
 def vision_token_ids(vocabulary: Mapping[str, int]) -> list[int]:
     """The ids of those vision tokens that a tokenizer's vocabulary has, to be suppressed when text is generated."""
-    return sorted(vocabulary[token] for token in VISION_TOKENS + TILE_TOKENS if token in vocabulary)
+    names = VISION_TOKENS + TILE_TOKENS + OTHER_IMAGE_TOKENS
+    return sorted(vocabulary[token] for token in names if token in vocabulary)
 
 
 def full_message(completion: str) -> str:

@@ -15,8 +15,11 @@ from safetensors.torch import load_file
 
 from datagen import r1_format
 from datagen.dataset.reader import open_dataset
+from tests.processes import invoke
 from tests.training.architectures import shrunk
+from tests.training.gemma import IMAGE_TOKENS, shrunk_gemma
 from training.config import Stage, StageConfig, parse_assignments, resolve_settings
+from training.launch.memory import shape
 from training.models import DEFAULT_MODEL, load_model
 from training.recipes import load_recipe, recipes
 from training.trainers import grpo, sft
@@ -123,3 +126,52 @@ def test_a_trace_begins_as_the_prompt_ends(recipe: str, checkpoint: Any) -> None
         assert processor.image_processor.do_image_splitting is False
         banned = processor.tokenizer.convert_ids_to_tokens(r1_format.vision_token_ids(processor.tokenizer.get_vocab()))
         assert {"<image>", "<fake_token_around_image>", "<global-img>", "<row_1_col_1>"} <= set(banned)
+
+
+@pytest.mark.slow
+def test_gemma_trains_and_is_evaluated(digits_folder: Path, tmp_path: Path) -> None:
+    """Its processor writes one token for an image into the prompt, and another one for each part of it afterwards."""
+    model, out = shrunk_gemma(tmp_path / "gemma"), tmp_path / "run"
+    words: list[str | Path] = ["digits", "--model", model, "--data", digits_folder, "--out", out, "--no-report"]
+    words += ["--steps", "1", "--set", "per_device_train_batch_size=8", "--set", "num_generations=4"]
+    done = invoke("training.cli", *words)
+    assert done.returncode == 0, done.stderr
+    assert "one placeholder an image, the opening words once, no vision token can be sampled" in done.stdout
+    completions = (out / "completions.jsonl").read_text()
+    assert not any(token in completions for token in IMAGE_TOKENS.values())
+    config = json.loads((out / "final" / "generation_config.json").read_text())
+    tokens = {one["id"]: one["content"] for one in json.loads((model / "tokenizer.json").read_text())["added_tokens"]}
+    assert {tokens[token] for token in config["eos_token_id"]} == {"<eos>", "<end_of_turn>"}
+    assert {tokens[token] for token in config["suppress_tokens"]} >= set(IMAGE_TOKENS.values())
+    words = [
+        out / "final",
+        "--data",
+        digits_folder,
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--out",
+        tmp_path / "eval",
+    ]
+    done = invoke("evaluation.cli", *words)
+    assert done.returncode == 0, done.stderr
+
+
+TEXT = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 8)
+TEXT |= {"num_key_value_heads": 4, "vocab_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("vision", "more", "patches", "tokens"),
+    [
+        ({"image_size": 896, "patch_size": 14}, {"mm_tokens_per_image": 256}, 4096, 256),  # Gemma 3
+        ({"image_size": [448, 448], "patch_size": [14, 14]}, {"image_seq_length": 256}, 1024, 256),  # InternVL
+        ({"image_size": 336, "patch_size": 14}, {}, 576, 576),  # LLaVA-1.5
+    ],
+)
+def test_a_plan_knows_towers_that_see_images_of_one_size(
+    vision: dict[str, Any], more: dict[str, int], patches: int, tokens: int
+) -> None:
+    config = {"model_type": "other", "text_config": TEXT, "vision_config": TEXT | vision, **more}
+    assert shape("other", config, (8, 4, 2)).image(224, 224) == (patches, tokens)

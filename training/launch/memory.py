@@ -78,22 +78,31 @@ class Shape:
     def image(self, width: int, height: int, *, tiled: bool = True) -> tuple[int, int]:
         """The patches that the vision tower sees of an image of so many pixels, and the tokens they become.
 
-        `tiled` says whether models that cut images into tiles do so.
+        `tiled` says whether models that cut images into tiles do so. Gemma's, InternVL's and LLaVA's towers, which see
+        images of one size, are taken to see one tile.
         """
         vision = self.config["vision_config"]
-        patch = vision["patch_size"]
+        patch = _side(vision["patch_size"])
         if "scale_factor" in self.config:  # Idefics3 and SmolVLM: enlarged, cut into tiles, and whole once more
             size, longest = vision["image_size"], 4 * vision["image_size"]
             scale = longest / max(width, height)
             tiles = (math.ceil(width * scale / size) * math.ceil(height * scale / size) if tiled else 0) + 1
             patches = tiles * (size // patch) ** 2
             return patches, patches // self.config["scale_factor"] ** 2
+        if "spatial_merge_size" not in vision:
+            patches = (_side(vision["image_size"]) // patch) ** 2
+            return patches, self.config.get("mm_tokens_per_image") or self.config.get("image_seq_length") or patches
         merge = vision["spatial_merge_size"]
         cell = patch * merge
         least = 256 * 256 if self.config["model_type"].startswith("qwen3") else 56 * 56  # of their image processors
         scale = max(1.0, math.sqrt(least / (width * height)))
         tokens = math.ceil(width * scale / cell) * math.ceil(height * scale / cell)
         return tokens * merge**2, tokens
+
+
+def _side(size: int | list[int]) -> int:
+    """The length of a side, which InternVL's configuration has twice."""
+    return size if isinstance(size, int) else size[0]
 
 
 @cache

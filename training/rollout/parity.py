@@ -153,9 +153,10 @@ def check_banned(tokens: Mapping[int, str], suppressed: Sequence[int], bias: Map
 
 
 def banned_tokens(processor: Processor) -> dict[int, str]:
-    """The tokens that stand for images, by id: Qwen's, and what the processor itself names."""
+    """The tokens that stand for images, by id: those of the known families, and what processor and tokenizer name."""
     ids = set(vision_token_ids(processor.tokenizer.get_vocab()))
-    ids |= {token for name in ("image_token_id", "video_token_id") if (token := getattr(processor, name, None))}
+    for one in (processor, processor.tokenizer):
+        ids |= {token for name in ("image_token_id", "video_token_id") if (token := getattr(one, name, None))}
     return {token: processor.tokenizer.convert_ids_to_tokens(token) for token in sorted(ids)}
 
 

@@ -51,6 +51,11 @@ def replay(task: Task, messages: Sequence[str], row: Mapping[str, Any]) -> Episo
     return environment.episode
 
 
+def trace_of(task: Task, row: Mapping[str, Any]) -> Episode:
+    """The episode of the trace that a row of `r1` holds: its `turns`, where it has any, and its `solution`."""
+    return replay(task, [*(row.get("turns") or ()), row["solution"]], row)
+
+
 def solution_messages(task: Task, row: Mapping[str, Any]) -> list[str]:
     """The trace of a row, one full assistant message a turn."""
     plan = task.interaction.plan(row) if task.interaction else ()

@@ -37,16 +37,30 @@ WITHOUT_THINK = (
     "{%- set r1_cut = r1_end.removesuffix('</think>').rstrip().removesuffix('<think>') %}"
     "{{- r1_cut if add_generation_prompt and r1_cut != r1_end else r1_rendered }}"
 )
+# In front of a chat template: what a tool returned is a user's turn, and calls are what was said; nothing is told about
+# tools but by the prompt. Most templates of vision-language models leave all of that out.
+TOOL_TURNS = (
+    "{%- set tools = none %}{%- set r1 = namespace(turns=[], calls='') %}{%- for turn in messages %}"
+    "{%- if turn['role'] == 'tool' %}{%- set r1.turns = r1.turns + [{'role': 'user', 'content': turn['content']}] %}"
+    "{%- elif turn.get('tool_calls') and not turn['content'] %}{%- set r1.calls = '' %}"
+    "{%- for call in turn['tool_calls'] %}{%- set r1.calls = r1.calls ~ call['function'] | tojson %}{%- endfor %}"
+    "{%- set r1.turns = r1.turns + [{'role': 'assistant', 'content': [{'type': 'text', 'text': r1.calls}]}] %}"
+    "{%- else %}{%- set r1.turns = r1.turns + [turn] %}{%- endif %}{%- endfor %}{%- set messages = r1.turns %}"
+)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def make_prompt(question: str, example_answer: str) -> list[dict[str, str]]:
-    """The prompt of a question, in TRL's conversational form: a system and a user message."""
+def make_prompt(question: str, example_answer: str, usage: str | None = None) -> list[dict[str, str]]:
+    """The prompt of a question, in TRL's conversational form: a system and a user message.
+
+    `usage` says what may be asked for before the answer, where a task has several turns.
+    """
     instruction = (
         "Show your reasoning in <think> </think> tags, then the answer alone in <answer> </answer> tags, "
         f"for example <answer>{example_answer}</answer>."
     )
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{question}\n{instruction}"}]
+    parts = [question, *([usage] if usage else []), instruction]
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(parts)}]
 
 
 def with_image(messages: Sequence[Mapping[str, str]], image_part: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -76,6 +90,11 @@ def with_opening(chat_template: str) -> str:
     if "<think>" in template:
         template = CAPTURE + template + WITHOUT_THINK
     return template + _opening(" " if ENDS_WITH_COLON.search(chat_template) else "")
+
+
+def with_tool_turns(chat_template: str) -> str:
+    """The Jinja chat template, which renders the turns of tools as those of a user (once)."""
+    return chat_template if chat_template.startswith(TOOL_TURNS) else TOOL_TURNS + chat_template
 
 
 def without_opening(chat_template: str) -> str:

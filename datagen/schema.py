@@ -28,12 +28,19 @@ R1 = {
     "answer": Column("string", "the right answer, as it is written between the answer tags"),
     "solution": Column("string", "a full assistant message that earns every reward"),
 }
+TURNS = Column(["string"], "the full assistant messages of the trace before `solution`")
+
+
+def has_turns(spec: DatasetSpec) -> bool:
+    """Whether a dataset has tasks of several turns."""
+    return any(task.interaction is not None for task in spec.tasks)
 
 
 def dataset_columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
     """The columns of each table by their names, in order."""
+    turns = {"turns": TURNS} if has_turns(spec) else {}
     return {
-        "r1": {**R1, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
+        "r1": {**R1, **turns, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
         "raw": {**RAW, **spec.raw_columns},
     }
 

@@ -34,6 +34,7 @@ EXTRA_SETTINGS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or n
         "traces": int,
         "freeze_vision": bool,
         "image_processor": dict[str, Any],  # changes to the model's own, saved with every checkpoint
+        "new_tokens": list[str],  # texts that become one token each, saved with every checkpoint
     },
     "grpo": {
         "freeze_vision": bool,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -73,7 +73,8 @@ def load_model(
 ) -> tuple[Any, Any]:
     """`(model, processor)`, with weights in `dtype`.
 
-    Of a run's settings it heeds `freeze_vision` (nothing in the vision tower is trained) and `image_processor`.
+    Of a run's settings it heeds `freeze_vision` (nothing in the vision tower is trained), `image_processor` and
+    `new_tokens` (see `add_tokens`).
 
     On a GPU the recipe's `bf16: true` computes in bfloat16. The weights themselves stay in float32: a step of 1e-6 on a
     weight of 0.01 is lost when it is rounded to bfloat16.
@@ -92,8 +93,35 @@ def load_model(
     if settings.get("freeze_vision"):
         network.get_encoder(modality="image").requires_grad_(False)
     plain = network.get_base_model() if hasattr(network, "peft_config") else network
+    add_tokens(plain, processor.tokenizer, settings.get("new_tokens") or [])
     plain.generation_config = generation_config(plain.generation_config, processor)
     return network, processor
+
+
+def add_tokens(model: Any, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Make each of the texts one token, in a row of the embeddings that is not used; those that are one stay so.
+
+    An embedding begins as the mean of those of the tokens that the text was. What a model says often, and of which a
+    single wrong token ends an episode, is better one token: a call of a tool, for one.
+
+    Raises:
+        UserError: where the embeddings have too few unused rows.
+    """
+    import torch
+    from tokenizers import AddedToken
+
+    pieces = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts}
+    pieces = {text: ids for text, ids in pieces.items() if len(ids) > 1}
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    if len(tokenizer) + len(pieces) > len(tables[0]):
+        raise UserError(
+            f"new_tokens: the model has room for {len(tables[0]) - len(tokenizer)} more tokens, not {len(pieces)}"
+        )
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in pieces])
+    with torch.no_grad():
+        for text, ids in pieces.items():
+            for table in tables:  # which may be one and the same
+                table[tokenizer.convert_tokens_to_ids(text)] = table[ids].mean(0)
 
 
 def lora_config(model: Any, settings: Mapping[str, Any]) -> Any:

@@ -39,7 +39,7 @@ from training.models import (
     model_folder,
     pin_model,
 )
-from training.recipes import load_recipe, recipe_for_model
+from training.recipes import load_recipe, recipe_for
 
 if TYPE_CHECKING:
     from datagen.hub.publish import PublishTarget
@@ -161,7 +161,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     require_extra("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     silence_libraries()
     model = pin_model(config.model or recipe_model(config.recipe) or default_model(config.hardware, built.spec))
-    recipe = config.recipe or recipe_for_model(model)
+    recipe = config.recipe or recipe_for(model, built.spec)
     target = publish_target(config, tasks, model)
     kind: Stage = "cold_start" if config.cold_start else "grpo"
     stage = StageConfig(
@@ -351,7 +351,7 @@ def dry_run(config: RunConfig) -> None:
         add_file(config.task_file)
     dataset = find_dataset_or_task(config.task)
     model = config.model or recipe_model(config.recipe) or planned_model(config.hardware, small_model(dataset))
-    recipe = config.recipe or recipe_for_model(model)
+    recipe = config.recipe or recipe_for(model, dataset)
     tasks = [task.name for task in dataset.tasks if config.task in (task.name, dataset.name)]
     stage = StageConfig(
         stage="grpo",

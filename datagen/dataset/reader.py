@@ -22,6 +22,7 @@ from datagen.common.files import cache_folder, local_folder, sha256
 from datagen.common.options import as_text
 from datagen.dataset.manifest import ADVICE, MANIFEST, check_files, find_built_dataset, read_manifest
 from datagen.dataset.shards import damaged, read_shard
+from datagen.environment import trace_of
 from datagen.hub.cards import CARD
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.registry import find_dataset, find_task, known_datasets
@@ -149,18 +150,21 @@ def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
 
 def _check_row(row: Mapping[str, Any], spec: DatasetSpec) -> None:
     """Raise an exception, of any kind, where a row is no question of a dataset."""
-    image, others = row["image"], [(name, value) for name, value in row.items() if name != "image"]
+    images = {"image", *(name for name in spec.r1_columns if spec.raw_columns[name].kind == "image")}
+    others = [(name, value) for name, value in row.items() if name not in images]
     if any(_has_null(value) for name, value in others if name in R1 or value is not None):
         raise ValueError("a row has a null")
-    if image["path"] is not None:  # which `datasets` would open
-        raise ValueError(f"the image of {row['id']} is a path")
-    check_image(image["bytes"])
+    for image in (row[name] for name in images):
+        if image["path"] is not None:  # which `datasets` would open
+            raise ValueError(f"the image of {row['id']} is a path")
+        check_image(image["bytes"])
     if [message["role"] for message in row["prompt"]] != ["system", "user"]:
         raise ValueError(f"the prompt of {row['id']} is not a system and a user message")
     tasks = {task.name: task for task in spec.tasks}
     if row["task"] not in tasks:
         raise ValueError(f"{row['id']} is of an unknown task")
-    if set(score(tasks[row["task"]], row["solution"], row).values()) != {1.0}:
+    task = tasks[row["task"]]
+    if set(score(task, trace_of(task, row), row).values()) != {1.0}:
         raise ValueError(f"the solution of {row['id']} does not earn full marks")
 
 

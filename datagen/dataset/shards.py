@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +15,14 @@ from datagen.common.errors import UserError
 from datagen.common.files import atomic_path
 from datagen.dataset.config import DatasetConfig, Shard
 from datagen.dataset.rng import example_rng
+from datagen.environment import solution_messages
 from datagen.rendering.png import encode_png
-from datagen.schema import fits
+from datagen.schema import fits, has_turns
 from datagen.sources.catalog import load_source
 from datagen.task import DatasetSpec, Task
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 REASON = 200  # characters of a library's message that are shown
 
@@ -30,8 +34,15 @@ def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
         raise UserError(f"{spec.name} is a dataset of images of your own: make it with  r1vlm-data import")
     material = load_material(config.source, split)
     example = spec.draw(example_rng(spec.name, spec.version, config.seed, split, index), material, config.options)
-    image = {"bytes": encode_png(example.image), "path": None}
-    return {"id": row_id(config, split, index), "image": image, **example.truth}
+    truth = {
+        name: _stored(value) if spec.raw_columns[name].kind == "image" else value
+        for name, value in example.truth.items()
+    }
+    return {"id": row_id(config, split, index), "image": _stored(example.image), **truth}
+
+
+def _stored(image: Image.Image) -> dict[str, Any]:
+    return {"bytes": encode_png(image), "path": None}
 
 
 def row_id(config: DatasetConfig, split: str, index: int) -> str:
@@ -46,15 +57,17 @@ def question_id(raw: Mapping[str, Any], task: Task) -> str:
 
 def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, Any]:
     """One question about an image: a row of the table `r1`."""
-    answer = task.answer(raw)
+    *before, solution = solution_messages(task, raw)
+    usage = task.interaction.usage if task.interaction else None
     return {
         "id": question_id(raw, task),
         "image_id": raw.get("image_id", raw["id"]),
         "task": task.name,
-        "prompt": r1_format.make_prompt(task.ask(raw), task.example_answer),
+        "prompt": r1_format.make_prompt(task.ask(raw), task.example_answer, usage),
         "image": raw["image"],
-        "answer": answer,
-        "solution": r1_format.format_solution(task.solve(raw), answer),
+        "answer": task.answer(raw),
+        "solution": solution,
+        **({"turns": before} if has_turns(spec) else {}),
         **{column: raw[column] for column in spec.r1_columns},
     }
 

@@ -26,6 +26,7 @@ from datagen.dataset.manifest import (
     read_manifest,
 )
 from datagen.dataset.shards import make_questions, question_id, raw_row, read_shard, row_id
+from datagen.environment import trace_of
 from datagen.hub.cards import CARD
 from datagen.registry import find_task, owner_of
 from datagen.schema import TABLES, arrow_schemas
@@ -159,7 +160,8 @@ def compare_shard(folder: Path, config: DatasetConfig, shard: Shard, indices: li
         _check_row(folder / shard.path("raw"), raw, stored["raw"][index - shard.start])
         for question in make_questions(spec, [raw]):
             _check_row(folder / shard.path("r1"), question, stored_questions[question["id"]])
-            scores = score(find_task(question["task"]), question["solution"], question)
+            task = find_task(question["task"])
+            scores = score(task, trace_of(task, question), question)
             short = [name for name, value in scores.items() if value != 1.0]
             if short:
                 raise UserError(f"the solution of {question['id']} does not earn full marks ({', '.join(short)})")

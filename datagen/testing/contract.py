@@ -15,6 +15,7 @@ from datagen.common.errors import UserError
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reward_audit import SECONDS, audit
 from datagen.dataset.shards import make_questions, raw_row
+from datagen.environment import trace_of
 from datagen.registry import CODE, DATASETS, registered
 from datagen.registry.code import check_spec, explain
 from datagen.schema import arrow_schemas
@@ -140,7 +141,7 @@ def solutions(sample: Sample) -> Iterator[str]:
         if missing := {"format", "correctness"} - set(task.rewards):
             yield f"{task.name}: it has no reward {' and no '.join(sorted(missing))}: every task has these two"
         for question in sample.about(task):
-            short = [name for name, value in score(task, question["solution"], question).items() if value != 1.0]
+            short = [name for name, value in score(task, trace_of(task, question), question).items() if value != 1.0]
             if short:
                 yield f"{task.name}: a solution does not earn full marks ({', '.join(short)}): {question['solution']!r}"
                 break

@@ -9,7 +9,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from peft import LoraConfig
 
 from datagen.common.errors import UserError
-from datagen.registry import TASKS
+from datagen.registry import TASKS, find_dataset
 from tests.processes import invoke, refused
 from training.config import (
     EXTRA_SETTINGS,
@@ -24,7 +24,7 @@ from training.launch.memory import GIB, built_in
 from training.launch.planner import Machine, PlanRequest, QuestionSize, make_plan
 from training.launch.presets import PRESETS, Preset
 from training.models import DEFAULT_MODEL, SMALL
-from training.recipes import load_recipe, recipe_for_model, recipes
+from training.recipes import load_recipe, recipe_for, recipes
 from training.trainers.zero_variance import check_zero_variance_settings
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
@@ -98,9 +98,9 @@ def test_a_model_has_one_recipe() -> None:
     made_for = [own["model"] for own in recipes().values() if "model" in own]
     assert len(made_for) == len(set(made_for))
     assert set(made_for) == set(built_in())
-    assert {recipe_for_model(name) for name in SMALL} == {"small"}
+    assert {recipe_for(name, find_dataset("digits")) for name in SMALL} == {"small"}
     for name in made_for:
-        assert load_recipe(recipe_for_model(f"{name}@1234"))["model"] == name
+        assert load_recipe(recipe_for(f"{name}@1234", find_dataset("digits")))["model"] == name
 
 
 def test_a_recipe_is_chosen_by_name(tmp_path: Path) -> None:

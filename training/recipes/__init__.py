@@ -10,11 +10,13 @@ from importlib.resources import files
 from typing import Any
 
 from datagen.common.errors import UserError, suggest
+from datagen.task import DatasetSpec
 from training.models import is_small, model_folder
 
 FOLDER = files("training.recipes")
 DEFAULT = "default"
 SMALL = "small"
+SMALL_TOOLS = "small-tools"
 
 
 @cache
@@ -43,8 +45,13 @@ def load_recipe(name: str) -> dict[str, Any]:
     return {**base, **own, **stages}
 
 
-def recipe_for_model(model: str) -> str:
-    """The recipe that is made for a model; `small` for those that are built in or as small, else `default`."""
+def recipe_for(model: str, dataset: DatasetSpec) -> str:
+    """The recipe that is made for a model, else `default`.
+
+    Models that are built in or as small have `small`, and `small-tools` for tasks of several turns.
+    """
     hub_name = model.partition("@")[0]
     made_for = [name for name, own in recipes().items() if own.get("model") == hub_name]
-    return made_for[0] if made_for else SMALL if is_small(model_folder(model)) else DEFAULT
+    if made_for or not is_small(model_folder(model)):
+        return made_for[0] if made_for else DEFAULT
+    return SMALL_TOOLS if any(task.interaction for task in dataset.tasks) else SMALL

@@ -6,7 +6,7 @@ Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from datagen.dataset.reader import open_dataset
 from datagen.hub.chat_template import check_questions, stop_token_ids
 from datagen.hub.record import read_record
 from datagen.hub.run_folder import CHECKPOINT, step_of, whole_checkpoints
-from datagen.r1_format import completion_of
+from datagen.r1_format import completion_of, with_tool_turns
 from datagen.registry import find_dataset_or_task
 from training.callbacks.diagnosis import DiagnosisCallback
 from training.callbacks.metrics_logging import COMPLETIONS, MetricsLogger, truncate_logs
@@ -26,6 +26,14 @@ from training.callbacks.validation import ValidationCallback
 from training.config import StageConfig, make_trl_config, reward_weights, trl_errors_explained
 from training.distributed import is_main
 from training.models import adapter_settings, check_frozen_vision, load_model, lora_config, model_folder
+from training.rollout.multi_turn import (
+    MultiTurn,
+    ToolEnvironment,
+    check_supported,
+    longest_trace,
+    own_parser,
+    turns_of,
+)
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
 from training.trainers.curriculum import easiest_first
@@ -36,7 +44,7 @@ from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_varia
 from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
 
 
-class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix):
+class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix, MultiTurn):
     """TRL's trainer with complete checkpoints, each with a record, shared prompts, and a count of equal groups."""
 
 
@@ -66,7 +74,15 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     dtype = "bfloat16" if frozen and config.bf16 else "float32"
     model, processor = load_model(stage.model, stage.settings, dtype=dtype)
     check_questions(questions["prompt"], processor)
-    config.max_completion_length = completion_limit(questions["solution"], processor, config.max_completion_length)
+    turns = turns_of(stage.tasks)
+    if turns > 1:
+        check_supported(config, stage.tasks)
+        config.max_tool_calling_iterations = turns - 1
+        processor.chat_template = with_tool_turns(processor.chat_template)
+        longest = longest_trace(questions, processor)
+    else:
+        longest = longest_solution(questions["solution"], processor)
+    config.max_completion_length = completion_limit(longest, config.max_completion_length)
     stops = {"stop_token_ids": stop_token_ids(processor)} if config.use_vllm else {}  # it knows the folder's own
     banned = ban_tokens(banned_tokens(processor), config)
     config.generation_kwargs = {**stops, **banned, **(config.generation_kwargs or {})}
@@ -79,6 +95,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     with (
         reference_from_checkpoint(model, last_checkpoint(out)),
         rollout_backend(config, questions, processor, images) as rollout_func,
+        own_parser(processor.tokenizer) if turns > 1 else nullcontext(),
         trl_errors_explained(),
     ):
         trainer = R1GRPOTrainer(
@@ -89,6 +106,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
             reward_funcs=rewards.functions(),
             peft_config=lora_config(model, stage.settings),
             rollout_func=rollout_func,
+            environment_factory=ToolEnvironment if turns > 1 else None,
             callbacks=[ResumeDataOrder(), *checks, MetricsLogger(out, "GRPO"), DiagnosisCallback(out)],
         )
     if stage.settings.get("freeze_vision"):
@@ -183,14 +201,17 @@ def check_resumable(checkpoint: Path) -> None:
     read_object(checkpoint / "trainer_state.json", "delete the checkpoint, and go on from the one before", ours=False)
 
 
-def completion_limit(solutions: list[str], processor: Any, limit: int | None) -> int:
+def longest_solution(solutions: list[str], processor: Any) -> int:
+    """Tokens of the longest solution, with the end of its turn."""
+    return max(map(len, processor.tokenizer([completion_of(text) for text in solutions])["input_ids"])) + 1
+
+
+def completion_limit(longest: int, limit: int | None) -> int:
     """The most tokens a completion may have: `limit`, or 16 more than the longest solution where that is None.
 
     Raises:
         UserError: where the longest solution does not fit. A limit that is too short silently punishes right answers.
     """
-    lengths = [len(ids) for ids in processor.tokenizer([completion_of(text) for text in solutions])["input_ids"]]
-    longest = max(lengths) + 1  # the end of the turn
     if limit is None:
         return longest + 16
     if longest > limit:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from datagen.common.files import naming
-from datagen.r1_format import full_message
+from datagen.interaction import Episode
 from datagen.registry import find_task, reward_names
 from datagen.task import score
+from training.rollout.multi_turn import episode_of
 
 TRLReward = Callable[..., list[float]]
 Scores = list[dict[str, float]]
@@ -20,7 +21,7 @@ class RewardFunctions:
     """The rewards of some tasks as TRL reward functions, each completion judged once, by its own row's task.
 
     Every batch is appended to `log` as JSON lines `{"step", "id", "completion", "rewards"}`, with the full assistant
-    message as completion.
+    message as completion; of a task of several turns that is the last message, and `turns` are those before.
     """
 
     def __init__(self, tasks: list[str], log: Path | None = None) -> None:
@@ -44,18 +45,27 @@ class RewardFunctions:
         return reward
 
     def _score(self, completions: list[Any], columns: dict[str, Any]) -> Scores:
-        messages = [full_message(completion[0]["content"]) for completion in completions]
-        keys = [key for key, column in columns.items() if isinstance(column, list) and len(column) == len(messages)]
-        rows = [{key: columns[key][i] for key in keys} for i in range(len(messages))]
-        scores = [score(find_task(row["task"]), message, row) for message, row in zip(messages, rows, strict=True)]
+        count = len(completions)
+        keys = [key for key, column in columns.items() if isinstance(column, list) and len(column) == count]
+        rows = [{key: columns[key][i] for key in keys} for i in range(count)]
+        episodes = [
+            episode_of(find_task(row["task"]), completion, row)
+            for completion, row in zip(completions, rows, strict=True)
+        ]
+        scores = [score(find_task(row["task"]), episode, row) for episode, row in zip(episodes, rows, strict=True)]
         if self.log is not None:
-            self._append(self.log, columns["trainer_state"].global_step + 1, messages, rows, scores)
+            self._append(self.log, columns["trainer_state"].global_step + 1, episodes, rows, scores)
         return scores
 
-    def _append(self, log: Path, step: int, messages: list[str], rows: list[dict[str, Any]], scores: Scores) -> None:
+    def _append(
+        self, log: Path, step: int, episodes: list[Episode], rows: list[dict[str, Any]], scores: Scores
+    ) -> None:
         lines = []
-        for message, row, scored in zip(messages, rows, scores, strict=True):
+        for episode, row, scored in zip(episodes, rows, scores, strict=True):
             rewards = {name: scored[name] for name in self.names}
-            lines.append(json.dumps({"step": step, "id": row["id"], "completion": message, "rewards": rewards}) + "\n")
+            line = {"step": step, "id": row["id"], "completion": episode.final, "rewards": rewards}
+            if find_task(row["task"]).interaction is not None:
+                line["turns"] = episode.messages[:-1]
+            lines.append(json.dumps(line) + "\n")
         with naming(log), log.open("ab", buffering=0) as file:  # in one go: other processes append to the same file
             file.write("".join(lines).encode())

@@ -10,17 +10,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset, Features, Image, List, Value
 from trl import SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 
 from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
+from datagen.environment import trace_of
 from datagen.hub.chat_template import check_questions, end_of_turn
 from datagen.hub.record import read_record
 from datagen.r1_format import completion_of, parse
+from datagen.registry import find_task
 from training.callbacks.metrics_logging import MetricsLogger
 from training.config import StageConfig, make_trl_config, trl_errors_explained
 from training.models import load_model, model_folder
+from training.rollout.multi_turn import conversation, images_in, turns_of
 from training.trainers.checkpoints import RecordedCheckpoints, make_record
 from training.trainers.grpo import run_trainer
 
@@ -43,10 +47,7 @@ def train(stage: StageConfig) -> Path:
     check_reasoning(rows["solution"], stage)
     model, processor = load_model(stage.model, stage.settings)
     check_questions(rows["prompt"], processor)
-    others = [name for name in rows.column_names if name not in ("prompt", "image")]
-    end = "" if end_of_turn(processor) else processor.tokenizer.eos_token
-    traces = rows.map(as_trace, fn_kwargs={"end": end}, remove_columns=others)
-    check_traces(traces, processor)
+    traces = episode_traces(rows, processor) if turns_of(stage.tasks) > 1 else single_traces(rows, processor)
     with trl_errors_explained():
         trainer = R1SFTTrainer(
             model=model,
@@ -60,6 +61,35 @@ def train(stage: StageConfig) -> Path:
     trainer.record = make_record(stage, "cold-start") | {"traces": len(rows)}
     trainer.shown = lambda step: f"{before} {step} steps of {traces_seen}".strip()
     return run_trainer(trainer, out)
+
+
+def single_traces(rows: Any, processor: Any) -> Any:
+    """The questions with their solutions, in TRL's conversational prompt-completion form.
+
+    Raises:
+        UserError: as `check_traces`.
+    """
+    others = [name for name in rows.column_names if name not in ("prompt", "image")]
+    end = "" if end_of_turn(processor) else processor.tokenizer.eos_token
+    traces = rows.map(as_trace, fn_kwargs={"end": end}, remove_columns=others)
+    check_traces(traces, processor)
+    return traces
+
+
+def episode_traces(rows: Any, processor: Any) -> Any:
+    """A row for each message of each trace, in TRL's standard prompt-completion form: what is rendered before, the
+    images in it, and the message with its end. So no token of what comes back is trained on."""
+    end = end_of_turn(processor) or processor.tokenizer.eos_token
+    traces = []
+    for row in rows:
+        talk = conversation(row, trace_of(find_task(row["task"]), row))
+        for at, turn in enumerate(talk):
+            if turn["role"] == "assistant":
+                prompt = processor.apply_chat_template(talk[:at], tokenize=False, add_generation_prompt=True)
+                said = completion_of(turn["content"][0]["text"]) + end
+                traces.append({"prompt": prompt, "completion": said, "images": images_in(talk[:at])})
+    columns = {"prompt": Value("string"), "completion": Value("string"), "images": List(Image())}
+    return Dataset.from_list(traces, Features(columns))
 
 
 def check_reasoning(solutions: Iterable[str], stage: StageConfig) -> None:

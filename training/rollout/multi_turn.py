@@ -1,0 +1,155 @@
+"""Tasks of several turns in TRL's trainer: its environment, its parser of calls, and what an episode looks like to it.
+
+TRL plays an episode with `environment_factory`: a message that calls makes it ask the environment, whose observation
+goes into the conversation as a tool's turn, with its images. The tokens of observations are masked out of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
+
+from datagen.common.errors import UserError
+from datagen.environment import Environment, replay, trace_of
+from datagen.interaction import Episode, Observation, decode_image, parse_call
+from datagen.r1_format import full_message
+from datagen.registry import find_task
+from datagen.task import Task
+
+Conversation = list[dict[str, Any]]
+
+
+def turns_of(tasks: Sequence[str]) -> int:
+    """The messages that an episode of these tasks has at most: 1 for tasks of a single turn.
+
+    Raises:
+        UserError: where some have one turn and others several.
+    """
+    interactions = {name: find_task(name).interaction for name in tasks}
+    several = [name for name, interaction in interactions.items() if interaction is not None]
+    if several and len(several) < len(interactions):
+        one = next(name for name in tasks if name not in several)
+        raise UserError(f"{several[0]} has several turns and {one} has one: train one of them alone")
+    return max(interaction.turns if interaction else 1 for interaction in interactions.values())
+
+
+def check_supported(config: Any, tasks: Sequence[str]) -> None:
+    """Raise a `UserError` where tasks of several turns can't be trained yet as a GRPOConfig says."""
+    what = f"{', '.join(tasks)}: tasks of several turns"
+    if config.use_vllm:
+        raise UserError(f"{what} are sampled by transformers for now (TRL pull request #6719): use --vllm off")
+    if config.world_size > 1:
+        raise UserError(f"{what} are trained by one process for now (TRL pull request #6673): use --hardware 1gpu")
+    if config.eval_steps is not None:
+        raise UserError(f"{what} are not scored while a model trains for now: leave out --eval-steps")
+
+
+class ToolEnvironment:
+    """An episode as TRL has it: an object for each completion, whose public methods are tools."""
+
+    def reset(self, **row: Any) -> None:
+        """Begin an episode about a row of the dataset."""
+        self._environment = Environment(find_task(row["task"]))
+        self._environment.reset(row)
+
+    def say(self, text: str) -> list[dict[str, Any]]:
+        """Take a message that calls.
+
+        Args:
+            text: what the model generated
+        """
+        seen = self._environment.step(full_message(text))
+        return content_of(seen or Observation())
+
+
+def content_of(observation: Observation) -> list[dict[str, Any]]:
+    """An observation as parts of a message: its image, then its text. Never without a part."""
+    image = [] if observation.image is None else [{"type": "image", "image": observation.image}]
+    text = [{"type": "text", "text": observation.text}] if observation.text or not image else []
+    return [*image, *text]
+
+
+def parse_response(tokenizer: Any, ids: Sequence[int], **_: Any) -> dict[str, Any]:
+    """In place of TRL's: the one parser of calls, on the text that was sampled, which is kept as it is."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    message = {"role": "assistant", "content": text}
+    if parse_call(full_message(text)) is None:
+        return message
+    return message | {"tool_calls": [{"type": "function", "function": {"name": "say", "arguments": {"text": text}}}]}
+
+
+@contextmanager
+def own_parser(tokenizer: Any) -> Iterator[None]:
+    """Inside, TRL parses completions by `parse_response`; it wants a `response_template` for that, of any kind."""
+    with (
+        patch.object(grpo_trainer, "parse_response", parse_response),
+        patch.object(tokenizer, "response_template", {}, create=True),
+    ):
+        yield
+
+
+class MultiTurn(GRPOTrainer):  # type: ignore[misc]
+    """A mixin for TRL's trainer: episodes of several turns are parsed by `datagen`'s parser of calls."""
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        if self.environment_factories is None:
+            return super()._generate(prompts)
+        with own_parser(self._tokenizer):
+            return super()._generate(prompts)
+
+
+def episode_of(task: Task, completion: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Episode:
+    """The episode of TRL's messages. Observations are made anew from the row, not taken from them."""
+    said = [full_message(message["content"]) for message in completion if message["role"] == "assistant"]
+    return replay(task, said, row)
+
+
+def conversation(row: Mapping[str, Any], episode: Episode) -> Conversation:
+    """The question about a row and the episode behind it, as chat messages of parts."""
+    system, user = row["prompt"]
+    asked = [{"type": "image", "image": decode_image(row["image"])}, {"type": "text", "text": user["content"]}]
+    talk = [{"role": "system", "content": [{"type": "text", "text": system["content"]}]}]
+    talk.append({"role": "user", "content": asked})
+    for at, message in enumerate(episode.messages):
+        talk.append({"role": "assistant", "content": [{"type": "text", "text": message}]})
+        if at < len(episode.observations):
+            talk.append({"role": "user", "content": content_of(episode.observations[at])})
+    return talk
+
+
+def images_in(talk: Conversation) -> list[Any]:
+    """The images of a conversation, in order."""
+    return [part["image"] for message in talk for part in message["content"] if part["type"] == "image"]
+
+
+def longest_trace(rows: Iterable[Mapping[str, Any]], processor: Any) -> int:
+    """Tokens of the longest trace behind its prompt, with all that comes back in it.
+
+    Measured are the traces with the most characters, one for each number of turns.
+    """
+    longest: dict[int, Mapping[str, Any]] = {}
+    for row in rows:
+        turns = len(row["turns"])
+        if turns not in longest or characters(row) > characters(longest[turns]):
+            longest[turns] = row
+    return max(tokens_behind_prompt(row, processor) for row in longest.values())
+
+
+def characters(row: Mapping[str, Any]) -> int:
+    """The length of a row's trace."""
+    return len(row["solution"]) + sum(map(len, row["turns"]))
+
+
+def tokens_behind_prompt(row: Mapping[str, Any], processor: Any) -> int:
+    """Tokens of a row's trace behind its prompt, the end of each turn and observations included."""
+    talk = conversation(row, trace_of(find_task(row["task"]), row))
+    sizes = []
+    for part, ahead in ((talk[:2], True), (talk, False)):
+        text = processor.apply_chat_template(part, tokenize=False, add_generation_prompt=ahead)
+        sizes.append(len(processor(text=[text], images=[images_in(part)])["input_ids"][0]))
+    return sizes[1] - sizes[0]

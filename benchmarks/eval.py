@@ -99,7 +99,7 @@ def measure(plan: EvalPlan) -> tuple[Backend, PromptList, float, float, list[str
         started = time.perf_counter()
         answers, _ = generator.generate(R1, questions)
         ours = time.perf_counter() - started
-    return engine, prompts, timed.seconds, ours, answers.messages
+    return engine, prompts, timed.seconds, ours, [episode.final for episode in answers.episodes]
 
 
 @contextmanager

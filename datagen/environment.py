@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datagen import r1_format
-from datagen.interaction import Episode, Observation, format_call
+from datagen.interaction import Episode, Observation
 from datagen.task import Task
 
 
@@ -31,33 +31,50 @@ class Environment:
 
     def step(self, message: str) -> Observation | None:
         """Take a full assistant message; returns what comes back, or None where the episode is over."""
-        self.episode.messages.append(message)
-        interaction = self.task.interaction
-        if interaction is None or len(self.episode.messages) >= interaction.turns:
-            return None
-        seen = interaction.respond(self.episode, self.row)
-        if seen is not None:
-            self.episode.observations.append(seen)
-        return seen
+        return advance(self.task, self.episode, message, self.row)
+
+
+def advance(task: Task, episode: Episode, message: str, row: Mapping[str, Any]) -> Observation | None:
+    """Add a full assistant message to an episode, and what comes back, which is returned; None where it is over.
+
+    Raises:
+        ValueError: where it was over before.
+    """
+    if len(episode.messages) > len(episode.observations):
+        raise ValueError("the episode is over")
+    episode.messages.append(message)
+    interaction = task.interaction
+    if interaction is None or len(episode.messages) >= interaction.turns:
+        return None
+    seen = interaction.respond(episode, row)
+    if seen is not None:
+        episode.observations.append(seen)
+    return seen
 
 
 def replay(task: Task, messages: Sequence[str], row: Mapping[str, Any]) -> Episode:
     """The episode in which a model says these full messages. Those behind its end are left out."""
-    environment = Environment(task)
-    environment.reset(row)
+    episode = Episode()
     for message in messages:
-        if environment.step(message) is None:
+        if advance(task, episode, message, row) is None:
             break
-    return environment.episode
+    return episode
 
 
 def trace_of(task: Task, row: Mapping[str, Any]) -> Episode:
-    """The episode of the trace that a row of `r1` holds: its `turns`, where it has any, and its `solution`."""
-    return replay(task, [*(row.get("turns") or ()), row["solution"]], row)
+    """The episode of the trace that a row of `r1` holds: its `turns`, where it has any, and its `solution`.
+
+    Raises:
+        ValueError: where the episode is over before the solution.
+    """
+    messages = [*(row.get("turns") or ()), row["solution"]]
+    episode = replay(task, messages, row)
+    if episode.messages != messages:
+        raise ValueError(f"the trace of {row['id']} goes on behind the end of its episode")
+    return episode
 
 
 def solution_messages(task: Task, row: Mapping[str, Any]) -> list[str]:
     """The trace of a row, one full assistant message a turn."""
-    plan = task.interaction.plan(row) if task.interaction else ()
-    last = r1_format.format_solution(task.solve(row), task.answer(row))
-    return [*(format_call(reasoning, call) for reasoning, call in plan), last]
+    before = task.interaction.plan(row) if task.interaction else ()
+    return [*before, r1_format.format_solution(task.solve(row), task.answer(row))]

@@ -62,15 +62,15 @@ Tool = Callable[[str, Mapping[str, Any]], Observation]
 class Interaction:
     """What makes a task one of several turns.
 
-    `usage` is the sentence of the prompt that says what may be asked for. `turns` are the messages of an episode at
-    most. `plan` gives the trace's messages before the last as pairs of reasoning and call: with them and the task's own
-    solution behind them, an episode earns full marks.
+    `turns` are the messages of an episode at most. `plan` gives the trace's full messages before the last: with them
+    and the task's own solution behind them, an episode earns full marks. `usage` is the sentence of the prompt that
+    says what may be asked for, where anything may.
     """
 
     respond: Respond
-    usage: str
     turns: int
-    plan: Callable[[Mapping[str, Any]], Sequence[tuple[str, str]]]
+    plan: Callable[[Mapping[str, Any]], Sequence[str]]
+    usage: str = ""
 
 
 def use_tool(tool: Tool) -> Respond:
@@ -87,15 +87,15 @@ def parse_call(message: str) -> str | None:
     """The call that a message makes, such as `zoom 5`; None where it makes none, several, or also answers.
 
     A call is `<tool>zoom 5</tool>` or `<tool_call>{"name": "zoom", "arguments": {"cell": 5}}</tool_call>`. It follows
-    one `<think>...</think>`, with nothing but white space around it.
+    one `<think>...</think>`, with nothing but white space around it, and no answer anywhere.
     """
-    if message.count("<think>") != 1 or message.count("</think>") != 1:
+    if message.count("<think>") != 1 or message.count("</think>") != 1 or "answer>" in message:
         return None
     before, _, rest = message.partition("<think>")
     thinking, closed, said = rest.partition("</think>")
     if not closed or before.removeprefix(r1_format.PREAMBLE).strip() or has_tool_tag(thinking):
         return None
-    if len(said) > 2 * CALL_CHARACTERS or "<answer>" in said:
+    if len(said) > 2 * CALL_CHARACTERS:
         return None
     if found := JSON_CALL.fullmatch(said):
         return _parse_json_call(found[1])

@@ -42,7 +42,8 @@ WITHOUT_THINK = (
 TOOL_TURNS = (
     "{%- set tools = none %}{%- set r1 = namespace(turns=[], calls='') %}{%- for turn in messages %}"
     "{%- if turn['role'] == 'tool' %}{%- set r1.turns = r1.turns + [{'role': 'user', 'content': turn['content']}] %}"
-    "{%- elif turn.get('tool_calls') and not turn['content'] %}{%- set r1.calls = '' %}"
+    "{%- elif turn.get('tool_calls') and not (turn['content'] if turn['content'] is string else "
+    "turn['content'] | map(attribute='text', default='') | join) %}{%- set r1.calls = '' %}"
     "{%- for call in turn['tool_calls'] %}{%- set r1.calls = r1.calls ~ call['function'] | tojson %}{%- endfor %}"
     "{%- set r1.turns = r1.turns + [{'role': 'assistant', 'content': [{'type': 'text', 'text': r1.calls}]}] %}"
     "{%- else %}{%- set r1.turns = r1.turns + [turn] %}{%- endif %}{%- endfor %}{%- set messages = r1.turns %}"
@@ -50,7 +51,7 @@ TOOL_TURNS = (
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def make_prompt(question: str, example_answer: str, usage: str | None = None) -> list[dict[str, str]]:
+def make_prompt(question: str, example_answer: str, usage: str = "") -> list[dict[str, str]]:
     """The prompt of a question, in TRL's conversational form: a system and a user message.
 
     `usage` says what may be asked for before the answer, where a task has several turns.

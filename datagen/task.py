@@ -128,10 +128,13 @@ def reward_hash(task: Task) -> str:
     a message too, and how many messages there may be. A checkpoint records it, and the evaluation says so where it
     differs.
     """
-    judges: dict[str, Any] = dict(task.rewards)
-    if task.interaction is not None:
-        judges |= {"what comes back": task.interaction.respond, "messages": task.interaction.turns}
-    return HASH_PREFIX + code_hash(judges, "datagen")[:16]
+    return HASH_PREFIX + code_hash(judges_of(task), "datagen")[:16]
+
+
+def judges_of(task: Task) -> dict[str, Any]:
+    """What a task's scores depend on, by name: its rewards, and, in several turns, what comes back and how often."""
+    several = task.interaction
+    return {**task.rewards, **({"what comes back": several.respond, "messages": several.turns} if several else {})}
 
 
 def is_current_reward_hash(recorded: str) -> bool:

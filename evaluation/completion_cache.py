@@ -17,8 +17,9 @@ from typing import IO, Any
 from datagen.common.errors import UserError
 from datagen.common.files import cache_folder
 from datagen.common.locks import locked
-from evaluation.completions import SampleKey
 
+TurnKey = tuple[str, int, int]
+"""The id of a question, the number of the sample, and that of the message in its episode."""
 BUSY = "another r1vlm-eval is asking the same questions: wait for it, its answers are kept"
 
 
@@ -27,7 +28,7 @@ class CompletionCache:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.completions: dict[SampleKey, str] = {}
+        self.completions: dict[TurnKey, str] = {}
         self.backend: dict[str, str] = {}
         self.notes: list[str] = []
         self.seconds = 0.0
@@ -53,7 +54,8 @@ class CompletionCache:
         elif "seconds" in entry:
             self.seconds += float(entry["seconds"])
         else:
-            self.completions[str(entry["id"]), int(entry["sample"])] = str(entry["completion"])
+            key = str(entry["id"]), int(entry["sample"]), int(entry.get("turn", 0))
+            self.completions[key] = str(entry["completion"])
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         """Add a line. It is on its way to the disk when this returns: the process may be killed."""
@@ -73,9 +75,10 @@ class CompletionCache:
         self.completions, self.backend, self.notes, self.seconds = {}, dict(backend), [], 0.0
         self._write({"engine": self.backend})
 
-    def add(self, key: SampleKey, completion: str) -> None:
+    def add(self, key: TurnKey, completion: str) -> None:
         """Keep a completion."""
-        self._write({"id": key[0], "sample": key[1], "completion": completion})
+        name, sample, turn = key
+        self._write({"id": name, "sample": sample, **({"turn": turn} if turn else {}), "completion": completion})
         self.completions[key] = completion
 
     def add_note(self, sentence: str) -> None:

@@ -1,7 +1,12 @@
-"""Files of completions: JSON lines `{"id": …, "completion": …}`, each with a full assistant message."""
+"""Files of completions: JSON lines `{"id": …, "completion": …}`, each with a full assistant message.
+
+Of a task of several turns that is the last message; `turns` are those before, each with the call in it, whether it was
+accepted, and the SHA-256 of the image that came back. Only the messages are read again: what came back is made anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -12,6 +17,7 @@ from typing import Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import open_file, write_text
+from datagen.interaction import Episode, parse_call
 from datagen.r1_format import PREAMBLE, full_message
 
 END_OF_TURN = re.compile(r"(<\|im_end\|>|<\|endoftext\|>|<end_of_utterance>|<\|eot_id\|>|<end_of_turn>|</s>)\s*\Z")
@@ -21,16 +27,30 @@ SampleKey = tuple[str, int]
 """The id of a question, and the number of the sample."""
 
 
-def write_completions(path: Path, ids: Sequence[str], messages: Sequence[str]) -> None:
-    """Write a message for each id, in one step. Further messages for an id are its samples 1, 2, ….
+def write_completions(path: Path, ids: Sequence[str], episodes: Sequence[Episode]) -> None:
+    """Write an episode for each id, in one step. Further ones for an id are its samples 1, 2, ….
 
     As ASCII: a message may hold any code point JSON can name, and half a surrogate pair has no UTF-8.
     """
     lines = [
-        json.dumps({"id": name, **({"sample": sample} if sample else {}), "completion": text}) + "\n"
-        for (name, sample), text in zip(sample_keys(ids), messages, strict=True)
+        json.dumps({"id": name, **({"sample": sample} if sample else {}), **_entry(episode)}) + "\n"
+        for (name, sample), episode in zip(sample_keys(ids), episodes, strict=True)
     ]
     write_text(path, "".join(lines))
+
+
+def _entry(episode: Episode) -> dict[str, Any]:
+    turns = [
+        {
+            "completion": said,
+            "call": parse_call(said),
+            "ok": seen.ok,
+            **({"text": seen.text} if seen.text else {}),
+            **({"image": hashlib.sha256(seen.image.tobytes()).hexdigest()} if seen.image is not None else {}),
+        }
+        for said, seen in zip(episode.messages, episode.observations, strict=False)
+    ]
+    return {"completion": episode.final, **({"turns": turns} if turns else {})}
 
 
 def sample_keys(ids: Sequence[str]) -> list[SampleKey]:
@@ -43,8 +63,8 @@ def sample_keys(ids: Sequence[str]) -> list[SampleKey]:
     return keys
 
 
-def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str], split_name: str) -> list[str]:
-    """The messages for the ids, in their order; for an id that comes again, its next sample. Other lines are left out.
+def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str], split_name: str) -> list[list[str]]:
+    """The messages of each id, in their order; for an id that comes again, its next sample. Other lines are left out.
 
     `split_ids` are the ids of all questions of the split, and `split_name` is what an error calls it.
 
@@ -53,7 +73,7 @@ def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str],
             sample, or a wanted message that is missing.
     """
     wanted = dict.fromkeys(sample_keys(ids))
-    messages: dict[SampleKey, str] = {}
+    messages: dict[SampleKey, list[str]] = {}
     for number, line in _numbered_lines(path):
         if not line.strip():
             continue
@@ -145,7 +165,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} is not UTF-8 text: name a .jsonl file of completions") from error
 
 
-def _parse(line: str, line_name: str) -> tuple[SampleKey, str]:
+def _parse(line: str, line_name: str) -> tuple[SampleKey, list[str]]:
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:  # a ValueError also for an integer of too many digits
@@ -158,4 +178,10 @@ def _parse(line: str, line_name: str) -> tuple[SampleKey, str]:
     sample = value.get("sample", 0)
     if not isinstance(sample, int) or sample < 0:
         raise UserError(f"{line_name} has a 'sample' that is no number from 0 on")
-    return (value["id"], sample), value["completion"]
+    turns = value.get("turns", [])
+    if not isinstance(turns, list):
+        raise UserError(f"{line_name} has 'turns' that are no list")
+    said = [turn.get("completion") if isinstance(turn, dict) else None for turn in turns]
+    if not all(isinstance(text, str) for text in said):
+        raise UserError(f"{line_name} has a turn without a 'completion' that is a text")
+    return (value["id"], sample), [*said, value["completion"]]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from datagen.common.errors import UserError
+from datagen.interaction import Episode
 from datagen.registry import find_task
 from datagen.task import score
 from evaluation.backends.base import Backend, NoAnswer, Prompt, backend_versions, choose_backend
 from evaluation.completion_cache import CompletionCache, open_cache
 from evaluation.completions import oddities
 from evaluation.config import EvalPlan
-from evaluation.metrics.scoring import ACCURACY, Question, Scored, score_messages
+from evaluation.metrics.scoring import ACCURACY, Question, Scored, score_episodes
 from evaluation.metrics.statistics import wilson
 from evaluation.model_source import ModelSource
 from evaluation.prompt_variants import Row, Variant
@@ -51,14 +52,18 @@ def select_questions(plan: EvalPlan) -> Questions:
     return Questions(rows, rows.remove_columns("image").to_list(), set(split["id"]))
 
 
+Index = tuple[int, int]
+"""The index of a row, and the number of the sample."""
+
+
 @dataclass(frozen=True)
 class Answers:
-    """A full assistant message for each question (and sample), what generated them, and how long it took.
+    """An episode for each question (and sample), what generated them, and how long it took.
 
     `unanswered` are how many questions (and samples) got no answer: their messages end with the opening words.
     """
 
-    messages: list[str]
+    episodes: list[Episode]
     backend: Mapping[str, str]
     seconds: float
     unanswered: int = 0
@@ -68,12 +73,13 @@ class Answers:
 class PromptList(Sequence[Prompt]):
     """The prompts of some rows, made when they are read: images take memory.
 
-    `indices` are (index of the row, number of the sample).
+    `indices` are (index of the row, number of the sample), `episodes` what was said of each so far.
     """
 
     variant: Variant
     rows: Dataset
-    indices: Sequence[tuple[int, int]]
+    indices: Sequence[Index]
+    episodes: Mapping[Index, Episode]
 
     def __len__(self) -> int:
         """How many there are."""
@@ -81,7 +87,8 @@ class PromptList(Sequence[Prompt]):
 
     def __getitem__(self, position: Any) -> Any:
         """The prompt at a position."""
-        return self.variant.prompt(self.rows, *self.indices[position])
+        row, sample = self.indices[position]
+        return self.variant.prompt(self.rows, row, sample, self.episodes[row, sample])
 
 
 class AnswerGenerator:
@@ -94,30 +101,47 @@ class AnswerGenerator:
         self.warnings: list[str] = []
 
     def generate(self, variant: Variant, questions: Questions) -> tuple[Answers, Scored]:
-        """The answers to all questions, asked in one way, each as often as the plan says; and their scores."""
+        """The answers to all questions, asked in one way, each as often as the plan says; and their scores.
+
+        Of tasks of several turns all episodes go on together, a message each.
+        """
         truths = variant.ground_truths(questions.rows, questions.examples)
-        ids, samples = questions.ids, range(self.plan.sampling.samples)
-        indices = [(i, k) for i in range(len(ids)) for k in samples]
-        reasons = list[str]()
+        indices = [(i, k) for i in range(len(truths)) for k in range(self.plan.sampling.samples)]
+        episodes = {index: Episode() for index in indices}
+        reasons, first = list[str](), list[str]()
         with open_cache(self.cache_key(variant, len(indices))) as cache:
-            missing = [(i, k) for i, k in indices if (ids[i], k) not in cache.completions]
-            if missing:
-                backend = self._load_backend(len(indices))
-                if cache.backend != backend.describe():  # on another kind of device, for one
-                    missing = indices.copy()
-                    cache.reset(backend.describe())
-                missing.sort(key=lambda index: truths[index[0]]["task"])  # similar lengths: no batch waits for one row
-                reasons = self._generate(backend, PromptList(variant, questions.rows, missing), cache, truths)
-            elif cache.completions:
-                print(f"{self.model.label}: {variant.title}, all {len(indices)} answers are there already", flush=True)
-                if self.model.is_remembered_by_address:
-                    print("  of this server: where it has other weights by now, set R1VLM_CACHE to a new folder")
-            texts = [cache.completions.get((ids[i], k), "") for i, k in indices]
-            messages = [variant.full_message(truths[i], text) for (i, _), text in zip(indices, texts, strict=True)]
-            answers = Answers(messages, cache.backend, cache.seconds, len(reasons))
+            live, turn = indices, 0
+            while live:
+                reasons += self._ask(PromptList(variant, questions.rows, live, episodes), cache, truths)
+                texts = [cache.completions.get((truths[i]["id"], k, turn), "") for i, k in live]
+                first = first or texts
+                before, live, turn = live, [], turn + 1
+                for (i, k), text in zip(before, texts, strict=True):
+                    message, task = variant.full_message(truths[i], text), find_task(truths[i]["task"])
+                    if variant.goes_on(episodes[i, k], message, task, questions.rows, i):
+                        live.append((i, k))
+            answers = Answers(list(episodes.values()), cache.backend, cache.seconds, len(reasons))
             self._warn(cache.notes)
-        self._warn(self._doubts(variant, texts, reasons))
-        return answers, score_messages([truths[i] for i, _ in indices], messages)
+        self._warn(self._doubts(variant, first, reasons))
+        return answers, score_episodes([truths[i] for i, _ in indices], answers.episodes)
+
+    def _ask(self, prompts: PromptList, cache: CompletionCache, truths: Sequence[Question]) -> list[str]:
+        """Cache the next message of each episode; returns why some questions got none."""
+        variant, live = prompts.variant, prompts.indices
+        turn = len(prompts.episodes[live[0]].messages)
+        missing = [(i, k) for i, k in live if (truths[i]["id"], k, turn) not in cache.completions]
+        if missing:
+            backend = self._load_backend(len(live))
+            if not turn and cache.backend != backend.describe():  # on another kind of device, for one
+                missing = list(live)
+                cache.reset(backend.describe())
+            missing.sort(key=lambda index: truths[index[0]]["task"])  # similar lengths: no batch waits for one row
+            return self._generate(backend, replace(prompts, indices=missing), cache, truths)
+        if cache.completions and not turn:
+            print(f"{self.model.label}: {variant.title}, all {len(live)} answers are there already", flush=True)
+            if self.model.is_remembered_by_address:
+                print("  of this server: where it has other weights by now, set R1VLM_CACHE to a new folder")
+        return []
 
     def _doubts(self, variant: Variant, texts: Sequence[str], reasons: Sequence[str]) -> list[str]:
         """Sentences about answers that did not come, or may not be what the model has said.
@@ -180,13 +204,14 @@ class AnswerGenerator:
             with tqdm(total=len(prompts), desc=self._label(variant), unit="question") as progress:
                 for done, (position, answer) in enumerate(backend.generate(prompts), start=1):
                     index, sample = prompts.indices[position]
-                    truth = truths[index]
+                    truth, before = truths[index], prompts.episodes[index, sample]
                     if isinstance(answer, NoAnswer):
                         reasons.append(answer.reason)
                     else:
-                        cache.add((truth["id"], sample), answer)
+                        cache.add((truth["id"], sample, len(before.messages)), answer)
                     message = variant.full_message(truth, "" if isinstance(answer, NoAnswer) else answer)
-                    correct += score(find_task(truth["task"]), message, truth)[ACCURACY]
+                    episode = Episode([*before.messages, message], before.observations)
+                    correct += score(find_task(truth["task"]), episode, truth)[ACCURACY]
                     low, high = wilson(correct / done, done)
                     accuracy = f"accuracy {correct / done:.1%} ({100 * low:.0f} to {100 * high:.0f})"
                     progress.set_postfix_str(accuracy, refresh=False)

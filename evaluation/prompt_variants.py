@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
 from datagen.dataset.rng import example_rng
+from datagen.environment import advance
+from datagen.interaction import Episode
 from datagen.registry import find_task
-from datagen.task import DatasetSpec
+from datagen.schema import has_turns
+from datagen.task import DatasetSpec, Task
 from evaluation.backends.base import Prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
 
 Row = dict[str, Any]
 """A row of the `r1` config."""
 
 PAPER = (240, 240, 240)  # RGB
+SILENCE = Episode()  # before anything was said
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Variant:
 
     `transform` gives the row at an index as it is asked. `opening` says whether the opening words are given.
     `changes_truth` says that the transformed row has another right answer, which the model's answer is scored against.
+    `first_message` says that an episode ends with the first message, also of a task of several turns.
     """
 
     name: str
@@ -39,11 +45,25 @@ class Variant:
     transform: Callable[[Dataset, int], Row]
     opening: bool = True
     changes_truth: bool = False
+    first_message: bool = False
 
-    def prompt(self, rows: Dataset, index: int, sample: int = 0) -> Prompt:
-        """What a model gets for the row at `index`, asked for the `sample`-th time."""
+    def prompt(self, rows: Dataset, index: int, sample: int = 0, episode: Episode = SILENCE) -> Prompt:
+        """What a model gets for the row at `index`, asked for the `sample`-th time, at this point of an episode."""
         row = self.transform(rows, index)
-        return Prompt(f"{row['id']} {sample}", row["prompt"], row["image"].convert("RGB"), self.opening)
+        turn = f" turn {len(episode.messages)}" if episode.messages else ""
+        history = tuple(zip(episode.messages, episode.observations, strict=True))
+        name = f"{row['id']} {sample}{turn}"
+        return Prompt(name, row["prompt"], row["image"].convert("RGB"), self.opening, history)
+
+    def goes_on(self, episode: Episode, message: str, task: Task, rows: Dataset, index: int) -> bool:
+        """Add a full assistant message to an episode about the row at `index`; returns whether another one may follow.
+
+        What comes back is added as well.
+        """
+        if task.interaction is None or self.first_message:
+            episode.messages.append(message)
+            return False
+        return advance(task, episode, message, self.transform(rows, index)) is not None
 
     def ground_truths(self, rows: Dataset, examples: list[Row]) -> list[Row]:
         """What each answer is scored against: `examples` (the rows without their images), or the transformed ones."""
@@ -74,27 +94,47 @@ def unchanged(rows: Dataset, index: int) -> Row:
 def answer_only(rows: Dataset, index: int) -> Row:
     """The same question, to be answered at once."""
     row: Row = rows[index]
-    question, _, _ = row["prompt"][-1]["content"].rpartition("\n")
+    question = without_usage(row["prompt"][-1]["content"], row).rpartition("\n")[0]
     example = find_task(row["task"]).example_answer
     text = f"{question}\nReply with the answer alone, without any reasoning, for example: {example}"
     return {**row, "prompt": [{"role": "user", "content": text}]}
 
 
+def without_usage(text: str, row: Row) -> str:
+    """The text of a prompt without the sentence about the tool, where there is one."""
+    interaction = find_task(row["task"]).interaction
+    return text.replace(f"{interaction.usage}\n", "") if interaction and interaction.usage else text
+
+
+def without_tool(rows: Dataset, index: int) -> Row:
+    """The same question without a word about the tool."""
+    row: Row = rows[index]
+    system, user = row["prompt"]
+    return {**row, "prompt": [system, {**user, "content": without_usage(user["content"], row)}]}
+
+
+def images_of(row: Row) -> dict[str, Image]:
+    """The images of a row by their columns: also those that only a tool shows."""
+    from PIL.Image import Image
+
+    return {name: value for name, value in row.items() if isinstance(value, Image)}
+
+
 def blank_image(rows: Dataset, index: int) -> Row:
-    """The same question about an empty page."""
+    """The same question about an empty page, also for a tool."""
     from PIL import Image
 
     row: Row = rows[index]
-    return {**row, "image": Image.new("RGB", row["image"].size, PAPER)}
+    return {**row, **{name: Image.new("RGB", image.size, PAPER) for name, image in images_of(row).items()}}
 
 
 def swapped_image(rows: Dataset, index: int) -> Row:
-    """The same question about the next image of the dataset."""
+    """The same question about the next image of the dataset, also for a tool."""
     row: Row = rows[index]
     images: Sequence[str] = rows["image_id"]
     others = (images[(index + step) % len(images)] for step in range(1, len(images)))
     step = next((step for step, other in enumerate(others, 1) if other != row["image_id"]), 0)
-    return {**row, "image": rows[(index + step) % len(images)]["image"]}
+    return {**row, **images_of(rows[(index + step) % len(images)])}
 
 
 def counterfactual(spec: DatasetSpec, options: Mapping[str, Any]) -> Callable[[Dataset, int], Row]:
@@ -112,7 +152,7 @@ def counterfactual(spec: DatasetSpec, options: Mapping[str, Any]) -> Callable[[D
 
 
 R1 = Variant("r1", "as it is asked", unchanged)
-DIRECT = Variant("direct", "answering at once", answer_only, opening=False)
+DIRECT = Variant("direct", "answering at once", answer_only, opening=False, first_message=True)
 
 
 def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Variant]:
@@ -121,7 +161,10 @@ def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Var
         Variant("blank", "an empty image", blank_image),
         Variant("other", "another example's image", swapped_image),
     ]
+    if has_turns(spec):
+        variants.append(Variant("no-tool", "without the tool", without_tool, first_message=True))
     if spec.counterfactual is not None:
         transform = counterfactual(spec, options)
-        variants.append(Variant("exchanged", "two letters exchanged in the image", transform, changes_truth=True))
+        exchanged = "cells" if has_turns(spec) else "letters"
+        variants.append(Variant("exchanged", f"two {exchanged} exchanged in the image", transform, changes_truth=True))
     return variants

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from datagen.common.files import write_json
 from datagen.common.formatting import visible
+from datagen.environment import replay
+from datagen.registry import find_task
 from evaluation.completions import full_messages, generated, oddities, read_completions, write_completions
 from evaluation.config import EvalPlan, Side
 from evaluation.generation import AnswerGenerator, Answers, Questions
 from evaluation.metrics.ablations import findings
 from evaluation.metrics.external_results import mark_other_questions
-from evaluation.metrics.scoring import Scored, score_messages, summary
+from evaluation.metrics.scoring import Scored, score_episodes, summary
 from evaluation.metrics.statistics import paired_difference
 from evaluation.prompt_variants import DIRECT, R1, ablation_variants
 from evaluation.report.exports import write_samples
@@ -35,7 +38,7 @@ def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Rec
         warnings = generator.warnings
     else:
         answers, scored, warnings = _read_answers(plan, side.model.path, questions)
-    write_completions(side.completions, [question["id"] for question in scored.questions], answers.messages)
+    write_completions(side.completions, [question["id"] for question in scored.questions], answers.episodes)
     if plan.log_samples:
         write_samples(plan, side, scored)
     more["findings"] = findings(scored, more["controls"])
@@ -72,11 +75,17 @@ def _read_answers(plan: EvalPlan, path: Path, questions: Questions) -> tuple[Ans
     examples = [example for example in questions.examples for _ in range(plan.sampling.samples)]
     split_name = f"the {plan.split} split of {plan.dataset.name}"
     read = read_completions(path, [example["id"] for example in examples], questions.split_ids, split_name)
-    messages, notes = full_messages(read)
+    lengths = [len(messages) for messages in read]
+    said, notes = full_messages([message for messages in read for message in messages])
     for note in notes:
         print(f"note: {note}", flush=True)
-    doubts = [f"{visible(path.name)}: {sentence}" for sentence in oddities([generated(text) for text in messages])]
+    doubts = [f"{visible(path.name)}: {sentence}" for sentence in oddities([generated(text) for text in said])]
     for sentence in doubts:
         print(f"warning: {sentence}", file=sys.stderr, flush=True)
-    answers = Answers(messages, {"name": "completions file"}, time.perf_counter() - start)
-    return answers, score_messages(examples, messages), [*notes, *doubts]
+    texts = iter(said)
+    episodes = [
+        replay(find_task(example["task"]), list(islice(texts, length)), example)
+        for example, length in zip(examples, lengths, strict=True)
+    ]
+    answers = Answers(episodes, {"name": "completions file"}, time.perf_counter() - start)
+    return answers, score_episodes(examples, episodes), [*notes, *doubts]

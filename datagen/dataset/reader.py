@@ -28,7 +28,7 @@ from datagen.hub.fetch import download, parse_repo_id
 from datagen.registry import find_dataset, find_task, known_datasets
 from datagen.schema import R1, arrow_schemas
 from datagen.sources.split import SPLITS
-from datagen.task import DatasetSpec, score
+from datagen.task import DatasetSpec, judges_of, score
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,8 +112,8 @@ def _check_once(path: Path, digest: str, spec: DatasetSpec, ids: set[str]) -> No
     It is remembered by the SHA-256 of the file's content and by the code that checks, so that nothing else is taken for
     it; the ids are looked at each time.
     """
-    rewards = {f"{task.name}/{name}": reward for task in spec.tasks for name, reward in task.rewards.items()}
-    code = code_hash({**rewards, "the rows": _check_row}, "datagen")
+    judges = {task.name: judges_of(task) for task in spec.tasks}
+    code = code_hash({"judges": judges, "rows": _check_row}, "datagen")
     found_good = cache_folder("checked") / f"{digest}-{spec.name}-{code[:16]}"
     if found_good.is_file():
         new = pq.read_table(path, columns=["id"])["id"].to_pylist()

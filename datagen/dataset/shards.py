@@ -58,7 +58,7 @@ def question_id(raw: Mapping[str, Any], task: Task) -> str:
 def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, Any]:
     """One question about an image: a row of the table `r1`."""
     *before, solution = solution_messages(task, raw)
-    usage = task.interaction.usage if task.interaction else None
+    usage = task.interaction.usage if task.interaction else ""
     return {
         "id": question_id(raw, task),
         "image_id": raw.get("image_id", raw["id"]),

@@ -6,8 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from datagen.common.options import Option, integer, integer_range
-from datagen.interaction import Episode, Interaction, Observation, decode_image, has_tool_tag, parse_call, use_tool
+from datagen.common.options import Option, integer_choice, integer_range
+from datagen.interaction import (
+    Episode,
+    Interaction,
+    Observation,
+    decode_image,
+    format_call,
+    has_tool_tag,
+    parse_call,
+    use_tool,
+)
 from datagen.r1_format import extract_answer, format_reward, read_integer
 from datagen.rendering.compositing import CANVAS, colorize, composite, random_boxes
 from datagen.sources.mnist import SIDE, DigitImages
@@ -16,12 +25,10 @@ from datagen.tasks.digits import add_up
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
 GRID = 3  # cells in a row and in a column, numbered from 1 on, row by row
 CELLS = GRID * GRID
 SCENE = GRID * CANVAS  # pixels a side
-SHOWN = CANVAS // GRID  # pixels a side of a cell in the image that is shown
 MOST = 2  # cells asked about at most
 ZOOM = re.compile(r"zoom ([1-9])", re.ASCII)
 USAGE = "To look at a cell, say <tool>zoom N</tool> in place of an answer."
@@ -35,9 +42,11 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     low, high = options["cells"]
     asked = sorted(int(cell) + 1 for cell in rng.choice(CELLS, int(rng.integers(low, high, endpoint=True)), False))
     chosen = rng.choice(len(glyphs), size=CELLS, replace=False).tolist()
+    while len({int(glyphs.labels[i]) for i in chosen}) == 1:  # there would be nothing to exchange
+        chosen = rng.choice(len(glyphs), size=CELLS, replace=False).tolist()
     ink = np.zeros((SCENE, SCENE), dtype=np.uint8)
     for cell, glyph in enumerate(chosen, 1):
-        x1, y1, x2, y2 = box_of(cell, CANVAS)
+        x1, y1, x2, y2 = box_of(cell)
         ink[y1:y2, x1:x2] = composite([glyphs.pixels[glyph]], random_boxes(rng, [SIDE]))
     scene = colorize(rng, ink)
     coarse = Image.fromarray(ink).resize((options["coarseness"],) * 2, Image.Resampling.BOX)
@@ -57,10 +66,10 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     )
 
 
-def box_of(cell: int, side: int) -> tuple[int, int, int, int]:
-    """Where a cell is, in a grid of cells of `side` pixels: x1, y1, x2, y2."""
+def box_of(cell: int) -> tuple[int, int, int, int]:
+    """Where a cell is in the scene: x1, y1, x2, y2 in pixels."""
     row, column = divmod(cell - 1, GRID)
-    return column * side, row * side, (column + 1) * side, (row + 1) * side
+    return column * CANVAS, row * CANVAS, (column + 1) * CANVAS, (row + 1) * CANVAS
 
 
 def zoom(call: str, row: Mapping[str, Any]) -> Observation:
@@ -68,7 +77,7 @@ def zoom(call: str, row: Mapping[str, Any]) -> Observation:
     found = ZOOM.fullmatch(call)
     if found is None:
         return Observation(f"No such call: zoom 1 to zoom {CELLS}.", ok=False)
-    return Observation(image=decode_image(row["scene"]).crop(box_of(int(found[1]), CANVAS)))
+    return Observation(image=decode_image(row["scene"]).crop(box_of(int(found[1]))))
 
 
 def cells_seen(episode: Episode) -> list[int]:
@@ -98,13 +107,16 @@ def economy(episode: Episode, example: GroundTruth) -> float:
     return len(example["cells"]) / len(episode.calls)
 
 
-def look(example: GroundTruth) -> list[tuple[str, str]]:
+def look(example: GroundTruth) -> list[str]:
     """The calls of the trace: one cell after the other."""
-    return [(f"Look at {cell}.", f"zoom {cell}") for cell in example["cells"]]
+    return [format_call(f"Look at {cell}.", f"zoom {cell}") for cell in example["cells"]]
 
 
 def swap_cells(rng: np.random.Generator, row: GroundTruth, options: Mapping[str, Any]) -> DrawnExample:
-    """The row with one cell that is asked about exchanged with another one, which shows another digit."""
+    """The row with one cell that is asked about exchanged with another one, which shows another digit.
+
+    The image that is shown stays as it is: what is exchanged is seen by the tool alone.
+    """
     grid, asked = list(row["grid"]), row["cells"]
     pairs = [
         (one, other)
@@ -112,29 +124,17 @@ def swap_cells(rng: np.random.Generator, row: GroundTruth, options: Mapping[str,
         for other in range(1, CELLS + 1)
         if other not in asked and grid[one - 1] != grid[other - 1]
     ]
-    if not pairs:  # all cells show one digit, or those that are not asked about do
-        return DrawnExample(decode_image(row["image"]), {})
     one, other = pairs[int(rng.integers(len(pairs)))]
     grid[one - 1], grid[other - 1] = grid[other - 1], grid[one - 1]
-    return DrawnExample(
-        image=_swap(decode_image(row["image"]), one, other, SHOWN),
-        truth={
-            "scene": _swap(decode_image(row["scene"]), one, other, CANVAS),
-            "grid": grid,
-            "digits": [grid[cell - 1] for cell in asked],
-        },
-    )
+    scene = decode_image(row["scene"])
+    swapped = scene.copy()
+    swapped.paste(scene.crop(box_of(other)), box_of(one))
+    swapped.paste(scene.crop(box_of(one)), box_of(other))
+    truth = {"scene": swapped, "grid": grid, "digits": [grid[cell - 1] for cell in asked]}
+    return DrawnExample(decode_image(row["image"]), truth)
 
 
-def _swap(image: Image.Image, one: int, other: int, side: int) -> Image.Image:
-    first, second = box_of(one, side), box_of(other, side)
-    swapped = image.copy()
-    swapped.paste(image.crop(second), first)
-    swapped.paste(image.crop(first), second)
-    return swapped
-
-
-INTERACTION = Interaction(respond=use_tool(zoom), usage=USAGE, turns=MOST + 1, plan=look)
+INTERACTION = Interaction(use_tool(zoom), MOST + 2, look, USAGE)  # one call to spare
 REWARDS = {"format": episode_format, "correctness": right, "economy": economy}
 
 CELL = Task(
@@ -169,7 +169,7 @@ ZOOM_DATASET = DatasetSpec(
     sources=("mnist-5k", "mnist"),
     options=(
         Option("cells", (1, MOST), integer_range(1, MOST), "LOW..HIGH", "Cells asked about."),
-        Option("coarseness", 9, integer(3, CANVAS), "PIXELS", "Pixels a side of what is shown of the whole scene."),
+        Option("coarseness", 9, integer_choice(9, 12, 18, 36), "9, 12, 18 or 36", "Pixels a side of what is shown."),
     ),
     raw_columns={
         "scene": Column("image", f"the whole scene, {SCENE} x {SCENE} pixels, which only the tool shows"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from datagen.common.errors import UserError, require_extra
 from datagen.common.versions import installed_versions
+from datagen.interaction import Observation
+from datagen.r1_format import with_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,12 +27,29 @@ class Prompt:
     """A question as a model gets it: system and user message, the image, and whether the opening words are given.
 
     `name` tells it from all others, also from the same question asked again: random answers are drawn from it.
+    `history` is what was said since, each full assistant message with what came back to it.
     """
 
     name: str
     messages: Sequence[dict[str, str]]
     image: Image
     opening: bool
+    history: Sequence[tuple[str, Observation]] = ()
+
+    @property
+    def images(self) -> list[Image]:
+        """All images, in the order in which they are shown."""
+        return [self.image, *(seen.image for _, seen in self.history if seen.image is not None)]
+
+    def conversation(self, image_part: Callable[[Image], dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages as content parts; `image_part` makes the part of an image."""
+        talk = with_image(self.messages, image_part(self.image))
+        for said, seen in self.history:
+            image = [] if seen.image is None else [image_part(seen.image)]
+            text = [{"type": "text", "text": seen.text}] if seen.text or not image else []
+            talk.append({"role": "assistant", "content": [{"type": "text", "text": said}]})
+            talk.append({"role": "user", "content": [*image, *text]})
+        return talk
 
     @property
     def seed(self) -> int:

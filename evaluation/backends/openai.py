@@ -14,7 +14,6 @@ from typing import Any
 from PIL.Image import Image
 
 from datagen.common.errors import UserError
-from datagen.r1_format import with_image
 from evaluation.backends.base import NoAnswer, Prompt, Sampling
 from evaluation.backends.openai_server import RefusedError, Server, parse_endpoint, refuses
 
@@ -88,11 +87,11 @@ class OpenAIBackend:
                     future.cancel()
 
     def _complete(self, client: Any, prompt: Prompt) -> str | NoAnswer:
-        *system, question = prompt.messages
+        talk = prompt.conversation(image_url_part)
         body = {
             "model": self.model,
             # The system message stays plain text: not every server takes parts there.
-            "messages": [*system, *with_image([question], image_url_part(prompt.image))],
+            "messages": [*prompt.messages[:-1], *talk[len(prompt.messages) - 1 :]],
             "temperature": self.sampling.temperature,
         }
         values = {"seed": prompt.seed, "limit": self.sampling.max_new_tokens}

@@ -48,15 +48,13 @@ class TransformersBackend:
         """
         (opening,) = {prompt.opening for prompt in prompts}
         template = self.processor.chat_template
-        conversations = [
-            r1_format.with_image(prompt.messages, {"type": "image", "image": prompt.image}) for prompt in prompts
-        ]
+        conversations = [prompt.conversation(lambda image: {"type": "image", "image": image}) for prompt in prompts]
         rendering = {
             "chat_template": r1_format.with_opening(template) if opening else r1_format.without_opening(template),
             "add_generation_prompt": True,
         }
         texts = self.processor.apply_chat_template(conversations, tokenize=False, **rendering)
-        check_image_counts(texts, [1] * len(prompts), self.processor)
+        check_image_counts(texts, [len(prompt.images) for prompt in prompts], self.processor)
         inputs = self.processor.apply_chat_template(
             conversations,
             tokenize=True,

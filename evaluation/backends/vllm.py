@@ -48,7 +48,7 @@ class VLLMBackend:
             batch = [prompts[i] for i in range(start, min(start + BATCH_SIZE, len(prompts)))]
             (opening,) = {prompt.opening for prompt in batch}
             outputs = self.llm.chat(
-                [r1_format.with_image(prompt.messages, image_url_part(prompt.image)) for prompt in batch],
+                [prompt.conversation(image_url_part) for prompt in batch],
                 [self.parameters(prompt.seed) for prompt in batch],
                 use_tqdm=False,
                 chat_template=r1_format.with_opening(self.template)

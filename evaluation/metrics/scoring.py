@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datagen.interaction import Episode
 from datagen.r1_format import extract_answer
 from datagen.registry import find_task
 from datagen.task import score
@@ -23,11 +24,16 @@ ACCURACY = "correctness"  # the reward whose mean is the accuracy
 
 @dataclass(frozen=True)
 class Scored:
-    """Questions in the order of the dataset, the full assistant message for each, and its rewards by name."""
+    """Questions in the order of the dataset, the episode of each, and its rewards by name."""
 
     questions: Sequence[Question]
-    messages: Sequence[str]
+    episodes: Sequence[Episode]
     rewards: Sequence[Mapping[str, float]]
+
+    @property
+    def messages(self) -> list[str]:
+        """The last full assistant message of each."""
+        return [episode.final for episode in self.episodes]
 
     @property
     def correctness(self) -> NDArray[np.float64]:
@@ -43,7 +49,7 @@ class Scored:
         """The questions whose columns have these values."""
         keep = [i for i, q in enumerate(self.questions) if all(q[name] == value for name, value in columns.items())]
         return Scored(
-            [self.questions[i] for i in keep], [self.messages[i] for i in keep], [self.rewards[i] for i in keep]
+            [self.questions[i] for i in keep], [self.episodes[i] for i in keep], [self.rewards[i] for i in keep]
         )
 
     def groups(self, *columns: str) -> list[tuple[dict[str, Any], Scored]]:
@@ -53,20 +59,35 @@ class Scored:
         return [(key, self.only(**key)) for key in keys]
 
 
-def score_messages(questions: Sequence[Question], messages: Sequence[str]) -> Scored:
-    """The rewards of one message for each question.
+def score_episodes(questions: Sequence[Question], episodes: Sequence[Episode]) -> Scored:
+    """The rewards of one episode for each question.
 
     Raises:
-        ValueError: where there are not as many messages as questions.
+        ValueError: where there are not as many episodes as questions.
         RewardRangeError: where a reward is not in [0, 1]. That, and whatever a reward raises, is a mistake of ours.
     """
-    pairs = zip(questions, messages, strict=True)
-    return Scored(questions, messages, [score(find_task(q["task"]), message, q) for q, message in pairs])
+    pairs = zip(questions, episodes, strict=True)
+    return Scored(questions, episodes, [score(find_task(q["task"]), episode, q) for q, episode in pairs])
+
+
+def score_messages(questions: Sequence[Question], messages: Sequence[str]) -> Scored:
+    """The rewards of one full assistant message for each question; raises as `score_episodes`."""
+    return score_episodes(questions, [Episode([message]) for message in messages])
 
 
 def summary(scored: Scored) -> dict[str, Any]:
-    """`n`, `accuracy`, `accuracy_ci95`, and `rewards`, the mean of each over the questions that have it."""
+    """`n`, `accuracy`, `accuracy_ci95`, and `rewards`, the mean of each over the questions that have it.
+
+    Of tasks of several turns also `calls` and `refused_calls`, an episode.
+    """
+    calls = [[seen.ok for _, seen in episode.calls] for episode in scored.episodes]
+    made = {
+        "calls": sum(map(len, calls)) / len(calls),
+        "refused_calls": sum(ok.count(False) for ok in calls) / len(calls),
+    }
+    several = any(find_task(question["task"]).interaction for question in scored.questions)
     return {
+        **(made if several else {}),
         "n": len(scored.questions),
         "accuracy": float(scored.correctness.mean()),
         "accuracy_ci95": list(mean_interval(scored.correctness, scored.images)),

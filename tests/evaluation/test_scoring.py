@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from datagen import r1_format as r1
 from datagen.common.errors import UserError
+from datagen.interaction import Episode, Observation
 from datagen.registry import TASKS, find_task
 from datagen.task import score
 from evaluation.completions import read_completions, write_completions
@@ -82,17 +83,17 @@ def test_slices_add_up(questions: list[dict[str, Any]]) -> None:
     assert row["n"] == len(one_digit)
 
 
-@given(st.lists(st.text(st.characters(codec=None))))
-def test_completions_survive_writing(tmp_path_factory: pytest.TempPathFactory, messages: list[str]) -> None:
+@given(st.lists(st.lists(st.text(st.characters(codec=None)), min_size=1, max_size=3)))
+def test_completions_survive_writing(tmp_path_factory: pytest.TempPathFactory, said: list[list[str]]) -> None:
     path = tmp_path_factory.mktemp("completions") / "c.jsonl"
-    ids = [f"id-{i}" for i in range(len(messages))]
-    write_completions(path, ids, messages)
-    assert read_completions(path, ids[::-1], set(ids), "here") == messages[::-1]
+    ids = [f"id-{i}" for i in range(len(said))]
+    write_completions(path, ids, [Episode(messages, [Observation("seen")] * (len(messages) - 1)) for messages in said])
+    assert read_completions(path, ids[::-1], set(ids), "here") == said[::-1]
 
 
 def test_lines_for_other_questions_are_left_out(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "c.jsonl", {"a": "1", "b": "2", "c": "3"})
-    assert read_completions(path, ["c", "a"], {"a", "b", "c"}, "here") == ["3", "1"]
+    assert read_completions(path, ["c", "a"], {"a", "b", "c"}, "here") == [["3"], ["1"]]
 
 
 GOOD = '{"id": "a", "completion": "x"}'
@@ -104,6 +105,8 @@ BAD_LINES = [
     ('{"completion": "x"}', "line 1 of .* has no 'id'"),
     (f'{GOOD}\n\n{{"id": "b"}}', "line 3 of .* has no 'completion'"),
     ('{"id": "a", "completion": null}', "line 1 of .* has no 'completion'"),
+    ('{"id": "a", "completion": "x", "turns": 1}', "line 1 of .* has 'turns' that are no list"),
+    ('{"id": "a", "completion": "x", "turns": [{}]}', "line 1 of .* has a turn without a 'completion'"),
     (f'{GOOD}\n{{"id": "z", "completion": "x"}}', "line 2 of .* answers 'z', which is no question of here"),
     (f"{GOOD}\n{GOOD}", "line 2 of .* answers 'a' a second time"),
     (GOOD, "answers 1 of 2 questions, 1 missing, the first of them 'b'"),
@@ -127,7 +130,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 
 def test_written_as_json_lines(tmp_path: Path, questions: list[dict[str, Any]]) -> None:
     given_messages = solutions(questions)
-    write_completions(tmp_path / "c.jsonl", list(given_messages), list(given_messages.values()))
+    write_completions(tmp_path / "c.jsonl", list(given_messages), [Episode([text]) for text in given_messages.values()])
     lines = (tmp_path / "c.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"id": i, "completion": m} for i, m in given_messages.items()]
 

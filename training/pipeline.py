@@ -40,6 +40,7 @@ from training.models import (
     pin_model,
 )
 from training.recipes import load_recipe, recipe_for
+from training.turns import check_turns
 
 if TYPE_CHECKING:
     from datagen.hub.publish import PublishTarget
@@ -185,6 +186,8 @@ def prepare(config: RunConfig) -> PreparedRun:
         stage = with_hardware(stage, plan)
         check_generation(stage)
         check_adapter(stage, adapter_settings(model))
+        use_vllm, processes = bool(plan.settings.get("use_vllm")), plan.batch.processes
+        check_turns(tasks, use_vllm=use_vllm, processes=processes, eval_steps=config.eval_steps)
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"

@@ -66,6 +66,7 @@ def tokenizer(special: tuple[str, ...], end: str) -> PreTrainedTokenizerFast:
     prompts = [
         message["content"]
         for task in TASKS.values()
+        if task.interaction is None
         for message in r1.make_prompt(task.ask(EXAMPLE), task.example_answer)
     ]
     bpe = Tokenizer(models.BPE())

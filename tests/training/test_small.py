@@ -135,7 +135,7 @@ def test_sentences_of_prompts_are_single_tokens_and_letters_that_are_reasoned_ab
     tokenizer = PROCESSOR.tokenizer
     assert tokenizer.tokenize("x = c, q = a. <chars> c a") == ["x = ", "c", ", ", "q = ", "a", ". <chars> ", *"c a"]
     assert len(tokenizer) <= 448
-    for task in TASKS.values():
+    for task in (task for task in TASKS.values() if task.interaction is None):
         prompt = r1_format.make_prompt(task.ask(EXAMPLE), task.example_answer)
         assert sum(len(tokenizer.tokenize(message["content"])) for message in prompt) < 45
 

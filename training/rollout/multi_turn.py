@@ -6,6 +6,7 @@ goes into the conversation as a tool's turn, with its images. The tokens of obse
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,39 +15,14 @@ from unittest.mock import patch
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
-from datagen.common.errors import UserError
 from datagen.environment import Environment, replay, trace_of
 from datagen.interaction import Episode, Observation, decode_image, parse_call
 from datagen.r1_format import full_message
 from datagen.registry import find_task
 from datagen.task import Task
 
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `environment_factory` is experimental: TRL's version is pinned
 Conversation = list[dict[str, Any]]
-
-
-def turns_of(tasks: Sequence[str]) -> int:
-    """The messages that an episode of these tasks has at most: 1 for tasks of a single turn.
-
-    Raises:
-        UserError: where some have one turn and others several.
-    """
-    interactions = {name: find_task(name).interaction for name in tasks}
-    several = [name for name, interaction in interactions.items() if interaction is not None]
-    if several and len(several) < len(interactions):
-        one = next(name for name in tasks if name not in several)
-        raise UserError(f"{several[0]} has several turns and {one} has one: train one of them alone")
-    return max(interaction.turns if interaction else 1 for interaction in interactions.values())
-
-
-def check_supported(config: Any, tasks: Sequence[str]) -> None:
-    """Raise a `UserError` where tasks of several turns can't be trained yet as a GRPOConfig says."""
-    what = f"{', '.join(tasks)}: tasks of several turns"
-    if config.use_vllm:
-        raise UserError(f"{what} are sampled by transformers for now (TRL pull request #6719): use --vllm off")
-    if config.world_size > 1:
-        raise UserError(f"{what} are trained by one process for now (TRL pull request #6673): use --hardware 1gpu")
-    if config.eval_steps is not None:
-        raise UserError(f"{what} are not scored while a model trains for now: leave out --eval-steps")
 
 
 class ToolEnvironment:

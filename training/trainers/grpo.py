@@ -29,10 +29,8 @@ from training.models import adapter_settings, check_frozen_vision, load_model, l
 from training.rollout.multi_turn import (
     MultiTurn,
     ToolEnvironment,
-    check_supported,
     longest_trace,
     own_parser,
-    turns_of,
 )
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
@@ -42,6 +40,7 @@ from training.trainers.shared_prefix.trainer import FAMILIES, SharedPrefix, Shar
 from training.trainers.shared_prefix.trial import SharingTrial
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
 from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
+from training.turns import check_turns, turns_of
 
 
 class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix, MultiTurn):
@@ -76,7 +75,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     check_questions(questions["prompt"], processor)
     turns = turns_of(stage.tasks)
     if turns > 1:
-        check_supported(config, stage.tasks)
+        check_turns(stage.tasks, use_vllm=config.use_vllm, processes=config.world_size, eval_steps=config.eval_steps)
         config.max_tool_calling_iterations = turns - 1
         processor.chat_template = with_tool_turns(processor.chat_template)
         longest = longest_trace(questions, processor)

@@ -24,9 +24,10 @@ from datagen.registry import find_task
 from training.callbacks.metrics_logging import MetricsLogger
 from training.config import StageConfig, make_trl_config, trl_errors_explained
 from training.models import load_model, model_folder
-from training.rollout.multi_turn import conversation, images_in, turns_of
+from training.rollout.multi_turn import conversation, images_in
 from training.trainers.checkpoints import RecordedCheckpoints, make_record
 from training.trainers.grpo import run_trainer
+from training.turns import turns_of
 
 
 class R1SFTTrainer(RecordedCheckpoints, SFTTrainer):  # type: ignore[misc]

@@ -1,0 +1,35 @@
+"""What can be trained of tasks with several turns, by now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datagen.common.errors import UserError
+from datagen.registry import find_task
+
+
+def turns_of(tasks: Sequence[str]) -> int:
+    """The messages that an episode of these tasks has at most: 1 for tasks of a single turn.
+
+    Raises:
+        UserError: where some have one turn and others several.
+    """
+    interactions = {name: find_task(name).interaction for name in tasks}
+    several = [name for name, interaction in interactions.items() if interaction is not None]
+    if several and len(several) < len(interactions):
+        one = next(name for name in tasks if name not in several)
+        raise UserError(f"{several[0]} has several turns and {one} has one: train one of them alone")
+    return max(interaction.turns if interaction else 1 for interaction in interactions.values())
+
+
+def check_turns(tasks: Sequence[str], *, use_vllm: bool, processes: int, eval_steps: object) -> None:
+    """Raise a `UserError` where tasks of several turns can't be trained so yet."""
+    if turns_of(tasks) == 1:
+        return
+    what = f"{', '.join(tasks)}: tasks of several turns"
+    if use_vllm:
+        raise UserError(f"{what} are sampled by transformers for now (TRL pull request #6719): use --vllm off")
+    if processes > 1:
+        raise UserError(f"{what} are trained by one process for now (TRL pull request #6673): use --hardware 1gpu")
+    if eval_steps is not None:
+        raise UserError(f"{what} are not scored while a model trains for now: leave out --eval-steps")

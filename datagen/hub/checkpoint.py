@@ -220,9 +220,11 @@ def _class_sizes_kept(folder: Path) -> Iterator[None]:
 def _load_model(folder: Path, **options: Any) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     try:
-        _check_size(folder)
+        if not is_deepspeed_zero3_enabled():  # transformers would split the empty model over the processes
+            _check_size(folder)
         model, loading = AutoModelForImageTextToText.from_pretrained(
             folder, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **options, **LOCAL
         )

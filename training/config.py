@@ -503,10 +503,26 @@ def check_tools(stage: StageConfig) -> None:
         )
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()
+        if "wandb" in args.report_to:
+            check_wandb()
         if lora := stage.settings.get("lora"):
             from peft import LoraConfig
 
             LoraConfig(**lora)
+
+
+def check_wandb() -> None:
+    """Raise a `UserError` where wandb would take no run; on a terminal it asks for the key. Offline it wants none."""
+    import wandb
+
+    try:
+        wandb.login()
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"wandb takes no run ({reason}): run  wandb login  or set WANDB_API_KEY, or WANDB_MODE=offline, or leave out "
+            "--report-to"
+        ) from error
 
 
 def reward_weights(stage: StageConfig) -> list[float]:

@@ -225,7 +225,7 @@ def test_a_cold_start_shows_each_message_behind_what_was_there_before(
     talk = conversation(row, trace_of(find_task(row["task"]), row))
     text = processor.apply_chat_template(talk, tokenize=False)
     whole = processor(text=[text], images=[images_in(talk)])["input_ids"][0]
-    assert longest_trace([row], processor) == len(whole) - len(ids)
+    assert longest_trace(rows.select([0]), processor) == len(whole) - len(ids)
 
 
 def test_texts_become_tokens_once(random_checkpoint: Path) -> None:

@@ -7,7 +7,7 @@ goes into the conversation as a tool's turn, with its images. The tokens of obse
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -103,22 +103,15 @@ def images_in(talk: Conversation) -> list[Any]:
     return [part["image"] for message in talk for part in message["content"] if part["type"] == "image"]
 
 
-def longest_trace(rows: Iterable[Mapping[str, Any]], processor: Any) -> int:
+def longest_trace(rows: Any, processor: Any) -> int:
     """Tokens of the longest trace behind its prompt, with all that comes back in it.
 
     Measured are the traces with the most characters, one for each number of turns.
     """
-    longest: dict[int, Mapping[str, Any]] = {}
-    for row in rows:
-        turns = len(row["turns"])
-        if turns not in longest or characters(row) > characters(longest[turns]):
-            longest[turns] = row
-    return max(tokens_behind_prompt(row, processor) for row in longest.values())
-
-
-def characters(row: Mapping[str, Any]) -> int:
-    """The length of a row's trace."""
-    return len(row["solution"]) + sum(map(len, row["turns"]))
+    texts = zip(rows["turns"], rows["solution"], strict=True)  # columns: no image is decoded
+    sizes = [(len(turns), sum(map(len, [*turns, solution]))) for turns, solution in texts]
+    longest = {turns: at for at, (turns, _) in sorted(enumerate(sizes), key=lambda one: one[1])}
+    return max(tokens_behind_prompt(rows[at], processor) for at in longest.values())
 
 
 def tokens_behind_prompt(row: Mapping[str, Any], processor: Any) -> int:

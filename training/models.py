@@ -93,7 +93,8 @@ def load_model(
     if settings.get("freeze_vision"):
         network.get_encoder(modality="image").requires_grad_(False)
     plain = network.get_base_model() if hasattr(network, "peft_config") else network
-    add_tokens(plain, processor.tokenizer, settings.get("new_tokens") or [])
+    if settings.get("new_tokens"):
+        add_tokens(plain, processor.tokenizer, settings["new_tokens"])
     plain.generation_config = generation_config(plain.generation_config, processor)
     return network, processor
 

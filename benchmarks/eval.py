@@ -15,6 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.export.lmms_eval import export_lmms_eval
+from datagen.interaction import Episode
 from datagen.r1_format import full_message, with_image
 from evaluation.backends.base import Backend, Prompt
 from evaluation.backends.transformers import BATCH_SIZE, TransformersBackend
@@ -91,7 +93,7 @@ def measure(plan: EvalPlan) -> tuple[Backend, PromptList, float, float, list[str
     questions = select_questions(plan)
     generator = AnswerGenerator(plan, plan.model)
     engine = load_backend(plan, plan.model, len(questions.ids))
-    prompts = PromptList(R1, questions.rows, [(i, 0) for i in range(len(questions.ids))])
+    prompts = PromptList(R1, questions.rows, [(i, 0) for i in range(len(questions.ids))], defaultdict(Episode))
     list(engine.generate(replace(prompts, indices=prompts.indices[-64:])))
     generator.backend = timed = Timed(engine)
     with tempfile.TemporaryDirectory() as cache:

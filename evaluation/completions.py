@@ -1,7 +1,8 @@
 """Files of completions: JSON lines `{"id": …, "completion": …}`, each with a full assistant message.
 
 Of a task of several turns that is the last message; `turns` are those before, each with the call in it, whether it was
-accepted, and the SHA-256 of the image that came back. Only the messages are read again: what came back is made anew.
+accepted, and the SHA-256 of the image that came back. Only the messages count when they are read again: what came back
+is made anew, and has to have the same hash.
 """
 
 from __future__ import annotations
@@ -11,20 +12,32 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
 from datagen.common.files import open_file, write_text
 from datagen.interaction import Episode, parse_call
 from datagen.r1_format import PREAMBLE, full_message
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 END_OF_TURN = re.compile(r"(<\|im_end\|>|<\|endoftext\|>|<end_of_utterance>|<\|eot_id\|>|<end_of_turn>|</s>)\s*\Z")
 STARTS = (PREAMBLE.strip(), "<think>")
 LONGEST_LINE = 1 << 24  # characters
 SampleKey = tuple[str, int]
 """The id of a question, and the number of the sample."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The messages of one line, the completion last, and for each turn before it the hash of its image, where named."""
+
+    messages: list[str]
+    images: list[str | None]
 
 
 def write_completions(path: Path, ids: Sequence[str], episodes: Sequence[Episode]) -> None:
@@ -46,11 +59,30 @@ def _entry(episode: Episode) -> dict[str, Any]:
             "call": parse_call(said),
             "ok": seen.ok,
             **({"text": seen.text} if seen.text else {}),
-            **({"image": hashlib.sha256(seen.image.tobytes()).hexdigest()} if seen.image is not None else {}),
+            **({"image": image_hash(seen.image)} if seen.image is not None else {}),
         }
         for said, seen in zip(episode.messages, episode.observations, strict=False)
     ]
     return {"completion": episode.final, **({"turns": turns} if turns else {})}
+
+
+def image_hash(image: Image) -> str:
+    """SHA-256 of the pixels, as 64 hexadecimal digits."""
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def check_images(path: Path, name: str, recorded: Recorded, episode: Episode) -> None:
+    """Check that the images in an episode, which was played again, are those that the model was shown.
+
+    Raises:
+        UserError: where one is another one.
+    """
+    for turn, (digest, seen) in enumerate(zip(recorded.images, episode.observations, strict=False), start=1):
+        if digest is not None and (seen.image is None or digest != image_hash(seen.image)):
+            raise UserError(
+                f"turn {turn} of the answer to {name!r} in {path} shows another image than this dataset does: name the "
+                "dataset that was asked about with --data"
+            )
 
 
 def sample_keys(ids: Sequence[str]) -> list[SampleKey]:
@@ -63,8 +95,8 @@ def sample_keys(ids: Sequence[str]) -> list[SampleKey]:
     return keys
 
 
-def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str], split_name: str) -> list[list[str]]:
-    """The messages of each id, in their order; for an id that comes again, its next sample. Other lines are left out.
+def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str], split_name: str) -> list[Recorded]:
+    """What is recorded of each id, in order; for an id that comes again, its next sample. Other lines are left out.
 
     `split_ids` are the ids of all questions of the split, and `split_name` is what an error calls it.
 
@@ -73,24 +105,24 @@ def read_completions(path: Path, ids: Sequence[str], split_ids: Collection[str],
             sample, or a wanted message that is missing.
     """
     wanted = dict.fromkeys(sample_keys(ids))
-    messages: dict[SampleKey, list[str]] = {}
+    recorded: dict[SampleKey, Recorded] = {}
     for number, line in _numbered_lines(path):
         if not line.strip():
             continue
-        key, message = _parse(line, f"line {number} of {path}")
+        key, answer = _parse(line, f"line {number} of {path}")
         if key[0] not in split_ids:
             raise UserError(f"line {number} of {path} answers {key[0]!r}, which is no question of {split_name}")
-        if key in messages:
+        if key in recorded:
             raise UserError(f"line {number} of {path} answers {key[0]!r} a second time: keep one of them")
         if key in wanted:
-            messages[key] = message
-    missing = [key for key in wanted if key not in messages]
+            recorded[key] = answer
+    missing = [key for key in wanted if key not in recorded]
     if missing:
         raise UserError(
             f"{path} answers {len(wanted) - len(missing)} of {len(wanted)} questions, {len(missing)} missing, "
             f"the first of them {missing[0][0]!r}: complete it, or take fewer with --task, --limit or --samples"
         )
-    return [messages[key] for key in wanted]
+    return [recorded[key] for key in wanted]
 
 
 def full_messages(texts: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -165,7 +197,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path} is not UTF-8 text: name a .jsonl file of completions") from error
 
 
-def _parse(line: str, line_name: str) -> tuple[SampleKey, list[str]]:
+def _parse(line: str, line_name: str) -> tuple[SampleKey, Recorded]:
     try:
         value: Any = json.loads(line)
     except (ValueError, RecursionError) as error:  # a ValueError also for an integer of too many digits
@@ -181,7 +213,7 @@ def _parse(line: str, line_name: str) -> tuple[SampleKey, list[str]]:
     turns = value.get("turns", [])
     if not isinstance(turns, list):
         raise UserError(f"{line_name} has 'turns' that are no list")
-    said = [turn.get("completion") if isinstance(turn, dict) else None for turn in turns]
-    if not all(isinstance(text, str) for text in said):
+    if not all(isinstance(turn, dict) and isinstance(turn.get("completion"), str) for turn in turns):
         raise UserError(f"{line_name} has a turn without a 'completion' that is a text")
-    return (value["id"], sample), [*said, value["completion"]]
+    messages = [*(turn["completion"] for turn in turns), value["completion"]]
+    return (value["id"], sample), Recorded(messages, [turn.get("image") for turn in turns])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from datagen.common.code_hash import code_hash
 from datagen.common.errors import UserError
-from datagen.interaction import Episode
+from datagen.interaction import Episode, Interaction
 from datagen.registry import find_task
 from datagen.task import score
 from evaluation.backends.base import Backend, NoAnswer, Prompt, backend_versions, choose_backend
-from evaluation.completion_cache import CompletionCache, open_cache
+from evaluation.completion_cache import CompletionCache, TurnKey, open_cache
 from evaluation.completions import oddities
 from evaluation.config import EvalPlan
 from evaluation.metrics.scoring import ACCURACY, Question, Scored, score_episodes
@@ -91,6 +92,63 @@ class PromptList(Sequence[Prompt]):
         return self.variant.prompt(self.rows, row, sample, self.episodes[row, sample])
 
 
+class Conversations:
+    """The episodes about some questions, asked in one way; at first as far as their messages are in the cache.
+
+    `live` are those that wait for a message, `reasons` say why some got none.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        rows: Dataset,
+        truths: Sequence[Question],
+        indices: Iterable[Index],
+        cache: CompletionCache,
+    ) -> None:
+        self.variant = variant
+        self.rows = rows
+        self.truths = truths
+        self.cache = cache
+        self.episodes = {index: Episode() for index in indices}
+        self.reasons: list[str] = []
+        self.live = [index for index in self.episodes if self._catch_up(index)]
+        self.live.sort(key=lambda index: truths[index[0]]["task"])  # similar lengths: no batch waits for one row
+
+    def prompts(self) -> PromptList:
+        """What is asked next, in the order of `live`."""
+        return PromptList(self.variant, self.rows, self.live, self.episodes)
+
+    def take(self, index: Index, answer: str | NoAnswer) -> bool:
+        """Keep an answer and go on; returns whether another message may follow. An episode ends where there is none."""
+        if isinstance(answer, NoAnswer):
+            self.reasons.append(answer.reason)
+            self.episodes[index].messages.append(self.variant.full_message(self.truths[index[0]], ""))
+            return False
+        self.cache.add(self._key(index), answer)
+        return self._go_on(index, answer)
+
+    def correctness(self, index: Index) -> float:
+        """Of an episode that is over."""
+        truth = self.truths[index[0]]
+        return score(find_task(truth["task"]), self.episodes[index], truth)[ACCURACY]
+
+    def _catch_up(self, index: Index) -> bool:
+        """Go on as far as messages are kept; returns whether another one is wanted."""
+        while (text := self.cache.completions.get(self._key(index))) is not None:
+            if not self._go_on(index, text):
+                return False
+        return True
+
+    def _go_on(self, index: Index, text: str) -> bool:
+        truth = self.truths[index[0]]
+        message = self.variant.full_message(truth, text)
+        return self.variant.goes_on(self.episodes[index], message, find_task(truth["task"]), self.rows, index[0])
+
+    def _key(self, index: Index) -> TurnKey:
+        return self.truths[index[0]]["id"], index[1], len(self.episodes[index].messages)
+
+
 class AnswerGenerator:
     """A model that answers questions; its weights are loaded for the first question that is not cached."""
 
@@ -101,47 +159,26 @@ class AnswerGenerator:
         self.warnings: list[str] = []
 
     def generate(self, variant: Variant, questions: Questions) -> tuple[Answers, Scored]:
-        """The answers to all questions, asked in one way, each as often as the plan says; and their scores.
-
-        Of tasks of several turns all episodes go on together, a message each.
-        """
+        """The answers to all questions, asked in one way, each as often as the plan says; and their scores."""
         truths = variant.ground_truths(questions.rows, questions.examples)
         indices = [(i, k) for i in range(len(truths)) for k in range(self.plan.sampling.samples)]
-        episodes = {index: Episode() for index in indices}
-        reasons, first = list[str](), list[str]()
         with open_cache(self.cache_key(variant, len(indices))) as cache:
-            live, turn = indices, 0
-            while live:
-                reasons += self._ask(PromptList(variant, questions.rows, live, episodes), cache, truths)
-                texts = [cache.completions.get((truths[i]["id"], k, turn), "") for i, k in live]
-                first = first or texts
-                before, live, turn = live, [], turn + 1
-                for (i, k), text in zip(before, texts, strict=True):
-                    message, task = variant.full_message(truths[i], text), find_task(truths[i]["task"])
-                    if variant.goes_on(episodes[i, k], message, task, questions.rows, i):
-                        live.append((i, k))
-            answers = Answers(list(episodes.values()), cache.backend, cache.seconds, len(reasons))
+            talks = Conversations(variant, questions.rows, truths, indices, cache)
+            if talks.live:
+                backend = self._load_backend(len(indices))
+                if cache.backend != backend.describe():  # on another kind of device, for one
+                    cache.reset(backend.describe())
+                    talks = Conversations(variant, questions.rows, truths, indices, cache)
+                self._play(backend, talks)
+            elif cache.completions:
+                print(f"{self.model.label}: {variant.title}, all {len(indices)} answers are there already", flush=True)
+                if self.model.is_remembered_by_address:
+                    print("  of this server: where it has other weights by now, set R1VLM_CACHE to a new folder")
+            texts = [cache.completions.get((truths[i]["id"], k, 0), "") for i, k in indices]
+            answers = Answers(list(talks.episodes.values()), cache.backend, cache.seconds, len(talks.reasons))
             self._warn(cache.notes)
-        self._warn(self._doubts(variant, first, reasons))
+        self._warn(self._doubts(variant, texts, talks.reasons))
         return answers, score_episodes([truths[i] for i, _ in indices], answers.episodes)
-
-    def _ask(self, prompts: PromptList, cache: CompletionCache, truths: Sequence[Question]) -> list[str]:
-        """Cache the next message of each episode; returns why some questions got none."""
-        variant, live = prompts.variant, prompts.indices
-        turn = len(prompts.episodes[live[0]].messages)
-        missing = [(i, k) for i, k in live if (truths[i]["id"], k, turn) not in cache.completions]
-        if missing:
-            backend = self._load_backend(len(live))
-            if not turn and cache.backend != backend.describe():  # on another kind of device, for one
-                missing = list(live)
-                cache.reset(backend.describe())
-            missing.sort(key=lambda index: truths[index[0]]["task"])  # similar lengths: no batch waits for one row
-            return self._generate(backend, replace(prompts, indices=missing), cache, truths)
-        if cache.completions and not turn:
-            print(f"{self.model.label}: {variant.title}, all {len(live)} answers are there already", flush=True)
-            if self.model.is_remembered_by_address:
-                print("  of this server: where it has other weights by now, set R1VLM_CACHE to a new folder")
-        return []
 
     def _doubts(self, variant: Variant, texts: Sequence[str], reasons: Sequence[str]) -> list[str]:
         """Sentences about answers that did not come, or may not be what the model has said.
@@ -176,6 +213,7 @@ class AnswerGenerator:
         A change of a name or a value here makes every completion that was cached before unreachable.
         """
         sampling = self.plan.sampling
+        tools = {} if variant.first_message else interactions(self.plan.tasks)
         return {
             "model": self.model.fingerprint,
             "data": self.plan.dataset.fingerprint,
@@ -183,6 +221,7 @@ class AnswerGenerator:
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "engine": backend_versions(choose_backend(self.plan.backend, self.model, prompts)),
+            **({"tools": code_hash({name: one.respond for name, one in tools.items()}, "datagen")} if tools else {}),
         }
 
     def _load_backend(self, prompts: int) -> Backend:
@@ -191,36 +230,42 @@ class AnswerGenerator:
             self._warn(self.backend.notes())
         return self.backend
 
-    def _generate(
-        self, backend: Backend, prompts: PromptList, cache: CompletionCache, truths: Sequence[Question]
-    ) -> list[str]:
-        """Cache a completion for each prompt, under a progress bar that shows the accuracy so far.
-
-        What was not answered is not cached; returns the reasons.
-        """
-        variant, correct, started = prompts.variant, 0.0, time.perf_counter()
-        reasons = list[str]()
+    def _play(self, backend: Backend, talks: Conversations) -> None:
+        """Ask for one message of each episode after the other, until all are over."""
+        started = time.perf_counter()
+        over = list[float]()
         try:
-            with tqdm(total=len(prompts), desc=self._label(variant), unit="question") as progress:
-                for done, (position, answer) in enumerate(backend.generate(prompts), start=1):
-                    index, sample = prompts.indices[position]
-                    truth, before = truths[index], prompts.episodes[index, sample]
-                    if isinstance(answer, NoAnswer):
-                        reasons.append(answer.reason)
-                    else:
-                        cache.add((truth["id"], sample, len(before.messages)), answer)
-                    message = variant.full_message(truth, "" if isinstance(answer, NoAnswer) else answer)
-                    episode = Episode([*before.messages, message], before.observations)
-                    correct += score(find_task(truth["task"]), episode, truth)[ACCURACY]
-                    low, high = wilson(correct / done, done)
-                    accuracy = f"accuracy {correct / done:.1%} ({100 * low:.0f} to {100 * high:.0f})"
-                    progress.set_postfix_str(accuracy, refresh=False)
-                    progress.update()
+            while talks.live:
+                self._ask(backend, talks, over)
         finally:
-            cache.add_seconds(time.perf_counter() - started)
+            talks.cache.add_seconds(time.perf_counter() - started)
             for sentence in backend.notes():
-                cache.add_note(sentence)
-        return reasons
+                talks.cache.add_note(sentence)
+
+    def _ask(self, backend: Backend, talks: Conversations, over: list[float]) -> None:
+        """Ask for the next message of all that are live, under a progress bar that shows the accuracy so far.
+
+        `over` is the correctness of each episode that has ended.
+        """
+        asked, going = talks.live, set[Index]()
+        with tqdm(total=len(asked), desc=self._label(talks.variant), unit="question") as progress:
+            for position, answer in backend.generate(talks.prompts()):
+                index = asked[position]
+                if talks.take(index, answer):
+                    going.add(index)
+                else:
+                    over.append(talks.correctness(index))
+                    share = sum(over) / len(over)
+                    low, high = wilson(share, len(over))
+                    accuracy = f"accuracy {share:.1%} ({100 * low:.0f} to {100 * high:.0f})"
+                    progress.set_postfix_str(accuracy, refresh=False)
+                progress.update()
+        talks.live = [index for index in asked if index in going]
+
+
+def interactions(tasks: Iterable[str]) -> dict[str, Interaction]:
+    """What makes some of these tasks ones of several turns, by their names."""
+    return {name: found for name in tasks if (found := find_task(name).interaction) is not None}
 
 
 def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:
@@ -230,6 +275,7 @@ def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:
         UserError: where it can't load the model, or there is no such server.
     """
     name = choose_backend(plan.backend, model, prompts)
+    turns = max((one.turns for one in interactions(plan.tasks).values()), default=1)
     if name == "openai":
         from evaluation.backends import openai
 
@@ -237,7 +283,7 @@ def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:
     if name == "vllm":
         from evaluation.backends import vllm
 
-        return vllm.load(model.path, plan.sampling)
+        return vllm.load(model.path, plan.sampling, turns)
     from evaluation.backends import transformers
 
-    return transformers.load(model.path, plan.sampling, plan.batch_size or transformers.BATCH_SIZE)
+    return transformers.load(model.path, plan.sampling, plan.batch_size or transformers.BATCH_SIZE, turns)

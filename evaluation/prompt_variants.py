@@ -162,7 +162,7 @@ def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Var
         Variant("other", "another example's image", swapped_image),
     ]
     if has_turns(spec):
-        variants.append(Variant("no-tool", "without the tool", without_tool, first_message=True))
+        variants.append(Variant("no-tool", "no tool", without_tool, first_message=True))
     if spec.counterfactual is not None:
         transform = counterfactual(spec, options)
         exchanged = "cells" if has_turns(spec) else "letters"

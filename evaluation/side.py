@@ -11,8 +11,16 @@ from typing import Any
 from datagen.common.files import write_json
 from datagen.common.formatting import visible
 from datagen.environment import replay
+from datagen.interaction import Episode
 from datagen.registry import find_task
-from evaluation.completions import full_messages, generated, oddities, read_completions, write_completions
+from evaluation.completions import (
+    check_images,
+    full_messages,
+    generated,
+    oddities,
+    read_completions,
+    write_completions,
+)
 from evaluation.config import EvalPlan, Side
 from evaluation.generation import AnswerGenerator, Answers, Questions
 from evaluation.metrics.ablations import findings
@@ -72,20 +80,27 @@ def run_ablations(generator: AnswerGenerator, questions: Questions, scored: Scor
 def _read_answers(plan: EvalPlan, path: Path, questions: Questions) -> tuple[Answers, Scored, list[str]]:
     """The answers in a file of completions, their scores, and what there is to say about them."""
     start = time.perf_counter()
-    examples = [example for example in questions.examples for _ in range(plan.sampling.samples)]
+    ids = [example["id"] for example in questions.examples]
     split_name = f"the {plan.split} split of {plan.dataset.name}"
-    read = read_completions(path, [example["id"] for example in examples], questions.split_ids, split_name)
-    lengths = [len(messages) for messages in read]
-    said, notes = full_messages([message for messages in read for message in messages])
+    samples = plan.sampling.samples
+    read = read_completions(path, [name for name in ids for _ in range(samples)], questions.split_ids, split_name)
+    said, notes = full_messages([message for recorded in read for message in recorded.messages])
     for note in notes:
         print(f"note: {note}", flush=True)
     doubts = [f"{visible(path.name)}: {sentence}" for sentence in oddities([generated(text) for text in said])]
     for sentence in doubts:
         print(f"warning: {sentence}", file=sys.stderr, flush=True)
-    texts = iter(said)
-    episodes = [
-        replay(find_task(example["task"]), list(islice(texts, length)), example)
-        for example, length in zip(examples, lengths, strict=True)
-    ]
+    texts, examples, episodes = iter(said), [], []
+    for number, recorded in enumerate(read):
+        example = questions.examples[number // samples]
+        task = find_task(example["task"])
+        messages = list(islice(texts, len(recorded.messages)))
+        if task.interaction is None:
+            episode = Episode(messages[-1:])
+        else:
+            episode = replay(task, messages, questions.rows[number // samples])
+            check_images(path, example["id"], recorded, episode)
+        examples.append(example)
+        episodes.append(episode)
     answers = Answers(episodes, {"name": "completions file"}, time.perf_counter() - start)
     return answers, score_episodes(examples, episodes), [*notes, *doubts]

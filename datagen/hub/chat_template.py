@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from datagen.common.errors import UserError
-from datagen.r1_format import make_prompt, with_image
+from datagen.r1_format import OPENING, make_prompt, with_image
 
 SECONDS = 10  # of computing; a thousandth would do
 BYTES = 1 << 30
 CHARACTERS = 1 << 20
 RENDERER = Path(__file__).with_name("template_renderer.py")
 QUESTION = with_image(make_prompt("How many?", "3"), {"type": "image"})
+CALL = OPENING + "Look at 5.</think>\n<tool>zoom 5</tool>"
+CALLED = [
+    *QUESTION,
+    {"role": "assistant", "content": [{"type": "text", "text": CALL}]},
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Cell 5."}]},
+]
 ANSWERED = [*QUESTION, {"role": "assistant", "content": [{"type": "text", "text": "Forty-two."}]}]
 
 
@@ -48,6 +54,20 @@ def check_template(folder: Path, processor: Any) -> None:
         raise UserError(
             f"the chat template of {folder} can't be rendered ({reason}): save the checkpoint's processor with one "
             "that takes a question with an image, and an answer"
+        )
+
+
+def check_history(folder: Path, processor: Any) -> None:
+    """Check that the chat template gives all that was said, and what came back, to the next turn of a conversation.
+
+    Raises:
+        UserError: where it leaves out a turn's reasoning, as templates of models that think do, or a second image.
+    """
+    text = processor.apply_chat_template(CALLED, tokenize=False, add_generation_prompt=True)
+    if CALL not in text or text.count(image_placeholder(processor)) != 2:
+        raise UserError(
+            f"the chat template of {folder} does not give all of the earlier turns to the next one, which a task of "
+            "several turns needs: save the checkpoint's processor with one that keeps reasoning and images"
         )
 
 

@@ -87,11 +87,9 @@ class OpenAIBackend:
                     future.cancel()
 
     def _complete(self, client: Any, prompt: Prompt) -> str | NoAnswer:
-        talk = prompt.conversation(image_url_part)
         body = {
             "model": self.model,
-            # The system message stays plain text: not every server takes parts there.
-            "messages": [*prompt.messages[:-1], *talk[len(prompt.messages) - 1 :]],
+            "messages": [plain(message) for message in prompt.conversation(image_url_part)],
             "temperature": self.sampling.temperature,
         }
         values = {"seed": prompt.seed, "limit": self.sampling.max_new_tokens}
@@ -130,6 +128,11 @@ class OpenAIBackend:
             else:
                 self.sent_as.pop(key, None)
         return bool(refused)
+
+
+def plain(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message with its text alone, unless it is a user's: not every server takes parts elsewhere."""
+    return message if message["role"] == "user" else {**message, "content": _text_of(message["content"])}
 
 
 def message_text(message: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from datagen.hub.chat_template import check_image_counts, stop_token_ids
+from datagen.hub.chat_template import check_history, check_image_counts, stop_token_ids
 from datagen.hub.checkpoint import load_checkpoint, refusal
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
@@ -79,8 +79,8 @@ class TransformersBackend:
         return generated
 
 
-def load(folder: Path, sampling: Sampling, batch_size: int) -> TransformersBackend:
-    """The checkpoint in `folder`, on the GPU where there is one.
+def load(folder: Path, sampling: Sampling, batch_size: int, turns: int = 1) -> TransformersBackend:
+    """The checkpoint in `folder`, on the GPU where there is one. It says at most `turns` messages in a conversation.
 
     Raises:
         UserError: where transformers can't load it as a vision-language model with a chat template.
@@ -92,6 +92,8 @@ def load(folder: Path, sampling: Sampling, batch_size: int) -> TransformersBacke
     logging.set_verbosity_error()  # what matters is said in a sentence of ours
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor = load_checkpoint(folder, torch.bfloat16 if device == "cuda" else torch.float32)
+    if turns > 1:
+        check_history(folder, processor)
     processor.tokenizer.padding_side = "left"
     model.generation_config = generation_config(model, processor, sampling)
     backend = TransformersBackend(model.eval().to(device), processor, device, batch_size)

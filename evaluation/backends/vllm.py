@@ -17,7 +17,7 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from datagen.hub.chat_template import stop_token_ids
+from datagen.hub.chat_template import check_history, stop_token_ids
 from datagen.hub.checkpoint import check_checkpoint
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 from evaluation.backends.openai import image_url_part
@@ -69,12 +69,14 @@ class DataParallelVLLM:
         UserError: where vLLM can't load it.
     """
 
-    def __init__(self, folder: Path, sampling: Sampling, environments: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self, folder: Path, sampling: Sampling, environments: Sequence[Mapping[str, str]], turns: int = 1
+    ) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
         self._pools = [ProcessPoolExecutor(1, context) for _ in environments]
         self._shutdown = weakref.finalize(self, _shutdown, self._pools)
         started = [
-            pool.submit(_load_copy, folder, sampling, environment)
+            pool.submit(_load_copy, folder, sampling, environment, turns)
             for pool, environment in zip(self._pools, environments, strict=True)
         ]
         try:
@@ -112,9 +114,9 @@ class DataParallelVLLM:
 _copy: list[VLLMBackend] = []  # in a process of `DataParallelVLLM`, its copy of the checkpoint
 
 
-def _load_copy(folder: Path, sampling: Sampling, environment: Mapping[str, str]) -> dict[str, str]:
+def _load_copy(folder: Path, sampling: Sampling, environment: Mapping[str, str], turns: int) -> dict[str, str]:
     os.environ.update(environment)
-    _copy.append(load_single(folder, sampling))
+    _copy.append(load_single(folder, sampling, turns))
     return _copy[0].describe()
 
 
@@ -127,8 +129,10 @@ def _shutdown(pools: list[ProcessPoolExecutor]) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def load(folder: Path, sampling: Sampling) -> VLLMBackend | DataParallelVLLM:
+def load(folder: Path, sampling: Sampling, turns: int = 1) -> VLLMBackend | DataParallelVLLM:
     """The checkpoint in `folder`: on all GPUs (one copy each), or on the CPU in float32.
+
+    It says at most `turns` messages in a conversation.
 
     Raises:
         UserError: where vLLM can't load it.
@@ -137,8 +141,8 @@ def load(folder: Path, sampling: Sampling) -> VLLMBackend | DataParallelVLLM:
 
     gpus = gpu_ids(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if len(gpus) < 2:
-        return load_single(folder, sampling)
-    return DataParallelVLLM(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus])
+        return load_single(folder, sampling, turns)
+    return DataParallelVLLM(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus], turns)
 
 
 def gpu_ids(count: int, visible: str | None) -> list[str]:
@@ -149,7 +153,7 @@ def gpu_ids(count: int, visible: str | None) -> list[str]:
     return [gpu.strip() for gpu in visible.split(",")][:count] if visible else [str(gpu) for gpu in range(count)]
 
 
-def load_single(folder: Path, sampling: Sampling) -> VLLMBackend:
+def load_single(folder: Path, sampling: Sampling, turns: int = 1) -> VLLMBackend:
     """The checkpoint in `folder`, in this process: on the first GPU, or on the CPU in float32.
 
     Raises:
@@ -157,6 +161,8 @@ def load_single(folder: Path, sampling: Sampling) -> VLLMBackend:
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     processor = check_checkpoint(folder)  # vLLM's own errors come late, and are many lines
+    if turns > 1:
+        check_history(folder, processor)
     import torch
 
     cuda = torch.cuda.is_available()
@@ -166,8 +172,9 @@ def load_single(folder: Path, sampling: Sampling) -> VLLMBackend:
     from vllm import LLM, SamplingParams
 
     device: dict[str, Any] = {} if cuda else {"dtype": "float32", "enforce_eager": True}
+    images = {"image": turns, "video": 0}  # that of the question, and one before each further message
     try:
-        llm = LLM(str(folder), limit_mm_per_prompt={"image": 1, "video": 0}, trust_remote_code=False, seed=0, **device)
+        llm = LLM(str(folder), limit_mm_per_prompt=images, trust_remote_code=False, seed=0, **device)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder} can't be loaded by vLLM: {reason}") from error

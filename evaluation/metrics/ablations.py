@@ -26,6 +26,8 @@ def findings(scored: Scored, ablations: Mapping[str, Any]) -> list[str]:
             some = ablations[name]["lost_ci95"][0] > 0
             sentences.append(f"{NEEDS_LITTLE if some else NEEDS_NONE}: {accuracies(ablations[name], accuracy)}.")
             break
+    if "no-tool" in ablations and keeps_most(ablations["no-tool"], accuracy):
+        sentences.append(f"It does without the tool: {accuracies(ablations['no-tool'], accuracy)}.")
     if "exchanged" in ablations and loses_most(ablations["exchanged"], accuracy):
         sentences.append(f"It does not follow what the image shows: {accuracies(ablations['exchanged'], accuracy)}.")
     return sentences

@@ -78,20 +78,31 @@ def score_messages(questions: Sequence[Question], messages: Sequence[str]) -> Sc
 def summary(scored: Scored) -> dict[str, Any]:
     """`n`, `accuracy`, `accuracy_ci95`, and `rewards`, the mean of each over the questions that have it.
 
-    Of tasks of several turns also `calls` and `refused_calls`, an episode.
+    Of tasks of several turns also what `calls_made` gives.
     """
-    calls = [[seen.ok for _, seen in episode.calls] for episode in scored.episodes]
-    made = {
-        "calls": sum(map(len, calls)) / len(calls),
-        "refused_calls": sum(ok.count(False) for ok in calls) / len(calls),
-    }
-    several = any(find_task(question["task"]).interaction for question in scored.questions)
     return {
-        **(made if several else {}),
         "n": len(scored.questions),
         "accuracy": float(scored.correctness.mean()),
         "accuracy_ci95": list(mean_interval(scored.correctness, scored.images)),
         "rewards": mean_rewards(scored.rewards),
+        **calls_made(scored),
+    }
+
+
+def calls_made(scored: Scored) -> dict[str, float]:
+    """Of tasks of several turns `calls` and `refused_calls`, an episode, and `looked`; of others nothing.
+
+    `looked` is the share of episodes with a reward `economy` above 0: right, after a look at all that was asked about.
+    """
+    pairs = zip(scored.questions, scored.episodes, scored.rewards, strict=True)
+    several = [(episode, rewards) for q, episode, rewards in pairs if find_task(q["task"]).interaction is not None]
+    if not several:
+        return {}
+    accepted = [[seen.ok for _, seen in episode.calls] for episode, _ in several]
+    return {
+        "calls": float(np.mean([len(calls) for calls in accepted])),
+        "refused_calls": float(np.mean([calls.count(False) for calls in accepted])),
+        "looked": float(np.mean([rewards.get("economy", 0.0) > 0 for _, rewards in several])),
     }
 
 

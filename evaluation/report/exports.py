@@ -13,6 +13,7 @@ import numpy as np
 
 from datagen.common.files import write_text
 from datagen.r1_format import extract_answer
+from datagen.schema import dataset_columns
 from evaluation.config import EvalPlan, Side
 from evaluation.metrics.scoring import Scored
 from evaluation.metrics.statistics import mean_interval
@@ -67,15 +68,16 @@ def samples_of(plan: EvalPlan, side: Side, scored: Scored) -> Iterable[dict[str,
     """The lines of one task. A question that was asked several times has several responses, and mean rewards.
 
     `resps` are full assistant messages, `filtered_resps` what stands in their answer block. `doc` is the row of the
-    dataset without its image, which `id` finds. Halves of surrogate pairs, which Arrow refuses, are replaced here; the
+    dataset without its images, which `id` finds. Halves of surrogate pairs, which Arrow refuses, are replaced here; the
     file of completions has them.
     """
     settings = plan.sampling
     generation = {"max_gen_toks": settings.max_new_tokens, "temperature": settings.temperature, "until": []}
     generation["do_sample"] = settings.temperature > 0
     step = settings.samples
+    images = [name for name, column in dataset_columns(plan.dataset.spec)["r1"].items() if column.kind == "image"]
     for doc_id, start in enumerate(range(0, len(scored.questions), step)):
-        doc = dict(scored.questions[start])
+        doc = {name: value for name, value in scored.questions[start].items() if name not in images}
         messages = [SURROGATE.sub("\ufffd", message) for message in scored.messages[start : start + step]]
         rewards = scored.rewards[start : start + step]
         prompt = json.dumps(doc["prompt"], ensure_ascii=False)

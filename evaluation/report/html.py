@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from datagen import r1_format
 from datagen.common.files import write_text
 from datagen.common.formatting import percent, visible
+from datagen.interaction import Episode
 from evaluation.config import EvalPlan
 from evaluation.metrics.comparison import certainty, headline, p_text
 from evaluation.report.checkpoint_samples import CheckpointSamples
@@ -111,7 +112,7 @@ def render_example(result: EvalResult, index: int, difficulty: str) -> dict[str,
     """What the page shows of the answer at `index`: of two sides, also which words are not those of the other."""
     row = result.row(index)
     sides = [
-        {"name": name, **render_message(scored.messages[index], scored.rewards[index])}
+        {"name": name, **render_episode(scored.episodes[index], scored.rewards[index])}
         for name, scored in result.scored.items()
     ]
     texts = [side["text"] for side in sides]
@@ -132,11 +133,22 @@ def render_question(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def render_message(message: str, rewards: Mapping[str, float]) -> dict[str, Any]:
-    """What the page shows of a message: what follows the opening words, shortened, its answer, and its rewards."""
-    answer = r1_format.extract_answer(message)
+def render_episode(episode: Episode, rewards: Mapping[str, float]) -> dict[str, Any]:
+    """What the page shows of an episode: its last message, shortened, the answer in it, and its rewards.
+
+    `turns` are the messages before, each with what came back. All follow the opening words.
+    """
+    answer = r1_format.extract_answer(episode.final)
     return {
-        "text": shortened(r1_format.completion_of(message), LONG),
+        "turns": [
+            {
+                "text": shortened(r1_format.completion_of(message), LONG),
+                "seen": seen.text,
+                "image": None if seen.image is None else image_url(seen.image),
+            }
+            for message, seen in zip(episode.messages, episode.observations, strict=False)
+        ],
+        "text": shortened(r1_format.completion_of(episode.final), LONG),
         "answer": None if answer is None else shortened(answer, SHORT),
         "rewards": rewards,
         "right": rewards["correctness"] == 1,
@@ -151,7 +163,7 @@ def render_samples(result: EvalResult, samples: CheckpointSamples) -> dict[str, 
             {
                 **render_question(result.rows[index]),
                 "answers": [
-                    render_message(scored.messages[i], scored.rewards[i]) for scored in samples.scored.values()
+                    render_episode(scored.episodes[i], scored.rewards[i]) for scored in samples.scored.values()
                 ],
             }
             for i, index in enumerate(samples.indices)

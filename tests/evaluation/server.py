@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from datagen.interaction import Observation
 from evaluation.backends import transformers as transformers_backend
 from evaluation.backends.base import Prompt, Sampling
 from tests.loopback import listening
@@ -90,8 +91,27 @@ def reply(text: str) -> dict[str, Any]:
 
 def prompt_of(body: dict[str, Any]) -> Prompt:
     """The prompt that a request describes."""
-    system, user = body["messages"]
-    picture, text = user["content"]
-    data = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,"))
-    messages = [system, {"role": "user", "content": text["text"]}]
-    return Prompt("served", messages, Image.open(io.BytesIO(data)), opening=True)
+    system, user, *more = body["messages"]
+    asked = observation_of(user)
+    history = [(text_of(said), observation_of(seen)) for said, seen in zip(more[::2], more[1::2], strict=True)]
+    assert asked.image is not None
+    assert [message["role"] for message in more] == ["assistant", "user"] * len(history)
+    messages = [system, {"role": "user", "content": asked.text}]
+    return Prompt("served", messages, asked.image, opening=True, history=history)
+
+
+def observation_of(message: dict[str, Any]) -> Observation:
+    """The text and the image of a user's message, which has one of each at most, the image first."""
+    kinds = [part["type"] for part in message["content"]]
+    assert kinds in (["image_url", "text"], ["image_url"], ["text"])
+    text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
+    if kinds[0] == "text":
+        return Observation(text)
+    data = base64.b64decode(message["content"][0]["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    return Observation(text, Image.open(io.BytesIO(data)))
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """The text of an assistant's message: plain, or the only part."""
+    content = message["content"]
+    return str(content if isinstance(content, str) else content[0]["text"])

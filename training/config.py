@@ -520,8 +520,8 @@ def check_wandb() -> None:
     except wandb.Error as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"wandb takes no run ({reason}): run  wandb login  or set WANDB_API_KEY, or WANDB_MODE=offline, or leave out "
-            "--report-to"
+            f"wandb takes no run ({reason}): run  wandb login  or set WANDB_API_KEY, or WANDB_MODE=offline, or leave "
+            "out --report-to"
         ) from error
 
 

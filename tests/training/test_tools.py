@@ -49,6 +49,22 @@ def test_what_is_not_installed_is_found_before_the_cold_start(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kwargs", ["{min_lr: 1e-7}", "{min_lr: 1.0e-7}", "{min_lr_rate: 1E-1}"])
+def test_a_number_in_a_nested_setting_makes_a_scheduler(kwargs: str, few_digits: Path, tmp_path: Path) -> None:
+    words = ["digits", "--data", few_digits, "--model", "small", "--out", tmp_path / "run", *TINY]
+    words += ["--set", "lr_scheduler_type=cosine_with_min_lr", "--set", f"lr_scheduler_kwargs={kwargs}"]
+    words += ["--set", "lora={r: 4, no_such: 1}"]  # which is looked at behind the scheduler
+    assert "no_such" in refused(invoke("training.cli", *words))
+
+
+def test_a_file_of_settings_may_begin_with_a_byte_order_mark(few_digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_bytes(b"\xef\xbb\xbftemperature: hot\n")
+    words = ["digits", "--data", few_digits, "--model", "small", "--out", tmp_path / "run"]
+    assert "temperature='hot' is not possible" in refused(
+        invoke("training.cli", *words, "--config", tmp_path / "settings.yaml")
+    )
+
+
 @pytest.mark.slow
 def test_wandb_without_a_login_is_found_before_the_cold_start(few_digits: Path, tmp_path: Path) -> None:
     (tmp_path / "wandb").mkdir()

@@ -2,7 +2,8 @@
 
 An attack is a text that a policy could find instead of the answer. It is judged beside the honest message that it
 replaces, and may earn no more than that under any reward: a shrug, which is a well-formed message that claims nothing;
-the solution, where the attack has its substance; or as much of it as the attack shows.
+the solution, where the attack has its substance; or as much of it as the attack shows. Tasks of several turns are
+attacked by such a message alone, by one behind the trace's calls, and by whole episodes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from datagen import r1_format
+from datagen.environment import advance, replay
+from datagen.interaction import Episode, format_call, parse_call
 from datagen.r1_format import format_solution
 from datagen.task import GroundTruth, RewardRangeError, Task, score
 
@@ -21,7 +24,8 @@ LONG = 100_000  # characters of the longest texts
 SECONDS = 0.05  # all rewards of a task together may take for one of them
 REPEATS = 3  # of a slow judgement: the best counts
 ROUNDING = 1e-9
-Text = Callable[[GroundTruth], str]
+Text = Callable[[GroundTruth], str | list[str]]
+"""A message for a question; or, for a task of several turns, all messages of an episode."""
 
 
 def no_answer(_: GroundTruth) -> str:
@@ -242,6 +246,56 @@ ATTACKS = (
 )
 
 
+def trace(question: GroundTruth) -> list[str]:
+    """The honest episode of one who looks, then answers."""
+    return [*question["turns"], question["solution"]]
+
+
+def shrug(question: GroundTruth) -> list[str]:
+    """The honest episode of one who looks, and does not know all the same."""
+    return [*question["turns"], str(no_answer(question))]
+
+
+def unseen(question: GroundTruth) -> list[str]:
+    """The honest episode of one who answers rightly without a look."""
+    return [question["solution"]]
+
+
+def _call(question: GroundTruth) -> str:
+    return str(parse_call(question["turns"][0]))
+
+
+def _in_last(question: GroundTruth, text: str) -> list[str]:
+    return [*question["turns"], question["solution"].replace("</think>", f"{text}</think>")]
+
+
+# Of calls alone nothing is due but the format, of which an episode without an answer has none.
+EPISODE_ATTACKS = (
+    Attack("calls without end", lambda q: [q["turns"][0]] * 50, honest=shrug),
+    Attack("a look repeated", lambda q: [q["turns"][0], *trace(q)], honest=trace, well_formed=True),
+    Attack("calls that are refused", lambda q: [format_call("Look.", "open 1")] * 50, honest=shrug),
+    Attack("a refused call, then the trace", lambda q: [format_call("Look.", "open 1"), *trace(q)], honest=trace),
+    Attack(
+        "several calls in a message", lambda q: [q["turns"][0] + f"<tool>{_call(q)}</tool>", *trace(q)], honest=shrug
+    ),
+    Attack("a call and the answer in one message", lambda q: [q["turns"][0] + _block(q), *trace(q)], honest=unseen),
+    Attack("the answer in the thinking of a call", lambda q: [format_call(_block(q), _call(q))] * 50, honest=unseen),
+    Attack("a call in the thinking of the answer", lambda q: _in_last(q, f"<tool>{_call(q)}</tool>"), honest=trace),
+    Attack("a result that is made up", lambda q: [f"{q['turns'][0]}\n<image>\n{q['solution']}"], honest=unseen),
+    Attack("a call that is never closed", lambda q: [q["turns"][0].removesuffix("</tool>"), *trace(q)], honest=shrug),
+    Attack("the answer without a look", unseen, honest=unseen, well_formed=True),
+    Attack(
+        "a wrong answer, then the right one", lambda q: [str(no_answer(q)), *trace(q)], honest=shrug, well_formed=True
+    ),
+    Attack("a long call", lambda q: [format_call("Look.", _many("zoom ")), *trace(q)], honest=shrug),
+    Attack(
+        "deep JSON as a call",
+        lambda q: [f"{r1_format.OPENING}</think><tool_call>{_many('[')}</tool_call>"],
+        honest=shrug,
+    ),
+)
+
+
 def audit(task: Task, questions: Sequence[GroundTruth]) -> list[AttackResult]:
     """Every attack on every reward of the task, each for all `questions` (rows of `r1`, solutions included).
 
@@ -250,16 +304,22 @@ def audit(task: Task, questions: Sequence[GroundTruth]) -> list[AttackResult]:
     Raises:
         Exception: whatever a reward raises. It must not, for any text.
     """
-    return [_try(attack, task, questions) for attack in ATTACKS]
+    attacks = (*ATTACKS, *EPISODE_ATTACKS) if task.interaction else ATTACKS
+    return [_try(attack, task, questions) for attack in attacks]
 
 
 def _try(attack: Attack, task: Task, questions: Sequence[GroundTruth]) -> AttackResult:
     most = dict.fromkeys(task.rewards, 0.0)
     slowest, broke = 0.0, None
-    for question in questions:
+    tried = [
+        (question, *pair)
+        for question in questions
+        for pair in zip(_play(task, attack.text, question), _play(task, attack.honest, question), strict=True)
+    ]
+    for question, hostile, honest in tried:
         try:
-            scores, seconds = _timed_score(task, attack.text(question), question)
-            due = score(task, attack.honest(question), question)
+            scores, seconds = _timed_score(task, hostile, question)
+            due = score(task, honest, question)
         except RewardRangeError as error:
             broke = broke or error.reward
             continue
@@ -271,12 +331,25 @@ def _try(attack: Attack, task: Task, questions: Sequence[GroundTruth]) -> Attack
     return AttackResult(attack.name, most, broke, slowest, attack.honest is no_answer)
 
 
-def _timed_score(task: Task, message: str, question: GroundTruth) -> tuple[dict[str, float], float]:
-    """The scores of a message, and the processor's seconds of judging it: the best of up to `REPEATS`."""
+def _play(task: Task, text: Text, question: GroundTruth) -> list[Episode]:
+    """The episodes in which a text is said: as it is, and behind the calls of the trace."""
+    said = text(question)
+    if isinstance(said, list):
+        return [replay(task, said, question)]
+    episodes = [Episode()]
+    if task.interaction is not None:
+        episodes.append(replay(task, question["turns"], question))
+    for episode in episodes:
+        advance(task, episode, said, question)
+    return episodes
+
+
+def _timed_score(task: Task, said: Episode, question: GroundTruth) -> tuple[dict[str, float], float]:
+    """The scores of an episode, and the processor's seconds of judging it: the best of up to `REPEATS`."""
     best = math.inf
     for _ in range(REPEATS):
         started = time.thread_time()
-        scores = score(task, message, question)
+        scores = score(task, said, question)
         best = min(best, time.thread_time() - started)
         if best < SECONDS / 10:
             break

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from datagen import r1_format as r1
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reward_audit import audit
 from datagen.dataset.shards import make_questions, raw_row
+from datagen.environment import replay
 from datagen.registry import DATASETS, TASKS
 from datagen.task import RewardRangeError, score
 from datagen.tasks.counting import grounding
 from datagen.tasks.messages import chars, extract_characters, partial
+from datagen.tasks.zoom import SCENE
 
 CASES = json.loads((Path(__file__).parent / "cases.json").read_text(encoding="utf-8"))
 DIGITS = st.lists(st.integers(0, 9), min_size=1, max_size=3)
@@ -65,12 +68,15 @@ QUESTIONS = st.integers(0, 10**6).map(lambda i: questions()[i % len(questions())
 
 
 def scores(message: str, question: dict[str, Any]) -> dict[str, float]:
-    return score(TASKS[question["task"]], message, question)
+    """Those of a message; of a task of several turns, of one behind the trace's calls."""
+    task, before = TASKS[question["task"]], question.get("turns", [])
+    return score(task, replay(task, [*before, message], question), question)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}: {case['message']!r}"[:80])
 def test_golden_cases(case: dict[str, Any]) -> None:
-    found = score(TASKS[case["task"]], case["message"], case["example"])
+    task, example = TASKS[case["task"]], case["example"] | {"scene": Image.new("RGB", (SCENE, SCENE))}
+    found = score(task, replay(task, [*case.get("turns", []), case["message"]], example), example)
     assert found == pytest.approx(case["scores"], abs=1e-9)
 
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from datagen.common.code_hash import code_hash
 from datagen.common.errors import UserError
 from datagen.interaction import Episode, Interaction
 from datagen.registry import find_task
-from datagen.task import score
+from datagen.task import reward_hash, score
 from evaluation.backends.base import Backend, NoAnswer, Prompt, backend_versions, choose_backend
 from evaluation.completion_cache import CompletionCache, TurnKey, open_cache
 from evaluation.completions import oddities
@@ -221,7 +220,7 @@ class AnswerGenerator:
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "engine": backend_versions(choose_backend(self.plan.backend, self.model, prompts)),
-            **({"tools": code_hash({name: one.respond for name, one in tools.items()}, "datagen")} if tools else {}),
+            **({"tools": {name: reward_hash(find_task(name)) for name in tools}} if tools else {}),
         }
 
     def _load_backend(self, prompts: int) -> Backend:

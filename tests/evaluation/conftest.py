@@ -65,6 +65,16 @@ def solutions(questions: list[dict[str, Any]]) -> dict[str, str]:
     return {question["id"]: question["solution"] for question in questions}
 
 
+def write_traces(path: Path, questions: list[dict[str, Any]]) -> Path:
+    """A file of completions that earn full marks, of tasks of several turns too."""
+    lines = []
+    for question in questions:
+        turns = [{"completion": message} for message in question.get("turns", [])]
+        lines.append({"id": question["id"], "completion": question["solution"], "turns": turns})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
 def read(path: Path) -> dict[str, Any]:
     """A JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

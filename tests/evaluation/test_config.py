@@ -111,9 +111,8 @@ def test_what_was_cached_before_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     """The hash is that of the first released format: another one would pay for every completion again."""
     versions = {"name": "transformers", "transformers": "5.17.0", "torch": "2.13.0"}
     monkeypatch.setattr(generation, "backend_versions", lambda name: versions)
-    plan: Any = SimpleNamespace(
-        sampling=Sampling(512), dataset=SimpleNamespace(fingerprint="d" * 64), backend="transformers"
-    )
+    data = SimpleNamespace(fingerprint="d" * 64)
+    plan: Any = SimpleNamespace(sampling=Sampling(512), dataset=data, tasks=["sum"], backend="transformers")
     model: Any = SimpleNamespace(fingerprint="m" * 64, endpoint=None)
     assert cache_path(AnswerGenerator(plan, model).cache_key(R1, 40)).name == "a97e9f1f2d7206dc81aac7ed.jsonl"
 

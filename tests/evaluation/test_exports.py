@@ -11,7 +11,7 @@ import pytest
 
 from datagen.dataset.reader import open_dataset
 from datagen.registry import DATASETS, TASKS
-from tests.evaluation.conftest import Call, read, solutions, write_lines
+from tests.evaluation.conftest import Call, read, solutions, write_lines, write_traces
 
 # The keys that lm-evaluation-harness's own logs have, beside one for each metric.
 KEYS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"}
@@ -27,7 +27,7 @@ def test_rows_of_several_runs_are_one_table(small_datasets: dict[str, Path], tmp
 
     for name, folder in small_datasets.items():
         questions = open_dataset(folder).questions("train").remove_columns("image").to_list()
-        right = write_lines(tmp_path / f"{name}.jsonl", solutions(questions))
+        right = write_traces(tmp_path / f"{name}.jsonl", questions)
         wrong = write_lines(tmp_path / f"{name}-wrong.jsonl", {question["id"]: "" for question in questions})
         words = (right, "--baseline", wrong, "--data", folder, "--split", "train", "--out", tmp_path / "runs" / name)
         called = r1vlm_eval(*words)

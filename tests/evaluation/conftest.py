@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import pytest
 from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
+from datagen.interaction import format_call
 from datagen.registry import DATASETS
+from datagen.tasks.zoom import zoom
+from evaluation.backends.base import Prompt
+from evaluation.prompt_variants import R1
 from tests.conftest import MakeOnce
 from tests.processes import invoke
 
@@ -38,6 +43,16 @@ def small_datasets(make_once: MakeOnce) -> dict[str, Path]:
     return {name: folder / name for name in DATASETS}
 
 
+@pytest.fixture(scope="session")
+def zoom_folder(make_once: MakeOnce) -> Path:
+    """A zoom dataset of 20 test questions."""
+
+    def fill(folder: Path) -> None:
+        build(DatasetConfig(dataset="zoom", size=200, seed=0), folder / "zoom", executor=map)
+
+    return make_once("zoom-200", fill) / "zoom"
+
+
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Completions that a test caches are met by no other: two servers of two tests may have had the same address."""
@@ -52,6 +67,14 @@ def r1vlm_eval() -> Call:
         return invoke("evaluation.cli", *map(str, arguments))
 
     return call
+
+
+def prompt_at(rows: Any, index: int, turns: int) -> Prompt:
+    """The prompt of a row, behind so many calls."""
+    history = [
+        (format_call("Look.", f"zoom {cell}"), zoom(f"zoom {cell}", rows[index])) for cell in range(1, turns + 1)
+    ]
+    return replace(R1.prompt(rows, index), history=history)
 
 
 def write_lines(path: Path, messages: Mapping[str, str]) -> Path:

@@ -14,31 +14,18 @@ from typing import Any
 import pytest
 
 from datagen import r1_format
-from datagen.dataset.build import build
-from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.interaction import Observation, format_call
 from datagen.tasks.zoom import CELLS, USAGE, zoom
 from evaluation.backends import transformers as transformers_backend
 from evaluation.backends.base import Prompt, Sampling
 from evaluation.prompt_variants import R1
-from tests.conftest import MakeOnce
-from tests.evaluation.conftest import Call, read
+from tests.evaluation.conftest import Call, prompt_at, read
 from tests.evaluation.server import Server, playing
 from tests.processes import invoke, kill_when, refused
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "calls", "refused_calls", "looked")
 LOOKED_AT = "I see."
-
-
-@pytest.fixture(scope="session")
-def zoom_folder(make_once: MakeOnce) -> Path:
-    """A zoom dataset of 20 test questions."""
-
-    def fill(folder: Path) -> None:
-        build(DatasetConfig(dataset="zoom", size=200, seed=0), folder / "zoom", executor=map)
-
-    return make_once("zoom", fill) / "zoom"
 
 
 @pytest.fixture(scope="module")
@@ -399,14 +386,6 @@ def test_a_chat_template_that_forgets_is_refused(
     (copy / "chat_template.jinja").write_text(forgets + template)
     done = r1vlm_eval(copy, "--data", zoom_folder, "--engine", "transformers", "--out", tmp_path / "out")
     assert "does not give all of the earlier turns" in refused(done)
-
-
-def prompt_at(rows: Any, index: int, turns: int) -> Prompt:
-    """The prompt of a row, behind so many calls."""
-    history = [
-        (format_call("Look.", f"zoom {cell}"), zoom(f"zoom {cell}", rows[index])) for cell in range(1, turns + 1)
-    ]
-    return replace(R1.prompt(rows, index), history=history)
 
 
 def test_a_conversation_is_what_was_said_token_by_token(

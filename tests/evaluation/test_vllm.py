@@ -16,9 +16,11 @@ from benchmarks.eval import serving
 from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
 from datagen.r1_format import with_opening
+from evaluation.backends import transformers as transformers_backend
 from evaluation.backends import vllm as vllm_backend
 from evaluation.backends.base import Sampling
 from evaluation.prompt_variants import R1
+from tests.evaluation.conftest import prompt_at
 from tests.processes import run
 
 pytestmark = [
@@ -89,6 +91,14 @@ def test_copies_in_processes_of_their_own_answer_as_one(checkpoint: Path, digits
     alone = vllm_backend.DataParallelVLLM(checkpoint, Sampling(24), [{}])
     assert alone.describe() == about
     assert sum(found[place] == text for place, text in alone.generate(prompts)) >= 10
+
+
+def test_conversations_with_several_images(checkpoint: Path, zoom_folder: Path) -> None:
+    rows = open_dataset(zoom_folder).questions("test")
+    prompts = [prompt_at(rows, place, turns) for place in range(5) for turns in range(4)]
+    expected = dict(transformers_backend.load(checkpoint, Sampling(24), 8, 4).generate(prompts))
+    found = dict(vllm_backend.DataParallelVLLM(checkpoint, Sampling(24), [{}], 4).generate(prompts))
+    assert sum(found[place] == text for place, text in expected.items()) >= 19
 
 
 def test_copies_of_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def test_the_table_of_presets_is_what_a_plan_says() -> None:
     assert presets_table(DEFAULT_MODEL) in PAGES["hardware.md"]
 
 
-def test_the_task_of_the_documentation_is_a_dataset_like_any_other(tmp_path: Path) -> None:
-    ((file, code),) = re.findall(r'```python title="(.*?)"\n(.*?)```', PAGES["write-a-task.md"], flags=re.DOTALL)
+@pytest.mark.parametrize("page", ["write-a-task.md", "multi-turn.md"])
+def test_the_task_of_the_documentation_is_a_dataset_like_any_other(page: str, tmp_path: Path) -> None:
+    ((file, code),) = re.findall(r'```python title="(.*?)"\n(.*?)```', PAGES[page], flags=re.DOTALL)
     (tmp_path / file).write_text(code)
     (variable,) = re.findall(r"^(\w+) = DatasetSpec", code, flags=re.MULTILINE)
     with registry_restored():

@@ -8,12 +8,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from datagen.common.errors import UserError
 from datagen.common.files import write_text
 from datagen.dataset.reader import BuiltDataset
 from datagen.export import lmms_eval_utils
 from datagen.export.code import write_code
 from datagen.hub.fetch import parse_repo_id
 from datagen.registry import reward_names
+from datagen.schema import has_turns
 from datagen.task import DatasetSpec, Task
 
 UTILS = "r1vlm_utils"  # no other task's utils.py is overwritten where the folder has some
@@ -59,7 +61,13 @@ GROUP_METRIC = "- {{metric: {name}, aggregation: mean, weight_by_size: true}}"
 
 
 def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
-    """Write the tasks that the test split has questions of into the folder `out`: their group's name, and theirs."""
+    """Write the tasks that the test split has questions of into the folder `out`: their group's name, and theirs.
+
+    Raises:
+        UserError: where they have several turns.
+    """
+    if has_turns(built.spec):
+        raise UserError(f"{built.spec.name} has tasks of several turns, which lmms-eval can't ask: use r1vlm-eval")
     present = set(built.questions(SPLIT)["task"])
     tasks = [task for task in built.spec.tasks if task.name in present]
     group = f"r1vlm_{built.spec.name}"

@@ -20,8 +20,9 @@ from datagen.dataset.reader import open_dataset
 from datagen.dataset.reward_audit import ATTACKS
 from datagen.export import lmms_eval_utils
 from datagen.export.lmms_eval import UTILS, export_lmms_eval
+from datagen.schema import has_turns
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
-from tests.processes import invoke
+from tests.processes import invoke, refused
 
 
 def function_of(folder: Path, name: str) -> Callable[..., Any]:
@@ -60,6 +61,9 @@ def rows_of(config: dict[str, Any]) -> Any:
 
 
 def test_every_task_asks_what_we_ask_and_is_judged_as_we_judge(built: Path, tmp_path: Path) -> None:
+    if has_turns(open_dataset(built).spec):
+        assert "which lmms-eval can't ask" in refused(invoke("datagen.cli", "export", "lmms-eval", built, cwd=tmp_path))
+        return
     dataset = open_dataset(built)
     group, names = export_lmms_eval(dataset, tmp_path)
     tasks = [task for task in dataset.spec.tasks if task.name in dataset.questions("test")["task"]]
@@ -97,7 +101,7 @@ def test_every_task_asks_what_we_ask_and_is_judged_as_we_judge(built: Path, tmp_
                 assert judge(row, [wrong.strip()]) == scores(r1_format.full_message(wrong), row), attack.name
 
 
-@given(st.text() | SOUP, QUESTIONS)
+@given(st.text() | SOUP, QUESTIONS.filter(lambda question: "turns" not in question))
 def test_any_completion_stripped_as_lmms_eval_does_gets_our_rewards(completion: str, question: dict[str, Any]) -> None:
     assert lmms_eval_utils.process_results(question, [completion.strip()]) == scores(
         r1_format.full_message(completion), question

@@ -73,7 +73,7 @@ class DatasetSpec:
     is the column a slice goes by. What the `disjoint` columns hold may occur in one split only; the build proves it.
     `counterfactual` draws an example again with a change in its image that changes the right answer, so that an
     evaluation can see whether a model looks there: a function of (random stream, row of `r1`, options) to the new image
-    and the columns that change.
+    and the columns that change. `notes` are paragraphs of the card.
     """
 
     name: str
@@ -88,6 +88,7 @@ class DatasetSpec:
     disjoint: tuple[str, ...]
     tasks: tuple[Task, ...]
     counterfactual: Callable[[np.random.Generator, GroundTruth, Mapping[str, Any]], DrawnExample] | None = None
+    notes: str = ""
 
 
 class RewardRangeError(ValueError):

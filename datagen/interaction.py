@@ -6,7 +6,6 @@ What comes back is made by the task's own code from the row: nothing that a mode
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
+from datagen.common.untrusted import parse_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,14 +108,18 @@ def parse_call(message: str) -> str | None:
 
 def _parse_json_call(text: str) -> str | None:
     """`zoom 5` of `{"name": "zoom", "arguments": {"cell": 5}}`; the arguments may also be a text that is JSON."""
-    try:
-        call = json.loads(text)
-        arguments = call["arguments"]
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        name, values = call["name"], list(arguments.values())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    if "<" in text or ">" in text:
         return None
-    if not isinstance(name, str) or not all(type(value) in (str, int) for value in values):
+    try:
+        call = parse_json(text)
+        arguments = call["arguments"]
+        arguments = parse_json(arguments) if isinstance(arguments, str) else arguments
+        name, values = call["name"], list(arguments.values())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if call.keys() != {"name", "arguments"} or not isinstance(name, str) or not name.strip():
+        return None
+    if not all(type(value) in (str, int) for value in values):
         return None
     written = " ".join([name, *map(str, values)])
     return written if len(written) <= CALL_CHARACTERS and "<" not in written and ">" not in written else None

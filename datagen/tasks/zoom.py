@@ -185,8 +185,8 @@ ZOOM_DATASET = DatasetSpec(
     tasks=(CELL, CELL_SUM),
     counterfactual=swap_cells,
     notes="""\
-A message calls the tool with `<tool>zoom 5</tool>`, and gets the image of cell 5, 84 x 84 pixels of `scene`. `turns` are
-the messages of the trace before `solution`. The rewards judge the whole episode, and none pays for a call.
+A message calls the tool with `<tool>zoom 5</tool>`, and gets the image of cell 5, 84 x 84 pixels of `scene`. `turns`
+are the messages of the trace before `solution`. The rewards judge the whole episode, and none pays for a call.
 
 The image that is shown gives something away: a reader by 15 nearest neighbours names 22.0% of its digits at coarseness
 9, 22.9% at 12, 25.6% at 18 and 42.1% at 36, and the most frequent digit alone 9.1% (n = 1,800;

@@ -38,6 +38,11 @@ CALLS = {
     '<tool_call>{"name": "zoom", "arguments": [5]}</tool_call>': None,
     '<tool_call>{"name": "zoom"}</tool_call>': None,
     "<tool_call>" + "[" * 300 + "</tool_call>": None,
+    '<tool_call>{"name": "zoom", "arguments": {"<tool>zoom 6</tool>": 5}}</tool_call>': None,
+    '<tool_call>{"name": "zoom", "arguments": {"cell": 5}, "x": "y"}</tool_call>': None,
+    '<tool_call>{"name": "zoom", "arguments": {"cell": 5, "cell": 6}}</tool_call>': None,
+    '<tool_call>{"name": "", "arguments": {}}</tool_call>': None,
+    '<tool_call>{"name": "zoom", "arguments": {"cell": "\\u003ctool\\u003e"}}</tool_call>': None,
     "<answer>5</answer>": None,
 }
 

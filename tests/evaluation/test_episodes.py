@@ -15,6 +15,7 @@ import pytest
 
 from datagen import r1_format
 from datagen.dataset.reader import open_dataset
+from datagen.hub.chat_template import check_history, end_of_turn
 from datagen.interaction import Observation, format_call
 from datagen.tasks.zoom import CELLS, USAGE, zoom
 from evaluation.backends import transformers as transformers_backend
@@ -23,6 +24,7 @@ from evaluation.prompt_variants import R1
 from tests.evaluation.conftest import Call, prompt_at, read
 from tests.evaluation.server import Server, playing
 from tests.processes import invoke, kill_when, refused
+from tests.training.architectures import make_processor
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "calls", "refused_calls", "looked")
 LOOKED_AT = "I see."
@@ -399,6 +401,22 @@ def test_a_conversation_is_what_was_said_token_by_token(
     assert behind["input_ids"][0, start : start + len(said)].tolist() == said
     pixels = loaded.inputs([R1.prompt(rows, 0)])["pixel_values"]
     assert before["pixel_values"].shape[0] == 2 * pixels.shape[0]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
+def test_published_templates_give_back_what_was_said(family: str, rows: Any) -> None:
+    processor = make_processor(family, {"patch_size": 14, "image_size": 512})
+    check_history(Path(family), processor)
+    before, behind = (
+        processor.apply_chat_template(
+            prompt_at(rows, 0, turns).conversation(lambda _: {"type": "image"}),
+            chat_template=r1_format.with_opening(processor.chat_template),
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        for turns in (1, 2)
+    )
+    assert behind.startswith(before + call("zoom 2") + str(end_of_turn(processor)))
 
 
 def test_a_batch_of_conversations_answers_as_each_alone(

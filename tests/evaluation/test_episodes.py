@@ -245,6 +245,20 @@ def test_a_question_that_gets_no_answer_within_an_episode(player: Player, rows: 
     assert (result["unanswered"], result["accuracy"], result["warnings"]) == (0, 1.0, [])
 
 
+def test_episodes_of_another_device_are_not_continued(
+    player: Player, rows: Any, ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    with playing(player) as server:
+        ask(server)
+        (cache,) = (tmp_path / "answers").rglob("completions/*.jsonl")
+        first, *more = lines(cache)
+        kept = [line for line in more if "turn" not in line]  # the first message of each alone
+        cache.write_text("".join(json.dumps(line) + "\n" for line in [{"engine": first["engine"] | {"x": "y"}}, *kept]))
+        before = server.asked
+        assert ask(server)["looked"] == 1.0
+        assert server.asked == 2 * before
+
+
 def test_several_samples_of_an_episode(player: Player, rows: Any, ask: Callable[..., Any], tmp_path: Path) -> None:
     with playing(player) as server:
         result = ask(server, "--samples", 2, "--limit", 5)

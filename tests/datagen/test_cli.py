@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from datagen.common.options import as_text
+from datagen.dataset.build import build
+from datagen.dataset.config import DatasetConfig
+from datagen.dataset.reader import open_dataset
 from datagen.registry import DATASETS
 from tests.processes import invoke, refused
 
@@ -93,6 +96,15 @@ def test_preview_is_a_picture(digits_folder: Path, tmp_path: Path) -> None:
         assert sheet.format == "PNG"
         assert sheet.size == (1120, 2 * 188)
         assert len(sheet.getcolors(1 << 20) or []) > 50
+
+
+def test_preview_shows_what_comes_back_in_an_episode(tmp_path: Path) -> None:
+    built = build(DatasetConfig(dataset="zoom", size=10, seed=1), tmp_path / "zoom", executor=map)
+    turns = open_dataset(built).questions("train")[0]["turns"]
+    done = invoke("datagen.cli", "preview", built, "--count", "1", "--out", tmp_path / "sheet.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height == 10 + (1 + len(turns)) * 178
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
-from datagen.common.untrusted import parse_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,6 +107,8 @@ def parse_call(message: str) -> str | None:
 
 def _parse_json_call(text: str) -> str | None:
     """`zoom 5` of `{"name": "zoom", "arguments": {"cell": 5}}`; the arguments may also be a text that is JSON."""
+    from datagen.common.untrusted import parse_json  # with pydantic, which nothing else here needs
+
     if "<" in text or ">" in text:
         return None
     try:

@@ -230,7 +230,9 @@ def test_a_killed_run_goes_on_is_scored_and_says_what_it_was_trained_on(
     kill_when((out / "checkpoint-1").is_dir, "training.cli", *words)
     done = run("training.cli", *words, "--resume")
     assert f"report: {out}/report/report.html" in succeeded(done)
-    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2, 3]
+    assert [row["step"] for row in rows if "held_out/reward" in row] == [2, 3]
     record = json.loads((out / "final" / "r1vlm.json").read_text())
     assert record["code"] == json.loads((fruit / "manifest.json").read_text())["code"] | (
         {} if flags else {"package": "r1vlm-fruit", "version": "0.1.0"}

@@ -164,7 +164,13 @@ def load_processor(folder: Path) -> Any:
 
 def _complete_tokenizer(folder: Path, processor: Any) -> None:
     """Let a tokenizer without `eos_token` have the chat template's, and one without `pad_token` its `eos_token`."""
-    tokenizer, end = processor.tokenizer, end_of_turn(processor)
+    tokenizer = processor.tokenizer
+    try:
+        end = end_of_turn(processor)
+    except UserError:
+        raise
+    except Exception as error:  # settings of a tokenizer are read when it is used
+        raise refusal(folder, error) from error
     tokenizer.eos_token = tokenizer.eos_token or end
     if tokenizer.eos_token is None:
         raise UserError(

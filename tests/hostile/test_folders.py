@@ -215,7 +215,6 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     ),
     "a processor without images": (keys("processor_config.json", processor_class="X"), "no image processor"),
     "a length that is a text": (keys("tokenizer_config.json", model_max_length="x"), "can't be loaded"),
-    "nothing to pad with": (keys("tokenizer_config.json", pad_token=None), "can't be loaded"),
     "an image token that is none": (keys("config.json", image_token_id=10**9), "can't be loaded"),
     "windows of no size": (keys("config.json", "vision_config", window_size=0), "can't be loaded"),
     "an end that is a text": (keys("generation_config.json", eos_token_id="x"), "can't be loaded"),

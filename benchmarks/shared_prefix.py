@@ -9,7 +9,6 @@ of CPU time on one thread; memory is by how much a pass raises that of a process
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -176,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,6 @@
 """The one place where an episode is played: of any task, also of one that ends with the first message.
 
-The trainer, the evaluation, an exported environment and a person at the terminal all drive an `Environment`.
+Whoever plays one does it by `advance`: the trainer through an `Environment`, the evaluation, and what replays messages.
 """
 
 from __future__ import annotations

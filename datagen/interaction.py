@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
+from datagen.r1_format import format_reward
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,6 +135,39 @@ def has_tool_tag(text: str) -> bool:
 def format_call(reasoning: str, call: str) -> str:
     """A full assistant message that makes a call."""
     return f"{r1_format.OPENING}{reasoning}</think>\n{TOOL_TAGS[0]}{call}{TOOL_TAGS[1]}"
+
+
+def continued(
+    asked: Sequence[dict[str, Any]],
+    episode: Sequence[tuple[str, Observation | None]],
+    image_part: Callable[[Image.Image], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """A question's chat messages, of parts, with an episode behind them; `image_part` makes the part of an image.
+
+    `episode` is what was said, each message with what came back, which is a user's turn; None where nothing did.
+    """
+    talk = list(asked)
+    for said, seen in episode:
+        talk.append({"role": "assistant", "content": [{"type": "text", "text": said}]})
+        if seen is not None:
+            talk.append({"role": "user", "content": observation_parts(seen, image_part)})
+    return talk
+
+
+def observation_parts(
+    observation: Observation, image_part: Callable[[Image.Image], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """An observation as parts of a message: its image, then its text. Never without a part."""
+    image = [] if observation.image is None else [image_part(observation.image)]
+    text = [{"type": "text", "text": observation.text}] if observation.text or not image else []
+    return [*image, *text]
+
+
+def episode_format(episode: Episode, example: Mapping[str, Any]) -> float:
+    """1.0 where every message but the last is a call that was accepted, and the last is a well-formed answer."""
+    *before, last = episode.messages or [""]
+    accepted = all(map(parse_call, before)) and all(seen.ok for seen in episode.observations)
+    return float(accepted and not has_tool_tag(last) and format_reward(last, example) == 1.0)
 
 
 def decode_image(value: Any) -> Image.Image:

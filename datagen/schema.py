@@ -31,14 +31,9 @@ R1 = {
 TURNS = Column(["string"], "the full assistant messages of the trace before `solution`")
 
 
-def has_turns(spec: DatasetSpec) -> bool:
-    """Whether a dataset has tasks of several turns."""
-    return any(task.interaction is not None for task in spec.tasks)
-
-
 def dataset_columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
     """The columns of each table by their names, in order."""
-    turns = {"turns": TURNS} if has_turns(spec) else {}
+    turns = {"turns": TURNS} if spec.has_turns else {}
     return {
         "r1": {**R1, **turns, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
         "raw": {**RAW, **spec.raw_columns},

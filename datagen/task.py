@@ -62,6 +62,11 @@ class Task:
     applies_to: Callable[[GroundTruth], bool] = lambda _: True
     interaction: Interaction | None = None
 
+    @property
+    def turns(self) -> int:
+        """The messages of an episode at most."""
+        return self.interaction.turns if self.interaction else 1
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -89,6 +94,11 @@ class DatasetSpec:
     tasks: tuple[Task, ...]
     counterfactual: Callable[[np.random.Generator, GroundTruth, Mapping[str, Any]], DrawnExample] | None = None
     notes: str = ""
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether it has tasks of several turns."""
+        return any(task.interaction is not None for task in self.tasks)
 
 
 class RewardRangeError(ValueError):

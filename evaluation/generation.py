@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from datagen.common.errors import UserError
-from datagen.interaction import Episode, Interaction
+from datagen.interaction import Episode
 from datagen.registry import find_task
 from datagen.task import reward_hash, score
 from evaluation.backends.base import Backend, NoAnswer, Prompt, backend_versions, choose_backend
@@ -212,7 +212,7 @@ class AnswerGenerator:
         A change of a name or a value here makes every completion that was cached before unreachable.
         """
         sampling = self.plan.sampling
-        tools = {} if variant.first_message else interactions(self.plan.tasks)
+        tools = [] if variant.first_message else [name for name in self.plan.tasks if find_task(name).interaction]
         return {
             "model": self.model.fingerprint,
             "data": self.plan.dataset.fingerprint,
@@ -262,11 +262,6 @@ class AnswerGenerator:
         talks.live = [index for index in asked if index in going]
 
 
-def interactions(tasks: Iterable[str]) -> dict[str, Interaction]:
-    """What makes some of these tasks ones of several turns, by their names."""
-    return {name: found for name in tasks if (found := find_task(name).interaction) is not None}
-
-
 def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:
     """The backend that the plan chooses for a model and a number of prompts, ready to answer.
 
@@ -274,7 +269,7 @@ def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:
         UserError: where it can't load the model, or there is no such server.
     """
     name = choose_backend(plan.backend, model, prompts)
-    turns = max((one.turns for one in interactions(plan.tasks).values()), default=1)
+    turns = max(find_task(name).turns for name in plan.tasks)
     if name == "openai":
         from evaluation.backends import openai
 

@@ -16,7 +16,6 @@ from datagen.dataset.rng import example_rng
 from datagen.environment import advance
 from datagen.interaction import Episode
 from datagen.registry import find_task
-from datagen.schema import has_turns
 from datagen.task import DatasetSpec, Task
 from evaluation.backends.base import Prompt
 
@@ -161,10 +160,10 @@ def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Var
         Variant("blank", "an empty image", blank_image),
         Variant("other", "another example's image", swapped_image),
     ]
-    if has_turns(spec):
+    if spec.has_turns:
         variants.append(Variant("no-tool", "no tool", without_tool, first_message=True))
     if spec.counterfactual is not None:
         transform = counterfactual(spec, options)
-        exchanged = "cells" if has_turns(spec) else "letters"
+        exchanged = "cells" if spec.has_turns else "letters"
         variants.append(Variant("exchanged", f"two {exchanged} exchanged in the image", transform, changes_truth=True))
     return variants

@@ -14,12 +14,12 @@ def turns_of(tasks: Sequence[str]) -> int:
     Raises:
         UserError: where some have one turn and others several.
     """
-    interactions = {name: find_task(name).interaction for name in tasks}
-    several = [name for name, interaction in interactions.items() if interaction is not None]
-    if several and len(several) < len(interactions):
+    found = {name: find_task(name) for name in tasks}
+    several = [name for name, task in found.items() if task.interaction]
+    if several and len(several) < len(found):
         one = next(name for name in tasks if name not in several)
         raise UserError(f"{several[0]} has several turns and {one} has one: train one of them alone")
-    return max(interaction.turns if interaction else 1 for interaction in interactions.values())
+    return max(task.turns for task in found.values())
 
 
 def check_turns(tasks: Sequence[str], *, use_vllm: bool, processes: int, eval_steps: object) -> None:

@@ -17,7 +17,7 @@ from datagen.dataset.config import DatasetConfig, Shard
 from datagen.dataset.rng import example_rng
 from datagen.environment import solution_messages
 from datagen.rendering.png import encode_png
-from datagen.schema import fits, has_turns
+from datagen.schema import fits
 from datagen.sources.catalog import load_source
 from datagen.task import DatasetSpec, Task
 
@@ -67,7 +67,7 @@ def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, A
         "image": raw["image"],
         "answer": task.answer(raw),
         "solution": solution,
-        **({"turns": before} if has_turns(spec) else {}),
+        **({"turns": before} if spec.has_turns else {}),
         **{column: raw[column] for column in spec.r1_columns},
     }
 

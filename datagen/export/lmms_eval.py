@@ -15,7 +15,6 @@ from datagen.export import lmms_eval_utils
 from datagen.export.code import write_code
 from datagen.hub.fetch import parse_repo_id
 from datagen.registry import reward_names
-from datagen.schema import has_turns
 from datagen.task import DatasetSpec, Task
 
 UTILS = "r1vlm_utils"  # no other task's utils.py is overwritten where the folder has some
@@ -66,7 +65,7 @@ def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
     Raises:
         UserError: where they have several turns.
     """
-    if has_turns(built.spec):
+    if built.spec.has_turns:
         raise UserError(f"{built.spec.name} has tasks of several turns, which lmms-eval can't ask: use r1vlm-eval")
     present = set(built.questions(SPLIT)["task"])
     tasks = [task for task in built.spec.tasks if task.name in present]

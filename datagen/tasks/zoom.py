@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.options import Option, integer_choice, integer_range
@@ -12,12 +13,11 @@ from datagen.interaction import (
     Interaction,
     Observation,
     decode_image,
+    episode_format,
     format_call,
-    has_tool_tag,
-    parse_call,
     use_tool,
 )
-from datagen.r1_format import extract_answer, format_reward, read_integer
+from datagen.r1_format import extract_answer, read_integer
 from datagen.rendering.compositing import CANVAS, colorize, composite, random_boxes
 from datagen.sources.mnist import SIDE, DigitImages
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
@@ -85,13 +85,6 @@ def cells_seen(episode: Episode) -> list[int]:
     return [int(found[1]) for call, seen in episode.calls if seen.ok and (found := ZOOM.fullmatch(call))]
 
 
-def episode_format(episode: Episode, example: GroundTruth) -> float:
-    """1.0 where every message but the last is a call that was accepted, and the last is a well-formed answer."""
-    *before, last = episode.messages or [""]
-    accepted = all(map(parse_call, before)) and all(seen.ok for seen in episode.observations)
-    return float(accepted and not has_tool_tag(last) and format_reward(last, example) == 1.0)
-
-
 def right(episode: Episode, example: GroundTruth) -> float:
     """1.0 where the last message's answer is the sum of the digits asked about, as an integer."""
     return float(read_integer(extract_answer(episode.final)) == sum(example["digits"]))
@@ -149,16 +142,12 @@ CELL = Task(
     interaction=INTERACTION,
 )
 
-CELL_SUM = Task(
+CELL_SUM = replace(
+    CELL,
     name="cells",
     summary="What is the sum of the digits in cells 2 and 6? (after a look at each)",
     ask=lambda example: f"What is the sum of the digits in cells {' and '.join(map(str, example['cells']))}?",
-    example_answer="42",
-    answer=lambda example: str(sum(example["digits"])),
-    solve=add_up,
-    rewards=REWARDS,
     applies_to=lambda example: len(example["cells"]) > 1,
-    interaction=INTERACTION,
 )
 
 ZOOM_DATASET = DatasetSpec(

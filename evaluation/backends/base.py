@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from datagen.common.errors import UserError, require_extra
 from datagen.common.versions import installed_versions
-from datagen.interaction import Observation
+from datagen.interaction import Observation, continued
 from datagen.r1_format import OTHER_IMAGE_TOKENS, TILE_TOKENS, VISION_TOKENS, with_image
 
 if TYPE_CHECKING:
@@ -52,13 +52,8 @@ class Prompt:
 
         Where what was said spells a special token, a space stands in its place.
         """
-        talk = with_image(self.messages, image_part(self.image))
-        for said, seen in self.history:
-            image = [] if seen.image is None else [image_part(seen.image)]
-            text = [{"type": "text", "text": seen.text}] if seen.text or not image else []
-            talk.append({"role": "assistant", "content": [{"type": "text", "text": SPECIAL_TOKENS.sub(" ", said)}]})
-            talk.append({"role": "user", "content": [*image, *text]})
-        return talk
+        said = [(SPECIAL_TOKENS.sub(" ", message), seen) for message, seen in self.history]
+        return continued(with_image(self.messages, image_part(self.image)), said, image_part)
 
     @property
     def seed(self) -> int:

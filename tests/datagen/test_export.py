@@ -20,7 +20,6 @@ from datagen.dataset.reader import open_dataset
 from datagen.dataset.reward_audit import ATTACKS
 from datagen.export import lmms_eval_utils
 from datagen.export.lmms_eval import UTILS, export_lmms_eval
-from datagen.schema import has_turns
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
 from tests.processes import invoke, refused
 
@@ -61,7 +60,7 @@ def rows_of(config: dict[str, Any]) -> Any:
 
 
 def test_every_task_asks_what_we_ask_and_is_judged_as_we_judge(built: Path, tmp_path: Path) -> None:
-    if has_turns(open_dataset(built).spec):
+    if open_dataset(built).spec.has_turns:
         assert "which lmms-eval can't ask" in refused(invoke("datagen.cli", "export", "lmms-eval", built, cwd=tmp_path))
         return
     dataset = open_dataset(built)

@@ -54,4 +54,4 @@ def recipe_for(model: str, dataset: DatasetSpec) -> str:
     made_for = [name for name, own in recipes().items() if own.get("model") == hub_name]
     if made_for or not is_small(model_folder(model)):
         return made_for[0] if made_for else DEFAULT
-    return SMALL_TOOLS if any(task.interaction for task in dataset.tasks) else SMALL
+    return SMALL_TOOLS if dataset.has_turns else SMALL

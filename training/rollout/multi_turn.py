@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 from unittest.mock import patch
 
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
-from datagen.environment import Environment, replay, trace_of
-from datagen.interaction import Episode, Observation, decode_image, parse_call
-from datagen.r1_format import full_message
+from datagen.environment import Environment, trace_of
+from datagen.interaction import Episode, Observation, continued, decode_image, observation_parts, parse_call
+from datagen.r1_format import full_message, with_image
 from datagen.registry import find_task
-from datagen.task import Task
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `environment_factory` is experimental: TRL's version is pinned
 Conversation = list[dict[str, Any]]
@@ -40,14 +40,7 @@ class ToolEnvironment:
             text: what the model generated
         """
         seen = self._environment.step(full_message(text))
-        return content_of(seen or Observation())
-
-
-def content_of(observation: Observation) -> list[dict[str, Any]]:
-    """An observation as parts of a message: its image, then its text. Never without a part."""
-    image = [] if observation.image is None else [{"type": "image", "image": observation.image}]
-    text = [{"type": "text", "text": observation.text}] if observation.text or not image else []
-    return [*image, *text]
+        return observation_parts(seen or Observation(), image_part)
 
 
 def parse_response(tokenizer: Any, ids: Sequence[int], **_: Any) -> dict[str, Any]:
@@ -79,23 +72,15 @@ class MultiTurn(GRPOTrainer):  # type: ignore[misc]
             return super()._generate(prompts)
 
 
-def episode_of(task: Task, completion: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Episode:
-    """The episode of TRL's messages. Observations are made anew from the row, not taken from them."""
-    said = [full_message(message["content"]) for message in completion if message["role"] == "assistant"]
-    return replay(task, said, row)
-
-
 def conversation(row: Mapping[str, Any], episode: Episode) -> Conversation:
     """The question about a row and the episode behind it, as chat messages of parts."""
-    system, user = row["prompt"]
-    asked = [{"type": "image", "image": decode_image(row["image"])}, {"type": "text", "text": user["content"]}]
-    talk = [{"role": "system", "content": [{"type": "text", "text": system["content"]}]}]
-    talk.append({"role": "user", "content": asked})
-    for at, message in enumerate(episode.messages):
-        talk.append({"role": "assistant", "content": [{"type": "text", "text": message}]})
-        if at < len(episode.observations):
-            talk.append({"role": "user", "content": content_of(episode.observations[at])})
-    return talk
+    asked = with_image(row["prompt"], image_part(decode_image(row["image"])))
+    return continued(asked, list(zip_longest(episode.messages, episode.observations)), image_part)
+
+
+def image_part(image: Any) -> dict[str, Any]:
+    """The part of a message that is an image."""
+    return {"type": "image", "image": image}
 
 
 def images_in(talk: Conversation) -> list[Any]:

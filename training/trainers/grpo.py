@@ -26,12 +26,7 @@ from training.callbacks.validation import ValidationCallback
 from training.config import StageConfig, make_trl_config, reward_weights, trl_errors_explained
 from training.distributed import is_main
 from training.models import adapter_settings, check_frozen_vision, load_model, lora_config, model_folder
-from training.rollout.multi_turn import (
-    MultiTurn,
-    ToolEnvironment,
-    longest_trace,
-    own_parser,
-)
+from training.rollout.multi_turn import MultiTurn, ToolEnvironment, longest_trace, own_parser
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
 from training.trainers.curriculum import easiest_first
@@ -67,9 +62,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         questions = easiest_first(questions, find_dataset_or_task(stage.tasks[0]), config)
     if stage.settings.get("drop_zero_variance"):
         check_zero_variance_settings(config)
-    frozen = stage.settings.get("lora") or adapter_settings(
-        stage.model
-    )  # the base of an adapter, which is never stepped
+    frozen = stage.settings.get("lora") or adapter_settings(stage.model)  # an adapter's base is never stepped
     dtype = "bfloat16" if frozen and config.bf16 else "float32"
     model, processor = load_model(stage.model, stage.settings, dtype=dtype)
     check_questions(questions["prompt"], processor)

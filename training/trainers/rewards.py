@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datagen.common.files import naming
+from datagen.environment import replay
 from datagen.interaction import Episode
+from datagen.r1_format import full_message
 from datagen.registry import find_task, reward_names
-from datagen.task import score
-from training.rollout.multi_turn import episode_of
+from datagen.task import Task, score
 
 TRLReward = Callable[..., list[float]]
 Scores = list[dict[str, float]]
+
+
+def episode_of(task: Task, completion: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Episode:
+    """The episode of TRL's messages. Observations are made anew from the row, not taken from them."""
+    said = [full_message(message["content"]) for message in completion if message["role"] == "assistant"]
+    return replay(task, said, row)
 
 
 class RewardFunctions:

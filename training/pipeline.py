@@ -191,6 +191,8 @@ def prepare(config: RunConfig) -> PreparedRun:
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"
+    if role != "launched":
+        check_disk(stage, plan, cold_start_stage(config, stage, recipe))
     return PreparedRun(config, stage, recipe, plan, reason, role, target)
 
 
@@ -211,21 +213,24 @@ def publish_target(config: RunConfig, tasks: list[str], model: str) -> PublishTa
 
 def after_cold_start(prepared: PreparedRun) -> StageConfig:
     """The stage asked for, after a cold start where it is GRPO of a built-in model, which has never seen the format."""
-    stage = prepared.stage
-    if stage.stage != "grpo" or stage.model not in SMALL:
+    stage, cold_start = prepared.stage, cold_start_stage(prepared.config, prepared.stage, prepared.recipe)
+    if cold_start is None or cold_start is stage:
         return stage
     if prepared.role != "launcher" and not prepared.final.exists():  # TRL's rule on batches needs all processes
         from training.config import make_trl_config
 
         make_trl_config(stage)  # settings of GRPO that TRL refuses end here, before the cold start is trained
-    cold_start = replace(
-        stage,
-        stage="cold_start",
-        out=str(Path(stage.out) / COLD_START),
-        hardware={},
-        settings=settings_of(prepared.config, prepared.recipe, "cold_start"),
-    )
     return replace(stage, model=str(run_stage(cold_start, 60 * prepared.config.watchdog)))
+
+
+def cold_start_stage(config: RunConfig, stage: StageConfig, recipe: str) -> StageConfig | None:
+    """The cold start that comes before a stage, or that it is itself; None where there is none."""
+    if stage.stage == "cold_start":
+        return stage
+    if stage.model not in SMALL:
+        return None
+    out = str(Path(stage.out) / COLD_START)
+    return replace(stage, stage="cold_start", out=out, hardware={}, settings=settings_of(config, recipe, "cold_start"))
 
 
 def finish(prepared: PreparedRun) -> None:
@@ -317,6 +322,16 @@ def check_plan(plan: LaunchPlan, reason: str, stage: StageConfig) -> None:
         check_resources(plan, visible_gpus())
     check_move(Path(stage.out), stage.hardware)
     print(f"hardware: {plan.preset.name} ({reason}): {plan.preset.summary}", flush=True)
+
+
+def check_disk(stage: StageConfig, plan: LaunchPlan | None, cold_start: StageConfig | None) -> None:
+    """Raise a `UserError` where the disk has no room for the checkpoints of the stages that are not complete."""
+    from training.launch.launch_config import check_room, cold_start_room
+
+    rooms = {} if plan is None or plan.preset.nodes > 1 else {Path(stage.out): plan.disk}
+    if cold_start is not None and not (Path(cold_start.out) / FINAL).exists():
+        rooms[Path(cold_start.out)] = cold_start_room(cold_start)
+    check_room(rooms)
 
 
 def launch_plan(plan: LaunchPlan, reason: str, stage: StageConfig, watchdog: float) -> bool:

@@ -119,6 +119,17 @@ class AtomicCheckpoints(Trainer):  # type: ignore[misc]
         saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
+    def _run_epoch(self, **epoch: Any) -> None:
+        """Train for an epoch, and not at all where the last step is taken.
+
+        transformers 5.17 takes a step before it looks whether there are any left: a run that was killed behind its last
+        checkpoint would have one more than one that never was.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**epoch)
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL's own card says less than ours, and is not written in one step with the checkpoint."""
 

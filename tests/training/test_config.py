@@ -10,6 +10,7 @@ import pytest
 
 from datagen.common.errors import UserError
 from datagen.registry import TASKS
+from tests.processes import invoke, refused
 from training.config import (
     EXTRA_SETTINGS,
     RunConfig,
@@ -126,12 +127,13 @@ def test_a_text_that_looks_like_a_number_is_written_and_read_as_a_text() -> None
     assert parse_assignments(words[i + 1] for i, word in enumerate(words) if word == "--set") == config.settings
 
 
-def test_epochs_that_are_asked_for_are_not_made_void_by_the_recipe() -> None:
+def test_epochs_that_are_asked_for_are_not_made_void_by_the_recipe(few_digits: Path, tmp_path: Path) -> None:
     assert resolve_settings("small", "grpo")["max_steps"] > 0
     settings = resolve_settings("small", "grpo", settings={"num_train_epochs": 2})
     assert (settings["num_train_epochs"], settings["max_steps"]) == (2, -1)
-    with pytest.raises(UserError, match="makes num_train_epochs void"):
-        resolve_settings("small", "grpo", None, {"max_steps": 5}, {"num_train_epochs": 2})
+    words = ["digits", "--data", few_digits, "--out", tmp_path / "run", "--set", "num_train_epochs=2", "--steps", "5"]
+    assert "makes num_train_epochs void" in refused(invoke("training.cli", *words))
+    assert not list(tmp_path.iterdir())
 
 
 VOID = [  # each needs what stands behind its colon, which is not set
@@ -165,12 +167,16 @@ VOID = [  # each needs what stands behind its colon, which is not set
 
 
 @pytest.mark.parametrize(("stage", "assignments", "says"), VOID)
-def test_a_setting_that_another_makes_void_is_refused(stage: Stage, assignments: list[str], says: str) -> None:
+def test_a_setting_that_another_makes_void_is_refused(
+    stage: Stage, assignments: list[str], says: str, few_digits: Path, tmp_path: Path
+) -> None:
     name, _, needs = says.partition(": ")
-    with pytest.raises(UserError) as caught:
-        resolve_settings("small", stage, settings=parse_assignments(assignments))
-    assert f"{name.rstrip(':')} changes nothing beside the other settings: " in str(caught.value)
-    assert needs in str(caught.value)
+    words = ["digits", "--data", few_digits, "--model", "small", "--recipe", "small", "--out", tmp_path / "run"]
+    words += [word for assignment in assignments for word in ("--set", assignment)]
+    sentence = refused(invoke("training.cli", *words, *(["--cold-start"] if stage == "cold_start" else [])))
+    assert f"{name.rstrip(':')} changes nothing beside the other settings: " in sentence
+    assert needs in sentence
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -218,11 +224,19 @@ def test_a_setting_that_the_hardware_makes_void_is_refused(
         check_generation(replace(stage, hardware={"settings": hardware}))
 
 
-@pytest.mark.parametrize("kind", ["use_dora", "trainable_token_indices", "ensure_weight_tying"])
-def test_an_adapter_that_vllm_cannot_be_sent_is_refused_before_it_is_loaded(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "value"), [("use_dora", "true"), ("trainable_token_indices", "[1]"), ("ensure_weight_tying", "true")]
+)
+def test_an_adapter_that_vllm_cannot_be_sent_is_refused_before_it_is_loaded(
+    kind: str, value: str, few_digits: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
     stage = run_with({"lora": {"r": 4, kind: [1]}}, "grpo", tmp_path)
     check_adapter(stage, {})
     with_vllm = {"settings": {"use_vllm": True, "vllm_mode": "colocate"}}
-    for settings, adapter in ((stage.settings, {}), ({}, {kind: [1]})):
-        with pytest.raises(UserError, match=f"an adapter with {kind} changes: generate with --vllm off"):
-            check_adapter(replace(stage, settings=settings, hardware=with_vllm), adapter)
+    says = f"an adapter with {kind} changes: generate with --vllm off"
+    with pytest.raises(UserError, match=says):
+        check_adapter(replace(stage, settings={}, hardware=with_vllm), {kind: [1]})
+    words = ["digits", "--data", few_digits, "--model", random_checkpoint, "--recipe", "small", "--hardware", "cpu"]
+    words += ["--vllm", "colocate", "--out", tmp_path / "run", "--set", f"lora={{r: 4, {kind}: {value}}}"]
+    assert says in refused(invoke("training.cli", *words))
+    assert not list(tmp_path.iterdir())

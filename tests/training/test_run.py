@@ -64,6 +64,24 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(killed_and_resumed: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [["--cold-start", "--traces", "8"], ["--eval-steps", "2"]])
+def test_a_run_that_was_killed_behind_its_last_step_takes_no_other(
+    stage: list[str], few_digits: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ["digits", "--data", few_digits, "--model", random_checkpoint, "--out", out, "--steps", "2", "--no-report"]
+    words += [*TINY, *stage, "--set", "save_steps=2"] if "--eval-steps" in stage else stage
+    assert invoke("training.cli", *words).returncode == 0
+    files = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    last = (out / "final").resolve()
+    (out / "final").unlink()  # as a kill just before it leaves the folder
+    done = invoke("training.cli", *words, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (out / "final").resolve() == last
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == files
+
+
+@pytest.mark.slow
 def test_the_run_folder_has_everything(killed_and_resumed: Path, few_digits: Path) -> None:
     assert (killed_and_resumed / "reward_curve.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((killed_and_resumed / "run.json").read_text())["settings"]["max_steps"] == 6

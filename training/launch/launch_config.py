@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from datagen.common.files import write_text
 from datagen.hub.fetch import parse_repo_id
 from datagen.task import DatasetSpec
 from training.config import RunConfig, StageConfig, read_run
-from training.launch.memory import GIB, built_in, gib, shape_of
+from training.launch.memory import GIB, Disk, built_in, gib, shape_of
 from training.launch.plan_rendering import render_plan, script_path, slurm_script
 from training.launch.planner import (
     LaunchPlan,
@@ -23,6 +24,7 @@ from training.launch.planner import (
     PlanRequest,
     check_fits,
     choose_plan,
+    cold_start_disk,
     largest_question,
     make_plan,
 )
@@ -54,7 +56,7 @@ def plan_for(
     request = PlanRequest(
         model=vllm_model_name(stage.model),
         shape=shape_of(stage.model),
-        settings=stage.settings | ({"lora": adapter} if (adapter := _adapter_of(stage.model)) else {}),
+        settings=stage.settings | _lora_of(stage.model),
         question=largest_question(dataset.name, stage.tasks, stage.data),
         words=launched_words(config),
         out=Path(stage.out),
@@ -97,6 +99,12 @@ def _adapter_of(model: str) -> dict[str, Any]:
     return {} if model.partition("@")[0] in built_in() else adapter_settings(model)
 
 
+def _lora_of(model: str) -> dict[str, Any]:
+    """The setting of a run that goes on with a model that is an adapter."""
+    adapter = _adapter_of(model)
+    return {"lora": adapter} if adapter else {}
+
+
 def with_model(plan: LaunchPlan, model: str) -> LaunchPlan:
     """The same plan for a model of the same shape: what a cold start has made of the one it was made for."""
     return make_plan(replace(plan.request, model=vllm_model_name(model)), plan.preset, plan.machine)
@@ -126,7 +134,7 @@ def print_plan(plan: LaunchPlan, reason: str) -> None:
 
 
 def check_resources(plan: LaunchPlan, gpus: list[GPU]) -> None:
-    """Raise a `UserError` where the plan can't be started here: too few GPUs, no vLLM, too little memory or disk."""
+    """Raise a `UserError` where the plan can't be started here: too few GPUs, no vLLM or too little memory."""
     preset = plan.preset
     if preset.gpus > len(gpus):
         raise UserError(
@@ -142,14 +150,32 @@ def check_resources(plan: LaunchPlan, gpus: list[GPU]) -> None:
     if preset.sharding in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"{preset.name} trains with DeepSpeed: install it with  pip install 'r1vlm[deepspeed]'")
     check_fits(plan)
-    out, each = plan.request.out, plan.disk.checkpoint
-    most = plan.disk.most if plan.disk.most < math.inf else UNENDING
-    existing = len(list(out.glob("checkpoint-*")))
-    if (free := free_disk(out)) < (most - min(existing, most - 1)) * each:
+
+
+def check_room(rooms: Mapping[Path, Disk]) -> None:
+    """Raise a `UserError` where the disk has no room for what the checkpoints of these run folders will take."""
+    missing = {out: _missing(out, room) for out, room in rooms.items()}
+    out = max(missing, key=lambda folder: missing[folder], default=None)
+    if out is not None and (free := free_disk(out)) < sum(missing.values()):
         raise UserError(
-            f"checkpoints take {gib(each)} each, {most:g} at a time, and {gib(free)} are free at {out}: free some, "
-            "name another disk with --out, or keep fewer with --set save_total_limit=1"
+            f"checkpoints take {gib(rooms[out].checkpoint)} each, {_most(rooms[out]):g} at a time, and {gib(free)} are "
+            f"free at {out}: free some, name another disk with --out, or keep fewer with --set save_total_limit=1"
         )
+
+
+def _most(room: Disk) -> float:
+    return room.most if room.most < math.inf else UNENDING
+
+
+def _missing(out: Path, room: Disk) -> float:
+    """Bytes of the checkpoints that are still to be written; at least one, and those that are there count."""
+    existing = len(list(out.glob("checkpoint-*")))
+    return (_most(room) - min(existing, _most(room) - 1)) * room.checkpoint
+
+
+def cold_start_room(stage: StageConfig) -> Disk:
+    """What the checkpoints of a cold start take."""
+    return cold_start_disk(shape_of(stage.model), stage.settings | _lora_of(stage.model))
 
 
 def free_disk(folder: Path) -> int:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -179,9 +179,6 @@ def _work(request: PlanRequest, batch: Batch) -> Workload:
     images = settings.get("image_processor") or {}
     tiled = images.get("do_image_splitting", True)
     patches, image_tokens = request.shape.image(question.width, question.height, tiled=tiled)
-    lora = settings.get("lora") or {}
-    targets = str(lora.get("target_modules", ""))
-    freeze_vision = bool(settings.get("freeze_vision", False))
     return Workload(
         batch=batch,
         prompt_tokens=30 + math.ceil(question.prompt / 3) + image_tokens,  # the template, and 3 characters a token
@@ -191,10 +188,26 @@ def _work(request: PlanRequest, batch: Batch) -> Workload:
         checkpointing=bool(settings.get("gradient_checkpointing", True)),
         reference=bool(settings.get("beta", 0.0)),
         synced=bool(settings.get("beta", 0.0)) and bool(settings.get("sync_ref_model", False)),
-        freeze_vision=freeze_vision,
-        lora_rank=int(lora.get("r", 8)) if lora else 0,
-        lora_vision=not freeze_vision and ("visual" in targets or targets == "all-linear"),
+        **_trained_parts(settings),
     )
+
+
+def _trained_parts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `Workload` says of the part of a model that is trained."""
+    lora = settings.get("lora") or {}
+    targets = str(lora.get("target_modules", ""))
+    freeze_vision = bool(settings.get("freeze_vision", False))
+    return {
+        "freeze_vision": freeze_vision,
+        "lora_rank": int(lora.get("r", 8)) if lora else 0,
+        "lora_vision": not freeze_vision and ("visual" in targets or targets == "all-linear"),
+    }
+
+
+def cold_start_disk(shape: Shape, settings: Mapping[str, Any]) -> Disk:
+    """What the checkpoints of a cold start take, which is trained by one process."""
+    one = Workload(Batch(1, 1, 1), 0, 0, 0, **_trained_parts(settings))
+    return disk(shape, one, PRESETS["cpu"], settings)
 
 
 def choose_plan(

@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from datagen.export.lmms_eval import export_lmms_eval
+from datagen.export.lmms_eval import write_tasks
 from datagen.interaction import Episode
 from datagen.r1_format import full_message, with_image
 from evaluation.backends.base import Backend, Prompt
@@ -152,7 +152,7 @@ def other(checkpoint: str, plan: EvalPlan, device: str) -> tuple[float, list[str
         return answers
 
     with tempfile.TemporaryDirectory() as folder:
-        group, names = export_lmms_eval(plan.dataset, Path(folder))
+        group, names = write_tasks(plan.dataset, Path(folder))
         tasks = TaskManager(include_path=folder, include_defaults=False)
         for limit in (64 // len(names), QUESTIONS // len(names)):
             model = get_model("qwen2_5_vl").create_from_arg_string(

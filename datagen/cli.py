@@ -15,6 +15,7 @@ from datagen.common.command_line import APP, CommandGroup, print_version, run_ap
 from datagen.common.errors import UserError, strip_password, suggest, writable_folder
 from datagen.common.files import is_remote, local_folder, parse_path, resolve_input, resolve_output
 from datagen.common.options import Option, as_text
+from datagen.export import Tool
 from datagen.hub.fetch import download, parse_repo_id
 from datagen.hub.flags import PANEL as PUBLISHING
 from datagen.hub.flags import CreatePR, Force, Private, Repo, Revision, publish_options
@@ -442,31 +443,30 @@ def verify(
 
 @app.command()
 def export(
-    tool: Annotated[Literal["lmms-eval"], Argument(metavar="TOOL", help="The evaluator: lmms-eval.")],
+    tool: Annotated[Tool, Argument(metavar="TOOL", help="Another project's trainer or evaluator.")],
     folder: FolderOrRepo,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write into.")] = Path("lmms-eval"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write into.", show_default="the tool's name")
+    ] = None,
     task_file: TaskFile = None,
 ) -> None:
-    """Write the test split as tasks for another evaluator.
+    """Write a dataset as another trainer or evaluator reads it.
 
-    lmms-eval loads them with --include_path, and judges them by our rewards.
+    The tool judges answers by our rewards, and the folder says how it is started.
     """
+    import importlib
+
     from datagen.dataset.reader import open_dataset
 
     built = open_dataset(folder)
-    writable = writable_folder(out)
+    writable = writable_folder(out or Path(tool))
 
     from datasets import disable_progress_bars
 
-    from datagen.export.lmms_eval import export_lmms_eval
-
     disable_progress_bars()
-    group, names = export_lmms_eval(built, writable)
-    print(f"{out}: {group}, the group of {', '.join(names)}")
-    print(f"  {tool} --include_path {out} --tasks {group} \\")
-    print("    --model qwen2_5_vl --model_args pretrained=CHECKPOINT,min_pixels=LOW,max_pixels=HIGH")
-    print("  LOW and HIGH: shortest_edge and longest_edge in the checkpoint's processor_config.json; without them")
-    print("  lmms-eval enlarges small images, and asks the model something else than it was trained on")
+    target = importlib.import_module(f"datagen.export.{tool.replace('-', '_')}")
+    for line in target.export(built, writable):
+        print(line)
 
 
 @app.command()

@@ -59,8 +59,24 @@ metadata:
 GROUP_METRIC = "- {{metric: {name}, aggregation: mean, weight_by_size: true}}"
 
 
-def export_lmms_eval(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
-    """Write the tasks that the test split has questions of into the folder `out`: their group's name, and theirs.
+def export(built: BuiltDataset, out: Path) -> list[str]:
+    """Write the tasks that the test split has questions of into the folder `out`; returns how they are used.
+
+    Raises:
+        UserError: where they have several turns.
+    """
+    group, names = write_tasks(built, out)
+    return [
+        f"{out}: {group}, the group of {', '.join(names)}",
+        f"  lmms-eval --include_path {out} --tasks {group} \\",
+        "    --model qwen2_5_vl --model_args pretrained=CHECKPOINT,min_pixels=LOW,max_pixels=HIGH",
+        "  LOW and HIGH: shortest_edge and longest_edge in the checkpoint's processor_config.json; without them",
+        "  lmms-eval enlarges small images, and asks the model something else than it was trained on",
+    ]
+
+
+def write_tasks(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
+    """Write a file a task, and one for all; returns the name of their group, and theirs.
 
     Raises:
         UserError: where they have several turns.

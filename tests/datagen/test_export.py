@@ -19,7 +19,7 @@ from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.dataset.reward_audit import ATTACKS
 from datagen.export import lmms_eval_utils
-from datagen.export.lmms_eval import UTILS, export_lmms_eval
+from datagen.export.lmms_eval import UTILS, write_tasks
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
 from tests.processes import invoke, refused
 
@@ -64,7 +64,7 @@ def test_every_task_asks_what_we_ask_and_is_judged_as_we_judge(built: Path, tmp_
         assert "which lmms-eval can't ask" in refused(invoke("datagen.cli", "export", "lmms-eval", built, cwd=tmp_path))
         return
     dataset = open_dataset(built)
-    group, names = export_lmms_eval(dataset, tmp_path)
+    group, names = write_tasks(dataset, tmp_path)
     tasks = [task for task in dataset.spec.tasks if task.name in dataset.questions("test")["task"]]
     assert names == [f"r1vlm_{dataset.spec.name}_{task.name}" for task in tasks]
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted([UTILS, group, *names])
@@ -126,7 +126,7 @@ def test_the_cache_of_datasets_does_not_take_one_folder_for_another(
     assert built.name == digits_folder.name
     for folder in (built, digits_folder):
         dataset = open_dataset(folder)
-        export_lmms_eval(dataset, tmp_path)
+        write_tasks(dataset, tmp_path)
         asked = rows_of(read(tmp_path / "r1vlm_digits_sum.yaml"))
         assert list(asked["id"]) == list(dataset.questions("test", ["sum"])["id"])
 
@@ -140,14 +140,14 @@ def test_the_card_says_that_ms_swift_drops_the_images(built: Path) -> None:
 def test_what_is_in_the_folder_stays(digits_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "utils.py").write_text("theirs")
     for _ in range(2):
-        export_lmms_eval(open_dataset(digits_folder), tmp_path)
+        write_tasks(open_dataset(digits_folder), tmp_path)
     assert (tmp_path / "utils.py").read_text() == "theirs"
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_folder_whose_name_yaml_would_misread(digits_folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(shutil.copytree(digits_folder, tmp_path / 'my "data": #1, é'))
-    export_lmms_eval(dataset, tmp_path)
+    write_tasks(dataset, tmp_path)
     config = read(tmp_path / "r1vlm_digits_sum.yaml")
     assert config["dataset_path"] == dataset.name
     assert list(rows_of(config)["id"]) == list(dataset.questions("test", ["sum"])["id"])

@@ -17,7 +17,7 @@ from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.dataset.reward_audit import ATTACKS
-from datagen.export.lmms_eval import export_lmms_eval
+from datagen.export.lmms_eval import write_tasks
 from evaluation.backends.base import Prompt, Sampling
 from evaluation.backends.transformers import load
 from evaluation.metrics.scoring import mean_rewards, score_messages
@@ -64,7 +64,7 @@ json.dump({"rewards": rewards, "group": found["results"]["r1vlm_digits"]}, open(
 def tasks(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exported tasks of the small dataset."""
     folder = tmp_path_factory.mktemp("tasks")
-    export_lmms_eval(open_dataset(digits_folder), folder)
+    write_tasks(open_dataset(digits_folder), folder)
     return folder
 
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_asked_the_same_and_says_the_same(digits_folder: Path, t
 def test_a_long_answer_is_not_cut(tmp_path: Path) -> None:
     """Where a task doesn't say, that class generates 128 tokens; the longest solutions of counting have more."""
     built = open_dataset(build(DatasetConfig(dataset="counting", size=20), tmp_path / "data", workers=1))
-    export_lmms_eval(built, tmp_path / "tasks")
+    write_tasks(built, tmp_path / "tasks")
     ask("r1vlm_counting", tmp_path / "tasks", tmp_path / "out")
     (file,) = (tmp_path / "out").rglob("*_samples_r1vlm_counting_count.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]

@@ -44,11 +44,10 @@ def advance(task: Task, episode: Episode, message: str, row: Mapping[str, Any]) 
         raise ValueError("the episode is over")
     episode.messages.append(message)
     interaction = task.interaction
-    if interaction is None or len(episode.messages) >= interaction.turns:
+    if interaction is None or len(episode.messages) >= interaction.turns or not interaction.goes_on(message):
         return None
     seen = interaction.respond(episode, row)
-    if seen is not None:
-        episode.observations.append(seen)
+    episode.observations.append(seen)
     return seen
 
 

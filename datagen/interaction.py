@@ -51,8 +51,8 @@ class Episode:
         return [(call, seen) for message, seen in pairs if (call := parse_call(message)) is not None]
 
 
-Respond = Callable[[Episode, Mapping[str, Any]], Observation | None]
-"""(episode so far, row of `r1`) -> what comes back to its last message; None ends the episode. Pure and total."""
+Respond = Callable[[Episode, Mapping[str, Any]], Observation]
+"""(episode so far, row of `r1`) -> what comes back to its last message. Pure and total."""
 
 Tool = Callable[[str, Mapping[str, Any]], Observation]
 """(call, row of `r1`) -> what the tool shows. Pure and total: any call whatever gets an observation."""
@@ -62,25 +62,35 @@ Tool = Callable[[str, Mapping[str, Any]], Observation]
 class Interaction:
     """What makes a task one of several turns.
 
-    `turns` are the messages of an episode at most. `plan` gives the trace's full messages before the last: with them
-    and the task's own solution behind them, an episode earns full marks. `usage` is the sentence of the prompt that
-    says what may be asked for, where anything may.
+    `turns` are the messages of an episode at most; `goes_on` says of a full message whether anything comes back to it,
+    and the episode goes on: to a call, unless it says otherwise. `plan` gives the trace's full messages before the
+    last: with them and the task's own solution behind them, an episode earns full marks. `usage` is the sentence of the
+    prompt that says what may be asked for; it is empty where there is no tool.
     """
 
     respond: Respond
     turns: int
     plan: Callable[[Mapping[str, Any]], Sequence[str]]
     usage: str = ""
+    goes_on: Callable[[str], bool] = lambda message: parse_call(message) is not None
 
 
 def use_tool(tool: Tool) -> Respond:
-    """A `respond` that lets a tool answer each well-formed call, and ends the episode at any other message."""
+    """A `respond` that lets a tool answer each call."""
     return partial(_call_tool, tool)
 
 
-def _call_tool(tool: Tool, episode: Episode, row: Mapping[str, Any]) -> Observation | None:
-    call = parse_call(episode.final)
-    return None if call is None else tool(call, row)
+def _call_tool(tool: Tool, episode: Episode, row: Mapping[str, Any]) -> Observation:
+    return tool(parse_call(episode.final) or "", row)
+
+
+def judge_last(reward: Callable[[Any, Any], float]) -> Callable[[Episode, Mapping[str, Any]], float]:
+    """The reward of a task of one turn, for the last message of an episode."""
+    return partial(_judge_last, reward)
+
+
+def _judge_last(reward: Callable[[Any, Any], float], episode: Episode, example: Mapping[str, Any]) -> float:
+    return reward(episode.final, example)
 
 
 def parse_call(message: str) -> str | None:

@@ -78,7 +78,7 @@ class DatasetSpec:
     is the column a slice goes by. What the `disjoint` columns hold may occur in one split only; the build proves it.
     `counterfactual` draws an example again with a change in its image that changes the right answer, so that an
     evaluation can see whether a model looks there: a function of (random stream, row of `r1`, options) to the new image
-    and the columns that change. `notes` are paragraphs of the card.
+    and the columns that change; `exchanged` names what it exchanges two of. `notes` are paragraphs of the card.
     """
 
     name: str
@@ -93,12 +93,18 @@ class DatasetSpec:
     disjoint: tuple[str, ...]
     tasks: tuple[Task, ...]
     counterfactual: Callable[[np.random.Generator, GroundTruth, Mapping[str, Any]], DrawnExample] | None = None
+    exchanged: str = "letters"
     notes: str = ""
 
     @property
     def has_turns(self) -> bool:
         """Whether it has tasks of several turns."""
         return any(task.interaction is not None for task in self.tasks)
+
+    @property
+    def has_tool(self) -> bool:
+        """Whether it has tasks in which something may be asked for."""
+        return any(task.interaction is not None and task.interaction.usage for task in self.tasks)
 
 
 class RewardRangeError(ValueError):
@@ -145,7 +151,14 @@ def reward_hash(task: Task) -> str:
 def judges_of(task: Task) -> dict[str, Any]:
     """What a task's scores depend on, by name: its rewards, and, in several turns, what comes back and how often."""
     several = task.interaction
-    return {**task.rewards, **({"what comes back": several.respond, "messages": several.turns} if several else {})}
+    if several is None:
+        return {**task.rewards}
+    return {
+        **task.rewards,
+        "what comes back": several.respond,
+        "to which messages": several.goes_on,
+        "messages": several.turns,
+    }
 
 
 def is_current_reward_hash(recorded: str) -> bool:

@@ -160,10 +160,10 @@ def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Var
         Variant("blank", "an empty image", blank_image),
         Variant("other", "another example's image", swapped_image),
     ]
-    if spec.has_turns:
+    if spec.has_tool:
         variants.append(Variant("no-tool", "no tool", without_tool, first_message=True))
     if spec.counterfactual is not None:
         transform = counterfactual(spec, options)
-        exchanged = "cells" if spec.has_turns else "letters"
-        variants.append(Variant("exchanged", f"two {exchanged} exchanged in the image", transform, changes_truth=True))
+        title = f"two {spec.exchanged} exchanged in the image"
+        variants.append(Variant("exchanged", title, transform, changes_truth=True))
     return variants

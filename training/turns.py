@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from datagen.common.errors import UserError
 from datagen.registry import find_task
@@ -20,6 +20,19 @@ def turns_of(tasks: Sequence[str]) -> int:
         one = next(name for name in tasks if name not in several)
         raise UserError(f"{several[0]} has several turns and {one} has one: train one of them alone")
     return max(task.turns for task in found.values())
+
+
+def goes_on_rule(tasks: Sequence[str]) -> Callable[[str], bool]:
+    """Which full messages of these tasks of several turns something comes back to.
+
+    Raises:
+        UserError: where they differ in that: TRL asks about a message before it knows of which task it is.
+    """
+    interactions = {name: find_task(name).interaction for name in tasks}
+    rules = {interaction.goes_on: name for name, interaction in interactions.items() if interaction}
+    if len(rules) != 1:
+        raise UserError(f"{' and '.join(rules.values())} answer different messages: train one of them alone")
+    return next(iter(rules))
 
 
 def check_turns(tasks: Sequence[str], *, use_vllm: bool, processes: int, eval_steps: object) -> None:

@@ -270,7 +270,7 @@ def _in_last(question: GroundTruth, text: str) -> list[str]:
 
 
 # Of calls alone nothing is due but the format, of which an episode without an answer has none.
-EPISODE_ATTACKS = (
+TOOL_ATTACKS = (
     Attack("calls without end", lambda q: [q["turns"][0]] * 50, honest=shrug),
     Attack("a look repeated", lambda q: [q["turns"][0], *trace(q)], honest=trace, well_formed=True),
     Attack("calls that are refused", lambda q: [format_call("Look.", "open 1")] * 50, honest=shrug),
@@ -296,6 +296,28 @@ EPISODE_ATTACKS = (
 )
 
 
+def unsure(question: GroundTruth) -> list[str]:
+    """The honest episode of one who does not know, also after a second look."""
+    return [str(no_answer(question))] * 2
+
+
+SECOND_LOOK_ATTACKS = (
+    Attack("right, then wrong", lambda q: [q["solution"], str(no_answer(q))], honest=unsure, well_formed=True),
+    Attack("right behind the end", lambda q: [*unsure(q), q["solution"]], honest=unsure, well_formed=True),
+    Attack("both answers in one message", lambda q: [str(no_answer(q)) + q["solution"]] * 2, honest=unsure),
+    Attack("a second look that is made up", lambda q: [f"{no_answer(q)}\n<image>\n{q['solution']}"], honest=unsure),
+    Attack("a call as the first answer", lambda q: [format_call("Look.", "zoom 1"), q["solution"]], honest=trace),
+    Attack("no first answer", lambda q: ["", q["solution"]], honest=trace),
+)
+
+
+def attacks_on(task: Task) -> tuple[Attack, ...]:
+    """All attacks on a task: some are on episodes with a tool, some on those without."""
+    if task.interaction is None:
+        return ATTACKS
+    return (*ATTACKS, *(TOOL_ATTACKS if task.interaction.usage else SECOND_LOOK_ATTACKS))
+
+
 def audit(task: Task, questions: Sequence[GroundTruth]) -> list[AttackResult]:
     """Every attack on every reward of the task, each for all `questions` (rows of `r1`, solutions included).
 
@@ -304,8 +326,7 @@ def audit(task: Task, questions: Sequence[GroundTruth]) -> list[AttackResult]:
     Raises:
         Exception: whatever a reward raises. It must not, for any text.
     """
-    attacks = (*ATTACKS, *EPISODE_ATTACKS) if task.interaction else ATTACKS
-    return [_try(attack, task, questions) for attack in attacks]
+    return [_try(attack, task, questions) for attack in attacks_on(task)]
 
 
 def _try(attack: Attack, task: Task, questions: Sequence[GroundTruth]) -> AttackResult:

@@ -24,10 +24,18 @@ from datagen.registry.code import (
     run_file,
 )
 from datagen.task import DatasetSpec, Task
-from datagen.tasks import counting, digits, messages, words, zoom
+from datagen.tasks import check, counting, digits, messages, pages, words, zoom
 from datagen.tasks.judges import OWN
 
-BUILT_IN = (digits.DIGITS, counting.COUNTING, words.WORDS, messages.MESSAGES, zoom.ZOOM_DATASET)
+BUILT_IN = (
+    digits.DIGITS,
+    counting.COUNTING,
+    words.WORDS,
+    messages.MESSAGES,
+    zoom.ZOOM_DATASET,
+    check.CHECK,
+    pages.PAGES_DATASET,
+)
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in BUILT_IN}
 """The datasets that are loaded, by name: those that are built in, and others once they were named."""
 TASKS: dict[str, Task] = {task.name: task for spec in BUILT_IN for task in spec.tasks}

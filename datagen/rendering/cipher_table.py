@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +29,22 @@ OPTIONS = (
 
 def draw_cipher_table(rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]) -> Image.Image:
     """A table in random order of what each coded letter stands for: in each entry an arrow between the two letters."""
+    return draw_cipher_tables(rng, [(coded, plain)], options)
+
+
+def draw_cipher_tables(
+    rng: np.random.Generator, tables: Sequence[tuple[str, str]], options: Mapping[str, Any]
+) -> Image.Image:
+    """Tables below one another, all as high as the highest: of each the coded letters, and what they stand for."""
     import numpy as np
 
     font = options["font"] if options["font"] != "any" else str(rng.choice(list(FONTS)))
-    flat = render_entries(entry_indices(coded, plain)[rng.permutation(len(coded))], font, options["cell"])
+    most = max(len(coded) for coded, _ in tables)
+    numbers = [
+        np.pad(entry_indices(coded, plain)[rng.permutation(len(coded))], (0, most - len(coded)), constant_values=-1)
+        for coded, plain in tables
+    ]
+    flat = np.concatenate([render_entries(one, font, options["cell"]) for one in numbers])
     if not options["noise"]:
         return colorize(rng, flat, SHADES)
     change = rng.integers(-options["noise"], options["noise"], size=flat.shape, endpoint=True)

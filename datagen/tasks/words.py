@@ -35,35 +35,49 @@ def encipher(
     options: Mapping[str, Any],
     more: Mapping[str, Any],
 ) -> DrawnExample:
-    """The decoder of a random key of the split, with the message in that cipher (and `more`) as truth.
+    """The decoder of a random key of the split, with the message in that cipher (and `more`) as truth."""
+    cipher = encode(rng, words, message, alphabet)
+    image = draw_cipher_table(rng, ALPHABETS[alphabet], cipher["key"], options)
+    return DrawnExample(image, {**cipher, **more})
+
+
+def encode(rng: np.random.Generator, words: Vocabulary, message: str, alphabet: int) -> dict[str, str]:
+    """A message in the cipher of a random key of the split: the columns of `CIPHER`.
 
     The coded message differs from the message; a space is coded as `_`. The key's i-th letter is what the alphabet's
     i-th letter stands for.
     """
-    letters = ALPHABETS[alphabet]
     while True:
         key = words.key(rng, alphabet)
-        coded = message.translate(str.maketrans(key + " ", letters + "_"))
+        coded = message.translate(str.maketrans(key + " ", ALPHABETS[alphabet] + "_"))
         if coded != message.replace(" ", "_"):
-            break
-    image = draw_cipher_table(rng, letters, key, options)
-    return DrawnExample(image, {"message": message, "coded_message": coded, "key": key, **more})
+            return {"message": message, "coded_message": coded, "key": key}
 
 
 def swap_letters(rng: np.random.Generator, example: GroundTruth, options: Mapping[str, Any]) -> DrawnExample:
     """The same coded message, with two letters exchanged in the decoder's right column, one of them in the message."""
-    key, letters = example["key"], ALPHABETS[len(example["key"])]
+    message, key = swapped_key(rng, example)
+    image = draw_cipher_table(rng, ALPHABETS[len(key)], key, options)
+    return DrawnExample(image, {"message": message, "key": key})
+
+
+def swapped_key(rng: np.random.Generator, example: GroundTruth) -> tuple[str, str]:
+    """The message and the key, with two letters of the key exchanged, one of which is in the message."""
+    key = example["key"]
     first = str(rng.choice(sorted(set(example["message"]) - {" "})))
     second = str(rng.choice([letter for letter in key if letter != first]))
     swap = str.maketrans(first + second, second + first)
-    image = draw_cipher_table(rng, letters, key.translate(swap), options)
-    return DrawnExample(image, {"message": example["message"].translate(swap), "key": key.translate(swap)})
+    return example["message"].translate(swap), key.translate(swap)
+
+
+def lookup(example: GroundTruth) -> list[tuple[str, str]]:
+    """Every coded character of the message with what it stands for."""
+    return list(zip(example["coded_message"], example["message"].replace(" ", "_"), strict=True))
 
 
 def lookup_trace(example: GroundTruth) -> str:
     """The trace's first step: every coded character with what it stands for."""
-    plain = example["message"].replace(" ", "_")
-    return ", ".join(f"{coded} = {letter}" for coded, letter in zip(example["coded_message"], plain, strict=True))
+    return ", ".join(f"{coded} = {letter}" for coded, letter in lookup(example))
 
 
 def word_correct(message: str, example: GroundTruth) -> float:

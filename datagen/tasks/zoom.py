@@ -173,6 +173,7 @@ ZOOM_DATASET = DatasetSpec(
     disjoint=("glyph_ids",),
     tasks=(CELL, CELL_SUM),
     counterfactual=swap_cells,
+    exchanged="cells",
     notes="""\
 A message calls the tool with `<tool>zoom 5</tool>`, and gets the image of cell 5, 84 x 84 pixels of `scene`. `turns`
 are the messages of the trace before `solution`. The rewards judge the whole episode, and none pays for a call.

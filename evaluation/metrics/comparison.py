@@ -7,7 +7,7 @@ from typing import Any
 
 from datagen.common.errors import UserError
 from datagen.common.formatting import percent
-from evaluation.metrics.scoring import Scored, calls_made, mean_rewards
+from evaluation.metrics.scoring import Scored, mean_rewards, turn_figures
 from evaluation.metrics.statistics import holm, mean_interval, paired_difference, questions_needed
 
 NEEDS_NONE = "It does not need the image"  # how a finding begins that a gain is not to be praised for
@@ -17,7 +17,7 @@ P_VALUE_TEST = "exact sign test over images, which is McNemar's where an image i
 def paired_summary(before: Scored, after: Scored) -> dict[str, Any]:
     """The accuracies, their paired difference, the flips, and the mean of each reward on both sides.
 
-    Of tasks of several turns also what `calls_made` gives, on both sides.
+    Of tasks of several turns also what `turn_figures` gives, on both sides.
 
     A question is right where its correctness is 1.
 
@@ -29,7 +29,7 @@ def paired_summary(before: Scored, after: Scored) -> dict[str, Any]:
     images = after.images
     difference = paired_difference(before.correctness, after.correctness, images)
     was, became = before.correctness == 1, after.correctness == 1
-    calls = {"before": calls_made(before), "after": calls_made(after)}
+    turns = {"before": turn_figures(before), "after": turn_figures(after)}
     means = {"before": mean_rewards(before.rewards), "after": mean_rewards(after.rewards)}
     return {
         "n": len(images),
@@ -44,7 +44,7 @@ def paired_summary(before: Scored, after: Scored) -> dict[str, Any]:
         "wrong_to_right": int((~was & became).sum()),
         "right_to_wrong": int((was & ~became).sum()),
         "rewards": {name: {side: means[side][name] for side in means} for name in means["after"]},
-        **{name: {side: calls[side][name] for side in calls} for name in calls["after"]},
+        **{name: {side: turns[side][name] for side in turns} for name in turns["after"]},
     }
 
 

@@ -78,32 +78,42 @@ def score_messages(questions: Sequence[Question], messages: Sequence[str]) -> Sc
 def summary(scored: Scored) -> dict[str, Any]:
     """`n`, `accuracy`, `accuracy_ci95`, and `rewards`, the mean of each over the questions that have it.
 
-    Of tasks of several turns also what `calls_made` gives.
+    Of tasks of several turns also what `turn_figures` gives.
     """
     return {
         "n": len(scored.questions),
         "accuracy": float(scored.correctness.mean()),
         "accuracy_ci95": list(mean_interval(scored.correctness, scored.images)),
         "rewards": mean_rewards(scored.rewards),
-        **calls_made(scored),
+        **turn_figures(scored),
     }
 
 
-def calls_made(scored: Scored) -> dict[str, float]:
-    """Of tasks of several turns `calls` and `refused_calls`, an episode, and `looked`; of others nothing.
+def turn_figures(scored: Scored) -> dict[str, float]:
+    """What happens in the episodes of tasks of several turns; nothing of tasks of one turn.
 
-    `looked` is the share of episodes with a reward `economy` above 0: right, after a look at all that was asked about.
+    With a tool `calls` and `refused_calls`, an episode, and `looked`: the share of episodes with a reward `economy`
+    above 0, which are right after a look at all that was asked about. Without one, `mended` and `spoiled`: the shares
+    of episodes in which only the last message is right, and only the first.
     """
-    pairs = zip(scored.questions, scored.episodes, scored.rewards, strict=True)
-    several = [(episode, rewards) for q, episode, rewards in pairs if find_task(q["task"]).interaction is not None]
-    if not several:
-        return {}
-    accepted = [[seen.ok for _, seen in episode.calls] for episode, _ in several]
-    return {
-        "calls": float(np.mean([len(calls) for calls in accepted])),
-        "refused_calls": float(np.mean([calls.count(False) for calls in accepted])),
-        "looked": float(np.mean([rewards.get("economy", 0.0) > 0 for _, rewards in several])),
-    }
+    with_tool, without = [], []
+    for question, episode, rewards in zip(scored.questions, scored.episodes, scored.rewards, strict=True):
+        task = find_task(question["task"])
+        if task.interaction is not None and task.interaction.usage:
+            with_tool.append((episode, rewards))
+        elif task.interaction is not None:
+            first = score(task, Episode(episode.messages[:1]), question)
+            without.append(rewards["correctness"] - first["correctness"])
+    figures = {}
+    if with_tool:
+        accepted = [[seen.ok for _, seen in episode.calls] for episode, _ in with_tool]
+        figures["calls"] = float(np.mean([len(calls) for calls in accepted]))
+        figures["refused_calls"] = float(np.mean([calls.count(False) for calls in accepted]))
+        figures["looked"] = float(np.mean([rewards.get("economy", 0.0) > 0 for _, rewards in with_tool]))
+    if without:
+        figures["mended"] = float(np.mean([change > 0 for change in without]))
+        figures["spoiled"] = float(np.mean([change < 0 for change in without]))
+    return figures
 
 
 def sampled(scored: Scored, samples: int) -> dict[str, Any]:

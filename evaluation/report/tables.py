@@ -8,8 +8,9 @@ from typing import Any
 from datagen.common.formatting import percent
 from evaluation.metrics.external_results import QUESTION_KEYS, Row
 
-CALLS = {"calls": "calls", "refused_calls": "refused", "looked": "looked"}
-"""The columns of tasks of several turns, by what `calls_made` calls them."""
+COUNTS = {"calls": "calls", "refused_calls": "refused"}
+TURNS = {**COUNTS, "looked": "looked", "mended": "mended", "spoiled": "spoiled"}
+"""The columns of tasks of several turns, by what `turn_figures` calls them; all but `COUNTS` are shares."""
 
 
 def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:
@@ -21,19 +22,19 @@ def result_table(result: Mapping[str, Any]) -> str:
     """One line a task, one for all of them where there are several, and one for each further result."""
     tasks = [(row["task"], row) for row in result["slices"]["by_task"]]
     rows = [*tasks, *([("all", result)] if len(tasks) > 1 else [])]
-    columns = [name for name in CALLS if name in result]
+    columns = [name for name in TURNS if name in result]
     lines = [
         [
             name,
             accuracy_text(row["accuracy"], row["accuracy_ci95"]),
             percent(row["rewards"]["format"]),
-            *calls_texts(row, columns),
+            *turns_texts(row, columns),
             str(row["n"]),
         ]
         for name, row in rows
     ]
     more = [
-        [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", *calls_texts(row, columns), str(row["n"])]
+        [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", *turns_texts(row, columns), str(row["n"])]
         for name, row in [*ablation_rows(result), *((row["name"], row) for row in result["beside"])]
     ]
     blank = [""] * (len(columns) + 2)
@@ -41,7 +42,7 @@ def result_table(result: Mapping[str, Any]) -> str:
         majority = accuracy_text(result["majority"], result["majority_ci95"])
         more.insert(0, [f"majority of {result['samples']}", majority, *blank])
         more[1:1] = [[f"pass@{k}", percent(share).rjust(6), *blank] for k, share in result["pass_at"].items()]
-    head = ["task", "accuracy (95% interval)", "format", *(CALLS[name] for name in columns), "n"]
+    head = ["task", "accuracy (95% interval)", "format", *(TURNS[name] for name in columns), "n"]
     return _aligned([head, *lines, *more])
 
 
@@ -49,7 +50,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     """The same with before and after side by side; ablations and results beside them stand under `after`."""
     tasks = [(row["task"], row) for row in comparison["slices"]["by_task"]]
     rows = [*tasks, *([("all", comparison)] if len(tasks) > 1 else [])]
-    columns = [name for name in CALLS if name in comparison]
+    columns = [name for name in TURNS if name in comparison]
     blank = [""] * (len(columns) + 2)
     lines = [
         [
@@ -58,7 +59,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
             accuracy_text(row["after"], row["after_ci95"]),
             f"{100 * row['difference']:+.1f}",
             " -> ".join(percent(row["rewards"]["format"][side]) for side in ("before", "after")),
-            *calls_texts(row, columns),
+            *turns_texts(row, columns),
             str(row["n"]),
         ]
         for name, row in rows
@@ -76,7 +77,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         "after (95% interval)",
         "change",
         "format",
-        *(CALLS[name] for name in columns),
+        *(TURNS[name] for name in columns),
         "n",
     ]
     return _aligned([head, *lines, *more])
@@ -108,13 +109,13 @@ def curve_table(rows: Sequence[Mapping[str, Any]], best: int) -> str:
     return _aligned([["  step", "accuracy (95% interval)", "", "n"], *lines])
 
 
-def calls_texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    """What a row says of calls, also of both sides; empty where it does not."""
+def turns_texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """What a row says of episodes, also of both sides; empty where it does not."""
     texts = []
     for name in columns:
         value = row.get(name)
         values = [] if value is None else [*value.values()] if isinstance(value, Mapping) else [value]
-        texts.append(" -> ".join(percent(one) if name == "looked" else f"{one:.2f}" for one in values))
+        texts.append(" -> ".join(f"{one:.2f}" if name in COUNTS else percent(one) for one in values))
     return texts
 
 

@@ -75,7 +75,8 @@ def scores(message: str, question: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['task']}: {case['message']!r}"[:80])
 def test_golden_cases(case: dict[str, Any]) -> None:
-    task, example = TASKS[case["task"]], case["example"] | {"scene": Image.new("RGB", (SCENE, SCENE))}
+    images = dict.fromkeys(("image", "scene", "book"), Image.new("RGB", (SCENE, SCENE)))
+    task, example = TASKS[case["task"]], case["example"] | images
     found = score(task, replay(task, [*case.get("turns", []), case["message"]], example), example)
     assert found == pytest.approx(case["scores"], abs=1e-9)
 

@@ -266,6 +266,31 @@ def test_several_samples_of_an_episode(player: Player, rows: Any, ask: Callable[
     assert [line.get("sample", 0) for line in lines(tmp_path / "out" / "completions.jsonl")] == [0, 1] * 5
 
 
+def test_what_a_second_look_mends_and_spoils(small_datasets: dict[str, Path], r1vlm_eval: Call, tmp_path: Path) -> None:
+    """Of four questions in turn the first stays right, one is mended, one is spoiled, and the last stays wrong."""
+    rows = open_dataset(small_datasets["check"]).questions("train").remove_columns("image").to_list()[:40]
+    right = [row["solution"] for row in rows]
+    wrong = [r1_format.format_solution(LOOKED_AT, "1000")] * len(rows)
+    first = [(right, wrong, right, wrong)[i % 4][i] for i in range(len(rows))]
+    last = [(right, right, wrong, wrong)[i % 4][i] for i in range(len(rows))]
+    path = tmp_path / "completions.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"id": row["id"], "completion": after, "turns": [{"completion": before}]}) + "\n"
+            for row, before, after in zip(rows, first, last, strict=True)
+        )
+    )
+    words = ["--data", small_datasets["check"], "--split", "train", "--limit", len(rows), "--report"]
+    done = r1vlm_eval(path, *words, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = read(tmp_path / "out" / "results.json")
+    assert (result["accuracy"], result["mended"], result["spoiled"]) == (0.5, 0.25, 0.25)
+    assert result["rewards"]["format"] == 1.0
+    assert "calls" not in result
+    assert "mended" in done.stdout
+    assert "25.0% spoiled" in (tmp_path / "out" / "report.html").read_text()
+
+
 # Scored again
 
 

@@ -18,7 +18,6 @@ from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.environment import replay, trace_of
-from datagen.interaction import parse_call
 from datagen.r1_format import full_message, with_opening, with_tool_turns
 from datagen.registry import find_task
 from tests.conftest import MakeOnce
@@ -28,7 +27,7 @@ from training.models import add_tokens, load_model
 from training.recipes import load_recipe
 from training.rollout.multi_turn import conversation, images_in, longest_trace
 from training.trainers import grpo, sft
-from training.turns import check_turns, turns_of
+from training.turns import check_turns, goes_on_rule, turns_of
 
 pytestmark = pytest.mark.slow
 GROUP = 4
@@ -46,16 +45,23 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def zoom_folder(make_once: MakeOnce) -> Path:
-    """A zoom dataset of 32 train, 4 validation and 4 test scenes."""
+def several_turns(make_once: MakeOnce) -> Path:
+    """Datasets with tasks of several turns, of 32 train, 4 validation and 4 test images each."""
 
     def fill(folder: Path) -> None:
-        build(DatasetConfig(dataset="zoom", size=40, seed=3), folder / "zoom", executor=map)
+        for name in SCRIPTS:
+            build(DatasetConfig(dataset=name, size=40, seed=3), folder / name, executor=map)
 
-    return make_once("zoom", fill) / "zoom"
+    return make_once("several-turns", fill)
 
 
-def scripted(prompt: str, number: int) -> str:
+@pytest.fixture
+def zoom_folder(several_turns: Path) -> Path:
+    """That of zoom."""
+    return several_turns / "zoom"
+
+
+def look(prompt: str, number: int) -> str:
     """What a model says behind a prompt: it looks at what is asked, then answers; every fourth slips at first."""
     question, *said = prompt.split("<|im_start|>assistant")
     cells = re.findall(r"\d", re.search(r"cells? ([\d and]+)\?", question)[1])  # type: ignore[index]
@@ -67,12 +73,23 @@ def scripted(prompt: str, number: int) -> str:
     return f"I see {number}.</think>\n<answer>{number}</answer>"
 
 
+def answer_twice(prompt: str, number: int) -> str:
+    """What a model says behind a prompt: an answer, then another one; every fourth slips at first."""
+    turn = prompt.count("<|im_start|>assistant") - 1
+    return "no" if number % GROUP == GROUP - 1 and not turn else f"I see.</think>\n<answer>{number + turn}</answer>"
+
+
+SCRIPTS = {"zoom": look, "check": answer_twice}
+
+
 class Scripted(grpo.R1GRPOTrainer):
     """The trainer, whose model says what the script has; the batch of its loss is kept."""
 
+    script: Any
+
     def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         tokenizer = self.processing_class.tokenizer
-        texts = [scripted(text, i) for i, text in enumerate(tokenizer.batch_decode(prompt_ids))]
+        texts = [self.script(text, i) for i, text in enumerate(tokenizer.batch_decode(prompt_ids))]
         return [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts], None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
@@ -80,10 +97,12 @@ class Scripted(grpo.R1GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_loss_gets_what_was_sampled_and_every_image_that_was_shown(
-    zoom_folder: Path, random_checkpoint: Path, tmp_path: Path
+    name: str, several_turns: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
-    run = make_run(random_checkpoint, zoom_folder, tmp_path / "run", SETTINGS, {})
+    folder = several_turns / name
+    run = make_run(random_checkpoint, folder, tmp_path / "run", SETTINGS, {})
     Path(run.out).mkdir()
     kept: list[Any] = []
 
@@ -92,23 +111,24 @@ def test_the_loss_gets_what_was_sampled_and_every_image_that_was_shown(
         trainer.train()
         return out
 
-    with patch.object(grpo, "R1GRPOTrainer", Scripted), patch.object(grpo, "run_trainer", train):
+    trainer_class = type("Scripted", (Scripted,), {"script": staticmethod(SCRIPTS[name])})
+    with patch.object(grpo, "R1GRPOTrainer", trainer_class), patch.object(grpo, "run_trainer", train):
         grpo.train(run)
     (trainer,) = kept
     processor, batch = trainer.processing_class, trainer.seen
-    rows = {row["id"]: row for row in open_dataset(zoom_folder).questions("train")}
+    rows = {row["id"]: row for row in open_dataset(folder).questions("train")}
     lines = [json.loads(line) for line in Path(run.out, "completions.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * GROUP
-    calls = sum(parse_call(text) is not None for line in lines for text in line["turns"])
-    assert calls >= len(lines)
+    assert sum(len(line["turns"]) for line in lines) >= len(lines)
 
     image = batch["completion_ids"] == processor.image_token_id
     trained = batch["completion_mask"].bool() & batch["tool_mask"].bool()
     assert image.any()
     assert not (image & trained).any()
     assert sum(batch["num_images"]) == len(batch["image_grid_thw"])
-    accepted = sum("zoom 12" not in text for line in lines for text in line["turns"])
-    assert sum(batch["num_images"]) == len(lines) + accepted
+    played = [replay(find_task((row := rows[line["id"]])["task"]), line["turns"], row) for line in lines]
+    shown = sum(seen.image is not None for episode in played for seen in episode.observations)
+    assert sum(batch["num_images"]) == len(lines) + shown
 
     said = {(*line["turns"], line["completion"]): line for line in lines}
     ends = [processor.tokenizer.eos_token_id]
@@ -202,6 +222,9 @@ def test_tasks_of_one_and_of_several_turns_are_not_mixed() -> None:
     assert (turns_of(["list", "sum"]), turns_of(["cell", "cells"])) == (1, 4)
     with pytest.raises(UserError, match="cell has several turns and sum has one"):
         turns_of(["sum", "cell"])
+    assert goes_on_rule(["cell", "cells"])("<think>Look.</think><tool>zoom 5</tool>")
+    with pytest.raises(UserError, match="cell and sum_checked answer different messages"):
+        goes_on_rule(["cell", "sum_checked"])
 
 
 def test_held_out_questions_are_refused_by_the_command(zoom_folder: Path, tmp_path: Path) -> None:

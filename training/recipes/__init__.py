@@ -16,7 +16,6 @@ from training.models import is_small, model_folder
 FOLDER = files("training.recipes")
 DEFAULT = "default"
 SMALL = "small"
-SMALL_TOOLS = "small-tools"
 
 
 @cache
@@ -48,10 +47,11 @@ def load_recipe(name: str) -> dict[str, Any]:
 def recipe_for(model: str, dataset: DatasetSpec) -> str:
     """The recipe that is made for a model, else `default`.
 
-    Models that are built in or as small have `small`, and `small-tools` for tasks of several turns.
+    Models that are built in or as small have `small`, or one of their own for a dataset, such as `small-zoom`.
     """
     hub_name = model.partition("@")[0]
     made_for = [name for name, own in recipes().items() if own.get("model") == hub_name]
     if made_for or not is_small(model_folder(model)):
         return made_for[0] if made_for else DEFAULT
-    return SMALL_TOOLS if dataset.has_turns else SMALL
+    own = f"{SMALL}-{dataset.name}"
+    return own if own in recipes() else SMALL

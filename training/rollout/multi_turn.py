@@ -7,8 +7,9 @@ goes into the conversation as a tool's turn, with its images. The tokens of obse
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 from unittest.mock import patch
@@ -17,12 +18,13 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from datagen.environment import Environment, trace_of
-from datagen.interaction import Episode, Observation, continued, decode_image, observation_parts, parse_call
+from datagen.interaction import Episode, Observation, continued, decode_image, observation_parts
 from datagen.r1_format import full_message, with_image
 from datagen.registry import find_task
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `environment_factory` is experimental: TRL's version is pinned
 Conversation = list[dict[str, Any]]
+GoesOn = Callable[[str], bool]
 
 
 class ToolEnvironment:
@@ -34,7 +36,7 @@ class ToolEnvironment:
         self._environment.reset(row)
 
     def say(self, text: str) -> list[dict[str, Any]]:
-        """Take a message that calls.
+        """Take a message that something comes back to.
 
         Args:
             text: what the model generated
@@ -43,32 +45,34 @@ class ToolEnvironment:
         return observation_parts(seen or Observation(), image_part)
 
 
-def parse_response(tokenizer: Any, ids: Sequence[int], **_: Any) -> dict[str, Any]:
-    """In place of TRL's: the one parser of calls, on the text that was sampled, which is kept as it is."""
+def parse_response(goes_on: GoesOn, tokenizer: Any, ids: Sequence[int], **_: Any) -> dict[str, Any]:
+    """In place of TRL's: a call of `say` where something comes back; the text that was sampled is kept as it is."""
     text = tokenizer.decode(ids, skip_special_tokens=True)
     message = {"role": "assistant", "content": text}
-    if parse_call(full_message(text)) is None:
+    if not goes_on(full_message(text)):
         return message
     return message | {"tool_calls": [{"type": "function", "function": {"name": "say", "arguments": {"text": text}}}]}
 
 
 @contextmanager
-def own_parser(tokenizer: Any) -> Iterator[None]:
+def own_parser(tokenizer: Any, goes_on: GoesOn) -> Iterator[None]:
     """Inside, TRL parses completions by `parse_response`; it wants a `response_template` for that, of any kind."""
     with (
-        patch.object(grpo_trainer, "parse_response", parse_response),
+        patch.object(grpo_trainer, "parse_response", partial(parse_response, goes_on)),
         patch.object(tokenizer, "response_template", {}, create=True),
     ):
         yield
 
 
 class MultiTurn(GRPOTrainer):  # type: ignore[misc]
-    """A mixin for TRL's trainer: episodes of several turns are parsed by `datagen`'s parser of calls."""
+    """A mixin for TRL's trainer: in episodes of several turns `goes_on` says which messages something comes back to."""
+
+    goes_on: GoesOn
 
     def _generate(self, prompts: list[Any]) -> Any:
         if self.environment_factories is None:
             return super()._generate(prompts)
-        with own_parser(self._tokenizer):
+        with own_parser(self._tokenizer, self.goes_on):
             return super()._generate(prompts)
 
 

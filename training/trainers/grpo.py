@@ -35,7 +35,7 @@ from training.trainers.shared_prefix.trainer import FAMILIES, SharedPrefix, Shar
 from training.trainers.shared_prefix.trial import SharingTrial
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
 from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
-from training.turns import check_turns, turns_of
+from training.turns import check_turns, goes_on_rule, turns_of
 
 
 class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix, MultiTurn):
@@ -87,7 +87,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     with (
         reference_from_checkpoint(model, last_checkpoint(out)),
         rollout_backend(config, questions, processor, images) as rollout_func,
-        own_parser(processor.tokenizer) if turns > 1 else nullcontext(),
+        own_parser(processor.tokenizer, goes_on_rule(stage.tasks)) if turns > 1 else nullcontext(),
         trl_errors_explained(),
     ):
         trainer = R1GRPOTrainer(
@@ -105,6 +105,8 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         check_frozen_vision(trainer.base_of(trainer.model))
     for check in checks:
         check.trainer = trainer
+    if turns > 1:
+        trainer.goes_on = goes_on_rule(stage.tasks)
     if stage.settings.get("shared_prefix", True):
         share_prefixes(trainer, tried=preflight)
     trainer.drop_zero_variance = stage.settings.get("drop_zero_variance", False)

@@ -416,6 +416,39 @@ def preview(
 
 
 @app.command()
+def play(
+    name: Annotated[
+        str,
+        Argument(metavar="NAME", help="A dataset or a task, a dataset folder, or USER/NAME on the Hub."),
+    ],
+    *,
+    split: Annotated[Split, typer.Option(help="Split of a folder to play.")] = "test",
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Questions to play at most.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Draw other questions, where no folder is named.")] = 0,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Show these completions of r1vlm-eval beside yours.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for images that the terminal can't show.")] = Path(
+        "play"
+    ),
+    task_file: TaskFile = None,
+) -> None:
+    """Answer questions yourself, on the terminal, with the tools of the task."""
+    import sys
+
+    from datagen.dataset.play import Table, play_all, questions_of, read_recorded
+
+    recorded = {} if against is None else read_recorded(against)
+    rows = questions_of(name, split, seed)
+    if recorded:
+        rows = (row for row in rows if row["id"] in recorded)
+    played = play_all(Table(input, out, terminal=sys.stdout.isatty()), rows, recorded, count)
+    right = sum(rewards["correctness"] == 1 for rewards in played)
+    print(f"{right} of {len(played)} right")
+
+
+@app.command()
 def verify(
     folder: FolderOrRepo,
     every: Annotated[bool, typer.Option("--all", help="Draw every image again, not 200 of them.")] = False,

@@ -77,10 +77,10 @@ def save(sheet: Image.Image, path: Path) -> None:
         sheet.save(temporary, "PNG")
 
 
-def show(sheet: Image.Image) -> None:
-    """Show the picture where standard output is a terminal that can show images (Sixel, Kitty, or coloured blocks)."""
+def show(sheet: Image.Image, width: int = 100) -> None:
+    """Show a picture, `width` characters wide, on a terminal: by Sixel, Kitty or coloured blocks. Else do nothing."""
     if sys.stdout.isatty():
         from rich import print as rich_print
         from textual_image.renderable import Image as TerminalImage
 
-        rich_print(TerminalImage(sheet, width=100))
+        rich_print(TerminalImage(sheet, width=width))

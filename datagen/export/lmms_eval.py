@@ -22,6 +22,7 @@ SPLIT = "test"
 # Fields: lmms-eval's docs/guides/task_guide.md and api/task.py. By default it takes the reasoning out of an answer
 # before that is judged (`reasoning_tags`), and ends an answer at an empty line (`until`). With `data_files` no other
 # split is read, and `datasets` doesn't expect the card's number of rows, of which `filters` leaves those of one task.
+# Without a `filter_list` only the first of several answers (`--repeats`) would be judged.
 TASK = """\
 task: {name}
 dataset_path: {path}
@@ -36,6 +37,9 @@ doc_to_visual: !function {utils}.doc_to_visual
 doc_to_text: !function {utils}.doc_to_text
 doc_to_target: answer
 process_results: !function {utils}.process_results
+filter_list:
+- name: none
+  filter: [{{function: !function {utils}.AllAnswers}}]
 reasoning_tags: "none"
 generation_kwargs:
   max_new_tokens: 512

@@ -7,6 +7,7 @@ prompt is the row's own; the rewards are those of training and of `r1vlm-eval`, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from datagen.export.code import load_code
@@ -32,9 +33,18 @@ def doc_to_text(doc: Mapping[str, Any]) -> str:
     return str(doc["prompt"][-1]["content"])
 
 
+class AllAnswers:
+    """A filter of lmms-eval that keeps all answers to a question; its default keeps the first alone."""
+
+    def apply(self, resps: Any, docs: Any) -> Any:
+        """The answers, unchanged."""
+        return resps
+
+
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Each reward of the question's task for the answer. lmms-eval gives one, with `--repeats` the first.
+    """Each reward of the question's task, as the mean over the answers; there are several with `--repeats`.
 
     What a model generates comes after the opening words, which its chat template ends the prompt with.
     """
-    return score(find_task(doc["task"]), full_message(results[0]), doc)
+    scores = [score(find_task(doc["task"]), full_message(answer), doc) for answer in results]
+    return {name: fmean(one[name] for one in scores) for name in scores[0]}

@@ -18,9 +18,11 @@ from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.dataset.reward_audit import ATTACKS
 from datagen.export.lmms_eval import write_tasks
+from datagen.registry import find_task
+from datagen.task import score
 from evaluation.backends.base import Prompt, Sampling
 from evaluation.backends.transformers import load
-from evaluation.metrics.scoring import mean_rewards, score_messages
+from evaluation.metrics.scoring import mean_rewards
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed: make test-lmms-eval"
@@ -34,7 +36,7 @@ from lmms_eval.__main__ import parse_eval_args
 from lmms_eval.api.model import lmms
 from lmms_eval.protocol import ChatMessages
 from lmms_eval.tasks import TaskManager
-tasks, answers, out = sys.argv[1:]
+tasks, answers, out, repeats = sys.argv[1:]
 sys.argv = ["lmms-eval"]
 _, defaults = parse_eval_args()
 
@@ -45,14 +47,15 @@ class Scripted(lmms):
         questions = [self.task_dict[task][split][i] for _, _, _, i, task, split in (one.args for one in requests)]
         prompts = [ChatMessages(messages=one.args[1](question)) for one, question in zip(requests, questions)]
         assert all(len(prompt.extract_media()[0]) == 1 for prompt in prompts)
-        return [texts[question["id"]] for question in questions]
+        return [texts[question["id"]].pop(0) for question in questions]
     def loglikelihood(self, requests):
         raise NotImplementedError
     generate_until_multi_round = loglikelihood
 
 manager = TaskManager(include_path=tasks, include_defaults=False)
 found = evaluator.simple_evaluate(
-    Scripted(), tasks=["r1vlm_digits"], task_manager=manager, cli_args=defaults, bootstrap_iters=0, log_samples=True
+    Scripted(), tasks=["r1vlm_digits"], task_manager=manager, cli_args=defaults, bootstrap_iters=0, log_samples=True,
+    repeats=int(repeats),
 )
 samples = [sample for samples in found["samples"].values() for sample in samples]
 rewards = {s["doc"]["id"]: {name: s[name] for name in ("format", "correctness")} for s in samples}
@@ -74,21 +77,27 @@ def python(*words: str | Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_every_answer_gets_our_rewards(digits_folder: Path, tasks: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_every_answer_gets_our_rewards(repeats: int, digits_folder: Path, tasks: Path, tmp_path: Path) -> None:
     questions = open_dataset(digits_folder).questions("test").remove_columns("image").to_list()
     texts = {
-        question["id"]: r1_format.completion_of(ATTACKS[i].text(question) if i % 2 else question["solution"])
+        question["id"]: [
+            r1_format.completion_of(ATTACKS[at].text(question) if at % 2 else question["solution"])
+            for at in range(i, i + repeats)
+        ]
         for i, question in enumerate(questions)
     }
     (tmp_path / "answers.json").write_text(json.dumps(texts))
-    python("-c", SCRIPTED, tasks, tmp_path / "answers.json", tmp_path / "out.json")
+    python("-c", SCRIPTED, tasks, tmp_path / "answers.json", tmp_path / "out.json", str(repeats))
     out: dict[str, Any] = json.loads((tmp_path / "out.json").read_text())
-    ours = score_messages(questions, [r1_format.full_message(texts[question["id"]]) for question in questions])
-    assert out["rewards"] == {q["id"]: rewards for q, rewards in zip(questions, ours.rewards, strict=True)}
-    assert {name: out["group"][f"{name},none"] for name in ("format", "correctness")} == pytest.approx(
-        mean_rewards(ours.rewards)
-    )
-    assert 0 < ours.correctness.mean() < 1
+    ours = {
+        q["id"]: mean_rewards(score(find_task(q["task"]), r1_format.full_message(text), q) for text in texts[q["id"]])
+        for q in questions
+    }
+    assert out["rewards"] == ours
+    total = mean_rewards(ours.values())
+    assert {name: out["group"][f"{name},none"] for name in ("format", "correctness")} == pytest.approx(total)
+    assert 0 < total["correctness"] < 1
 
 
 def ask(name: str, tasks: Path, out: Path) -> None:
@@ -104,7 +113,7 @@ def test_a_checkpoint_is_asked_the_same_and_says_the_same(digits_folder: Path, t
     engine.model.bfloat16()  # as lmms-eval loads every model
     for task in ("list", "sum"):
         (file,) = tmp_path.rglob(f"*_samples_r1vlm_digits_{task}.jsonl")
-        theirs = [json.loads(line)["filtered_resps"] for line in file.read_text().splitlines()]
+        theirs = [json.loads(line)["filtered_resps"][0] for line in file.read_text().splitlines()]
         asked = open_dataset(digits_folder).questions("test", [task])
         ours = [
             text

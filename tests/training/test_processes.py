@@ -50,6 +50,7 @@ def trained(
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained; score it") == 1, done.stdout
+    assert ("prompts are not shared" in done.stdout) == ("shared_prefix=false" in more), done.stdout
     return metrics(out)
 
 
@@ -104,6 +105,17 @@ def test_both_processes_write_one_run_folder(runs: dict[int, tuple[Path, list[di
     assert {path.name for path in final.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     assert not (runs[2][0] / ".saving").exists()
     assert json.loads((final / "r1vlm.json").read_text())["stage"] == "grpo"
+
+
+def test_a_group_that_is_split_over_the_processes_takes_the_same_steps(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Each process has half of the one group, and computes image and prompt once for it."""
+    words = ["--num-generations", "16"]
+    one = trained(1, tmp_path / "1", digits_folder, random_checkpoint, *words)
+    two = trained(2, tmp_path / "2", digits_folder, random_checkpoint, *words)
+    check_same_metrics(two, one)
+    check_same_weights(tmp_path / "2", tmp_path / "1")
 
 
 def test_a_run_that_is_complete_is_no_failure_for_its_launcher(

@@ -163,7 +163,7 @@ def other(checkpoint: str, plan: EvalPlan, device: str) -> tuple[float, list[str
                 model, tasks=[group], task_manager=tasks, limit=limit, gen_kwargs="max_new_tokens=128", log_samples=True
             )
     messages = {
-        sample["doc"]["id"]: full_message(sample["filtered_resps"][0])
+        sample["doc"]["id"]: full_message(sample["filtered_resps"][0][0])
         for samples in found["samples"].values()
         for sample in samples
     }

@@ -202,6 +202,37 @@ def test_a_tools_turn_is_rendered_as_a_users(recipe: str, tmp_path: Path, zoom_f
     assert len(images_in(talk)) == 1 + len(row["turns"])
 
 
+WITHOUT_IMAGES = """\
+{%- set r = namespace(m=[]) %}{%- for t in messages %}{%- if loop.index0 > 1 and t.role != 'assistant' %}\
+{%- set r.m = r.m + [{'role': t.role, 'content': [{'type': 'text', 'text': 'Seen.'}]}] %}{%- else %}\
+{%- set r.m = r.m + [t] %}{%- endif %}{%- endfor %}{%- set messages = r.m %}"""
+WITHOUT_REASONING = """\
+{%- set r = namespace(m=[]) %}{%- for t in messages %}{%- if t.role == 'assistant' and not loop.last %}\
+{%- set r.m = r.m + [{'role': t.role, 'content': t.content[0].text.split('</think>')[-1]}] %}{%- else %}\
+{%- set r.m = r.m + [t] %}{%- endif %}{%- endfor %}{%- set messages = r.m %}"""
+
+
+@pytest.mark.parametrize(
+    ("preamble", "sentence"),
+    [
+        (WITHOUT_IMAGES, "the chat template shows 1 of the 3 images of an episode"),
+        (WITHOUT_REASONING, "the chat template changes what was said in earlier turns"),
+    ],
+)
+def test_a_template_that_leaves_something_out_of_an_episode_is_refused_before_the_first_step(
+    preamble: str, sentence: str, zoom_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(random_checkpoint, tmp_path / "model"))
+    template = model / "chat_template.jinja"
+    template.write_text(preamble + template.read_text())
+    words = ["--data", zoom_folder, "--task", "cells", "--model", model, "--out", tmp_path / "run"]
+    words += ["--set", "per_device_train_batch_size=8", "--num-generations", "4", "--steps", "1", "--no-report"]
+    done = invoke("training.cli", "zoom", *words)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -17,9 +17,11 @@ from unittest.mock import patch
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
+from datagen.common.errors import UserError
 from datagen.environment import Environment, trace_of
+from datagen.hub.chat_template import image_placeholder
 from datagen.interaction import Episode, Observation, continued, decode_image, observation_parts
-from datagen.r1_format import full_message, with_image
+from datagen.r1_format import completion_of, full_message, with_image
 from datagen.registry import find_task
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `environment_factory` is experimental: TRL's version is pinned
@@ -85,6 +87,32 @@ def conversation(row: Mapping[str, Any], episode: Episode) -> Conversation:
 def image_part(image: Any) -> dict[str, Any]:
     """The part of a message that is an image."""
     return {"type": "image", "image": image}
+
+
+def check_episode(row: Mapping[str, Any], processor: Any) -> None:
+    """Check that the chat template gives all of an episode to the next turn, as it was sampled; the row's trace is one.
+
+    Raises:
+        UserError: where it leaves out an image that came back, or changes or leaves out what was said.
+    """
+    episode = trace_of(find_task(row["task"]), row)
+    talk = conversation(row, episode)
+    turns = [{**turn, "role": "tool"} if at > 1 and turn["role"] == "user" else turn for at, turn in enumerate(talk)]
+    whole = processor.apply_chat_template(turns, tokenize=False)
+    shown, images = whole.count(image_placeholder(processor)), len(images_in(talk))
+    if shown != images:
+        raise UserError(
+            f"the chat template shows {shown} of the {images} images of an episode, so that the model would not see "
+            "what comes back: train a model with another template"
+        )
+    places = [at for at, turn in enumerate(turns) if turn["role"] == "assistant"]
+    for place, said in zip(places, episode.messages, strict=True):
+        ahead = processor.apply_chat_template(turns[:place], tokenize=False, add_generation_prompt=True)
+        if not whole.startswith(ahead + completion_of(said)):
+            raise UserError(
+                "the chat template changes what was said in earlier turns of an episode, or leaves it out, so that the "
+                "model would be trained on another text than it sampled: train a model with another template"
+            )
 
 
 def images_in(talk: Conversation) -> list[Any]:

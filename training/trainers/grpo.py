@@ -26,7 +26,7 @@ from training.callbacks.validation import ValidationCallback
 from training.config import StageConfig, make_trl_config, reward_weights, trl_errors_explained
 from training.distributed import is_main
 from training.models import adapter_settings, check_frozen_vision, load_model, lora_config, model_folder
-from training.rollout.multi_turn import MultiTurn, ToolEnvironment, longest_trace, own_parser
+from training.rollout.multi_turn import MultiTurn, ToolEnvironment, check_episode, longest_trace, own_parser
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
 from training.trainers.curriculum import easiest_first
@@ -36,6 +36,8 @@ from training.trainers.shared_prefix.trial import SharingTrial
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
 from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
 from training.turns import check_turns, goes_on_rule, turns_of
+
+EPISODES = 4  # traces on which a chat template is tried
 
 
 class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix, MultiTurn):
@@ -71,6 +73,8 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         check_turns(stage.tasks, use_vllm=config.use_vllm, processes=config.world_size, eval_steps=config.eval_steps)
         config.max_tool_calling_iterations = turns - 1
         processor.chat_template = with_tool_turns(processor.chat_template)
+        for row in questions.select(range(min(EPISODES, len(questions)))):
+            check_episode(row, processor)
         longest = longest_trace(questions, processor)
     else:
         longest = longest_solution(questions["solution"], processor)

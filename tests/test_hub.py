@@ -25,6 +25,7 @@ from datagen.dataset.reader import open_dataset
 from datagen.hub.fetch import download
 from datagen.registry import DATASETS
 from tests.conftest import MakeOnce
+from tests.datagen import own_images as own
 from tests.hub import Hub, running
 from tests.processes import invoke, kill_when, refused, run
 
@@ -115,6 +116,18 @@ for config in ("r1", "raw"):
         assert all(a == b for a, b in zip(far, near))
 print(json.dumps(DatasetCard.load(name).data.to_dict()))
 """
+
+
+def test_images_of_your_own_read_back(hub: Hub, env: dict[str, str], data: Any, tmp_path: Path) -> None:
+    own.write_csv(tmp_path / "csv")
+    words = ["--image", "file", "--question", "question", "--answer", "colour", "--judge", "exact", "--workers", "1"]
+    folder = tmp_path / "colours"
+    assert data("import", tmp_path / "csv" / "table.csv", *words, "--out", folder).returncode == 0
+    done = data("push", folder, "--repo", "ada/colours")
+    assert done.returncode == 0, done.stderr
+    assert hub.repos["datasets/ada/colours"].main == contents(folder)
+    script(READ, env, "ada/colours", folder)
+    assert "full marks" in data("verify", "ada/colours").stdout
 
 
 @pytest.mark.parametrize("name", DATASETS)

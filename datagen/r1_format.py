@@ -28,6 +28,11 @@ OTHER_IMAGE_TOKENS = (  # in Gemma 3's, InternVL's, GLM-V's and LLaVA's
     *("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"),
     "<video>",
 )
+# What tokenizers take for one token that is no text: a model's own words must not become an image, or end a turn.
+SPECIAL_TOKENS = re.compile(
+    r"<\|[^\s<>|]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|end_of_utterance|start_of_turn|end_of_turn)>|"
+    + "|".join(map(re.escape, VISION_TOKENS + TILE_TOKENS + OTHER_IMAGE_TOKENS))
+)
 ENDS_WITH_COLON = re.compile(r""":(['"]\s*-?\}\})?\s*\{%-?\s*endif\s*-?%\}\s*$""")
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)  # 18 digits: int() of a longer text may take long, or refuse
 # Around a chat template: what it renders is written without a think block, open or empty, at the end of its prompt.
@@ -119,6 +124,19 @@ def vision_token_ids(vocabulary: Mapping[str, int]) -> list[int]:
 def full_message(completion: str) -> str:
     """The full assistant message of what a model generated after the opening words."""
     return OPENING + completion
+
+
+def with_reasoning(reasoning: str | None, content: str | None) -> str | None:
+    """What a model generated, of a server that gives the reasoning without its tags apart from the content.
+
+    None where it gave neither. An answer that was cut off in its reasoning has no closing tag.
+    """
+    return f"{reasoning}</think>{content}" if reasoning and content else reasoning or content
+
+
+def without_special_tokens(message: str) -> str:
+    """A message as it goes back to a model: a space stands where it spells a special token."""
+    return SPECIAL_TOKENS.sub(" ", message)
 
 
 def completion_of(message: str) -> str:

@@ -40,6 +40,7 @@ def test_data_exports_caches_and_results(
     done("datagen.cli", "verify", "--", folder / "data", cwd=tmp_path)
     done("datagen.cli", "preview", "--out", folder / "p.png", "--", folder / "data", cwd=tmp_path)
     done("datagen.cli", "export", "--out", folder / "tasks", "lmms-eval", "--", folder / "data", cwd=tmp_path)
+    done("datagen.cli", "export", "--out", folder / "package", "verifiers", "--", folder / "data", cwd=tmp_path)
     exported = read(tmp_path / folder / "tasks" / "r1vlm_digits_sum.yaml")
     assert len(rows_of(exported)) == 4
     words = (*data, "--limit", "2", "--max-new-tokens", "2", "--out")

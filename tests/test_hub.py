@@ -402,6 +402,9 @@ def test_a_task_exported_from_the_hub_keeps_to_its_commit(
     commit = hub.repos["datasets/ada/r1vlm-digits"].branches["main"]
     done = data("export", "lmms-eval", "ada/r1vlm-digits", "--out", tmp_path / "tasks")
     assert done.returncode == 0, done.stderr
+    assert data("export", "verifiers", "ada/r1vlm-digits", "--out", tmp_path / "package").returncode == 0
+    module = (tmp_path / "package" / "r1vlm_digits_verifiers" / "__init__.py").read_text()
+    assert f"DATA = 'ada/r1vlm-digits@{commit}'" in module
     assert data("push", other, "--force").returncode == 0
     task, asked = json.loads(script(EXPORTED, env, tmp_path / "tasks" / "r1vlm_digits_sum.yaml"))
     assert (task["dataset_path"], task["dataset_kwargs"]["revision"]) == ("ada/r1vlm-digits", commit)

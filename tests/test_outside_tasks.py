@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -158,6 +159,21 @@ def test_an_exported_task_is_judged_in_a_process_that_was_told_nothing(
         check=False,
     )
     assert done.stdout == "{'format': 1.0, 'correctness': 1.0} {'format': 0.0, 'correctness': 0.0}\n", done.stderr
+
+
+def test_a_package_for_verifiers_needs_the_package_of_its_dataset_or_has_its_file(
+    flags: list[str], fruit: Path, tmp_path: Path
+) -> None:
+    succeeded(invoke("datagen.cli", "export", "verifiers", fruit, "--out", tmp_path, *flags))
+    module = tmp_path / "r1vlm_fruit_verifiers"
+    assert (module / "r1vlm_task_fruit.py").exists() == bool(flags)
+    assert ('"r1vlm-fruit==0.1.0"' in (tmp_path / "pyproject.toml").read_text()) == (not flags)
+    code = "import r1vlm_utils as u, sys; rows = [row for _, row in u.rows(sys.argv[1], 'test', 'fruit')]; "
+    code += "print({name for row in rows for name, value in u.judge([row['solution']], row).items() if value == 1})"
+    path = os.pathsep.join([str(module), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, "-c", code, fruit]
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert set(ast.literal_eval(done.stdout)) == {"format", "correctness"}, done.stderr
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from datagen.common.errors import UserError, require_extra
 from datagen.common.versions import installed_versions
 from datagen.interaction import Observation, continued
-from datagen.r1_format import OTHER_IMAGE_TOKENS, TILE_TOKENS, VISION_TOKENS, with_image
+from datagen.r1_format import with_image, without_special_tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
     from evaluation.model_source import ModelSource
 
 BackendName = Literal["auto", "transformers", "vllm", "openai"]
-# What tokenizers take for one token that is no text: a model's own words must not become an image, or end a turn.
-SPECIAL_TOKENS = re.compile(
-    r"<\|[^\s<>|]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|end_of_utterance|start_of_turn|end_of_turn)>|"
-    + "|".join(map(re.escape, VISION_TOKENS + TILE_TOKENS + OTHER_IMAGE_TOKENS))
-)
 MIN_VLLM_PROMPTS = 64  # on a GPU: fewer are done by transformers before vLLM has started (about a minute)
 
 
@@ -48,11 +42,8 @@ class Prompt:
         return [self.image, *(seen.image for _, seen in self.history if seen.image is not None)]
 
     def conversation(self, image_part: Callable[[Image], dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages as content parts; `image_part` makes the part of an image.
-
-        Where what was said spells a special token, a space stands in its place.
-        """
-        said = [(SPECIAL_TOKENS.sub(" ", message), seen) for message, seen in self.history]
+        """The messages as content parts, what was said without special tokens; `image_part` makes an image's part."""
+        said = [(without_special_tokens(message), seen) for message, seen in self.history]
         return continued(with_image(self.messages, image_part(self.image)), said, image_part)
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -11,9 +9,9 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
-from PIL.Image import Image
-
 from datagen.common.errors import UserError
+from datagen.interaction import image_url_part
+from datagen.r1_format import with_reasoning
 from evaluation.backends.base import NoAnswer, Prompt, Sampling
 from evaluation.backends.openai_server import RefusedError, Server, parse_endpoint, refuses
 
@@ -139,8 +137,8 @@ def message_text(message: Mapping[str, Any]) -> str | None:
     """What a model generated: the content, a text or a list of text parts, behind the reasoning; None for nothing.
 
     A server with a reasoning parser (vLLM's `--reasoning-parser`) puts the reasoning without its tags into a field of
-    its own, `reasoning` (`reasoning_content` in older versions), or into parts. An answer that was cut off has no
-    closing tag. A model that refuses may say so in `refusal`.
+    its own, `reasoning` (`reasoning_content` in older versions), or into parts. A model that
+    refuses may say so in `refusal`.
 
     Raises:
         TypeError: for content of another form.
@@ -152,7 +150,7 @@ def message_text(message: Mapping[str, Any]) -> str | None:
     reasoning = message.get("reasoning") or message.get("reasoning_content") or thoughts
     if not isinstance(content, str | None) or not isinstance(reasoning, str):
         raise TypeError("content and reasoning are texts")
-    return f"{reasoning}</think>{content}" if reasoning and content else reasoning or content
+    return with_reasoning(reasoning, content)
 
 
 def _text_of(parts: str | Sequence[Mapping[str, Any]]) -> str:
@@ -195,11 +193,3 @@ def list_models(server: Server) -> list[str]:
         return [str(model["id"]) for model in answer["data"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{server.address} does not list its models: check --endpoint") from error
-
-
-def image_url_part(image: Image) -> dict[str, Any]:
-    """The image as a part of a message: as PNG inside a URL, so that not a pixel is changed."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}

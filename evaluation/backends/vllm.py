@@ -19,8 +19,8 @@ from datagen import r1_format
 from datagen.common.errors import UserError
 from datagen.hub.chat_template import check_history, stop_token_ids
 from datagen.hub.checkpoint import check_checkpoint
+from datagen.interaction import image_url_part
 from evaluation.backends.base import Prompt, Sampling, backend_versions
-from evaluation.backends.openai import image_url_part
 
 BATCH_SIZE = 512  # prompts that vLLM schedules at a time; what is done is kept after each
 

@@ -1,25 +1,37 @@
-"""The exported tasks, read the way lmms-eval reads them; tests/evaluation/test_lmms_eval.py has the real one do it."""
+"""What is exported, read the way lmms-eval and verifiers read it.
+
+tests/evaluation/test_lmms_eval.py and tests/datagen/test_verifiers.py have the real ones do it.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import shutil
+import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen import r1_format
+from datagen import export, r1_format
+from datagen.common.errors import UserError
 from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
-from datagen.dataset.reward_audit import ATTACKS
-from datagen.export import lmms_eval_utils
+from datagen.dataset.reward_audit import ATTACKS, attacks_on
+from datagen.environment import replay
+from datagen.export import lmms_eval_utils, verifiers, verifiers_utils
 from datagen.export.lmms_eval import UTILS, write_tasks
+from datagen.registry import find_task
+from datagen.task import score
 from tests.datagen.test_rewards import QUESTIONS, SOUP, scores
 from tests.processes import invoke, refused
 
@@ -151,3 +163,109 @@ def test_a_folder_whose_name_yaml_would_misread(digits_folder: Path, tmp_path: P
     config = read(tmp_path / "r1vlm_digits_sum.yaml")
     assert config["dataset_path"] == dataset.name
     assert list(rows_of(config)["id"]) == list(dataset.questions("test", ["sum"])["id"])
+
+
+def package_of(name: str) -> tuple[str, str]:
+    """The name of a dataset's package for verifiers, and its module."""
+    return f"r1vlm-{name}-verifiers", f"r1vlm_{name.replace('-', '_')}_verifiers"
+
+
+def constants(module: Path) -> dict[str, Any]:
+    """The constants at the top of a file, which is not run."""
+    found = {}
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    return found
+
+
+def test_a_package_for_verifiers_asks_and_judges_as_we_do(built: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(built)
+    project, module = package_of(dataset.spec.name)
+    lines = verifiers.export(dataset, tmp_path)
+    assert any(f"vf-eval {project} " in line and "--no-push" in line for line in lines)
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"README.md", "pyproject.toml", f"{module}/__init__.py", f"{module}/r1vlm_utils.py"}
+    about = tomllib.loads((tmp_path / "pyproject.toml").read_text())
+    assert about["project"]["name"] == project
+    assert about["project"]["dependencies"] == ["r1vlm", "verifiers==0.4.*"]
+    assert about["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == [module]
+    written = constants(tmp_path / module / "__init__.py")
+    assert written == {"__all__": ["R1vlmEnv", "R1vlmHarness", "R1vlmTaskset"], "DATA": dataset.name}
+    ours = {name: function_of(tmp_path / module, f"r1vlm_utils.{name}") for name in ("rows", "row_of", "ask", "judge")}
+    questions = dataset.questions("test")
+    asked = list(ours["rows"](dataset.name, "test", dataset.spec.name))
+    assert [(index, row["id"]) for index, row in asked] == list(enumerate(questions["id"]))
+    task = dataset.spec.tasks[0].name
+    assert {row["task"] for _, row in ours["rows"](dataset.name, "test", task)} == {task}
+    for index, row in asked:
+        assert ours["row_of"](dataset.name, "test", index) == questions[index]
+        system, user = ours["ask"](row)
+        assert [{"role": "system", "content": system}, {"role": "user", "content": user["content"][1]["text"]}] == row[
+            "prompt"
+        ]
+        assert [part["type"] for part in user["content"]] == ["image_url", "text"]
+        assert set(ours["judge"]([*(row.get("turns") or ()), row["solution"]], row).values()) == {1.0}
+        asks = find_task(row["task"])
+        for attack in attacks_on(asks):
+            text = attack.text(row)
+            said = [text] if isinstance(text, str) else text
+            assert ours["judge"](said, row) == score(asks, replay(asks, said, row), row), attack.name
+
+
+@given(reasoning=st.none() | st.text(), content=st.none() | st.text())
+def test_what_a_server_gives_follows_the_opening_words(reasoning: str | None, content: str | None) -> None:
+    said = verifiers_utils.said(reasoning, content)
+    assert said.startswith(r1_format.OPENING)
+    assert said.removeprefix(r1_format.OPENING) == (
+        f"{reasoning}</think>{content}" if reasoning and content else reasoning or content or ""
+    )
+
+
+@pytest.mark.parametrize("built", ["digits", "zoom"], indirect=True)
+def test_a_package_for_verifiers_is_code_as_ours(built: Path, tmp_path: Path) -> None:
+    verifiers.write_package(open_dataset(built), tmp_path)
+    settings = ("--config", Path(__file__).parents[2] / "pyproject.toml", "--no-cache", "--ignore", "S108")  # /tmp
+    words = [sys.executable, "-m", "ruff", "check", *settings, tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_several_images_are_said_where_a_server_must_allow_them(digits_folder: Path, tmp_path: Path) -> None:
+    zoom = open_dataset(build(DatasetConfig(dataset="zoom", size=20), tmp_path / "zoom", workers=1))
+    for dataset, images in ((open_dataset(digits_folder), None), (zoom, 4)):
+        verifiers.write_package(dataset, tmp_path / dataset.spec.name / "package")
+        text = (tmp_path / dataset.spec.name / "package" / "README.md").read_text()
+        assert ("--limit-mm-per-prompt" in text) == (images is not None)
+        assert images is None or f'{{"image": {images}}}' in text
+
+
+@pytest.mark.parametrize("text", ['[project]\nname = "mine"\n', "[project]\n", "project = 3\n", "not = [toml", "\xff"])
+def test_another_package_is_not_written_over(text: str, digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="has another package in it: name another folder with --out"):
+        verifiers.export(open_dataset(digits_folder), tmp_path)
+    assert (tmp_path / "pyproject.toml").read_bytes() == text.encode("latin-1")
+    assert list(tmp_path.iterdir()) == [tmp_path / "pyproject.toml"]
+
+
+def test_a_package_for_verifiers_is_written_again(digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs.txt").write_text("theirs")
+    for _ in range(2):
+        verifiers.write_package(open_dataset(digits_folder), tmp_path)
+    assert (tmp_path / "theirs.txt").read_text() == "theirs"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name", ['it\'s "q" \\ #1 {x}', "$dataset ${module}", "é\n\t", b"\xff".decode(errors="surrogateescape")]
+)
+def test_a_folder_whose_name_python_would_misread(name: str, digits_folder: Path, tmp_path: Path) -> None:
+    dataset = replace(open_dataset(digits_folder), name=str(tmp_path / name))
+    verifiers.write_package(dataset, tmp_path)
+    assert constants(tmp_path / package_of("digits")[1] / "__init__.py")["DATA"] == dataset.name
+
+
+def test_an_unknown_tool_is_refused_with_the_known_ones(digits_folder: Path, tmp_path: Path) -> None:
+    said = refused(invoke("datagen.cli", "export", "verifier", digits_folder, cwd=tmp_path))
+    assert all(tool in said for tool in get_args(export.Tool))

@@ -63,6 +63,7 @@ EXTRAS = {
         ("datagen", "evaluation"), tests=(*HUB, "tests/evaluation/test_r1vlm_eval.py", "-k", "reads_back or cannot_be")
     ),
     "eval,lmms-eval": Extra(tests=("tests/evaluation/test_lmms_eval.py", "-k", "every_answer")),
+    "verifiers": Extra(tests=("tests/datagen/test_verifiers.py", "-k", "another_split")),
 }
 
 

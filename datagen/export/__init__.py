@@ -6,4 +6,4 @@ that say what was written and how it is used.
 
 from typing import Literal
 
-Tool = Literal["lmms-eval", "verifiers"]
+Tool = Literal["easyr1", "inspect", "lmms-eval", "ms-swift", "trl", "verifiers", "verl"]

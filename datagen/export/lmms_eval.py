@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import glob
-import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from datagen.common.errors import UserError
 from datagen.common.files import write_text
 from datagen.dataset.reader import BuiltDataset
-from datagen.export import lmms_eval_utils
-from datagen.export.code import write_code
+from datagen.export.questions import UTILS, tasks_asked, write_utils
 from datagen.hub.fetch import parse_repo_id
 from datagen.registry import reward_names
 from datagen.task import DatasetSpec, Task
 
-UTILS = "r1vlm_utils"  # no other task's utils.py is overwritten where the folder has some
 SPLIT = "test"
 # Fields: lmms-eval's docs/guides/task_guide.md and api/task.py. By default it takes the reasoning out of an answer
 # before that is judged (`reasoning_tags`), and ends an answer at an empty line (`until`). With `data_files` no other
@@ -85,14 +81,10 @@ def write_tasks(built: BuiltDataset, out: Path) -> tuple[str, list[str]]:
     Raises:
         UserError: where they have several turns.
     """
-    if built.spec.has_turns:
-        raise UserError(f"{built.spec.name} has tasks of several turns, which lmms-eval can't ask: use r1vlm-eval")
-    present = set(built.questions(SPLIT)["task"])
-    tasks = [task for task in built.spec.tasks if task.name in present]
+    tasks = tasks_asked(built, SPLIT, "lmms-eval")
     group = f"r1vlm_{built.spec.name}"
     names = [f"{group}_{task.name}" for task in tasks]
-    write_text(out / f"{UTILS}.py", inspect.getsource(lmms_eval_utils))
-    write_code(built.spec.name, out)
+    write_utils("lmms_eval", built, out)
     for name, task in zip(names, tasks, strict=True):
         write_text(out / f"{name}.yaml", task_yaml(name, built, task))
     write_text(out / f"{group}.yaml", group_yaml(group, names, built.spec, tasks))

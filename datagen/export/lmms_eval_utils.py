@@ -11,9 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from datagen.export.code import load_code
-from datagen.r1_format import full_message, with_image
-from datagen.registry import find_task
-from datagen.task import score
+from datagen.export.judge import judge
+from datagen.r1_format import with_image
 
 load_code(__file__)
 
@@ -42,9 +41,6 @@ class AllAnswers:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Each reward of the question's task, as the mean over the answers; there are several with `--repeats`.
-
-    What a model generates comes after the opening words, which its chat template ends the prompt with.
-    """
-    scores = [score(find_task(doc["task"]), full_message(answer), doc) for answer in results]
+    """Each reward of the question's task, as the mean over the answers; there are several with `--repeats`."""
+    scores = [judge(doc, answer) for answer in results]
     return {name: fmean(one[name] for one in scores) for name in scores[0]}

@@ -47,7 +47,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("package", "extras"),
-    [("datagen", ("train", "ray")), ("training", ("train", "vllm")), ("evaluation", ("eval", "vllm"))],
+    [("datagen", ("train", "ray", "inspect")), ("training", ("train", "vllm")), ("evaluation", ("eval", "vllm"))],
 )
 def test_what_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()

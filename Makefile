@@ -14,7 +14,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-fast test-chaos test-vllm test-deepspeed test-lmms-eval test-verifiers test-install fuzz lint docs bench bench-gpu clean lock
+.PHONY: setup demo test test-fast test-chaos test-vllm test-deepspeed test-lmms-eval test-verifiers test-exports test-install fuzz lint docs bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -59,6 +59,11 @@ test-lmms-eval: .venv-lmms-eval/ready
 test-verifiers: .venv-verifiers/ready
 	.venv-verifiers/bin/pytest tests/datagen/test_verifiers.py
 
+# The exports to other tools, each with the code of the tool itself, in an environment of its own (0.8, 5 and 5 GB).
+EXPORTS := inspect ms-swift verl
+test-exports: setup $(EXPORTS:%=.venv-%/ready)
+	$(BIN)/pytest tests/datagen/exports
+
 # What users install: the wheel with each extra alone, in the newest and the oldest versions that it allows.
 test-install: setup
 	$(BIN)/python -m tests.install --uv $(UV)
@@ -93,10 +98,12 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu/results.json
 
 clean:
-	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval .venv-verifiers site runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval .venv-verifiers $(EXPORTS:%=.venv-%) site runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Resolve every extra anew and pin it; no download addresses are written.
-COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url pyproject.toml
+# Resolve every extra anew and pin it; no download addresses are written. Beside the tools that have a file of their own
+# r1vlm is installed without what it needs: the rewards need nothing, and not every tool agrees with the rest.
+RESOLVE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url
+COMPILE = $(RESOLVE) pyproject.toml
 lock:
 	$(COMPILE) --extra train --extra eval --extra ray --extra docs --extra dev -o requirements/dev.txt
 	$(COMPILE) --extra train --extra eval --extra vllm --extra deepspeed -o requirements/cuda.txt
@@ -104,3 +111,6 @@ lock:
 	$(COMPILE) --extra train --extra eval --extra deepspeed -o requirements/deepspeed.txt
 	$(COMPILE) --extra eval --extra lmms-eval -o requirements/lmms-eval.txt
 	$(COMPILE) --extra verifiers -o requirements/verifiers.txt
+	$(COMPILE) --extra inspect -o requirements/inspect.txt
+	$(RESOLVE) requirements/ms-swift.in -o requirements/ms-swift.txt
+	$(RESOLVE) requirements/verl.in -o requirements/verl.txt

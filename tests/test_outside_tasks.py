@@ -142,14 +142,17 @@ def test_it_is_built_listed_proven_and_shown(flags: list[str], fruit: Path, tmp_
     assert (tmp_path / "fruit" / "README.md").read_text() == card
 
 
+@pytest.mark.parametrize(
+    ("tool", "judge"), [("lmms-eval", "process_results(row, [said])"), ("verl", "compute_score(said, json.dumps(row))")]
+)
 def test_an_exported_task_is_judged_in_a_process_that_was_told_nothing(
-    flags: list[str], fruit: Path, tmp_path: Path
+    tool: str, judge: str, flags: list[str], fruit: Path, tmp_path: Path
 ) -> None:
-    succeeded(invoke("datagen.cli", "export", "lmms-eval", fruit, "--out", tmp_path, *flags))
+    succeeded(invoke("datagen.cli", "export", tool, fruit, "--out", tmp_path, *flags))
     assert (tmp_path / "r1vlm_task_fruit.py").exists() == bool(flags)
     row = open_dataset(fruit).questions("test").remove_columns("image")[0]
     code = "import json, r1vlm_utils as u, sys; row = json.loads(sys.argv[1]); "
-    code += "print(u.process_results(row, [row['solution'].partition('<think>')[2]]), u.process_results(row, ['x']))"
+    code += f"print(*[u.{judge}['correctness'] for said in (row['solution'].partition('<think>')[2], 'x')])"
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(row)],
@@ -158,7 +161,7 @@ def test_an_exported_task_is_judged_in_a_process_that_was_told_nothing(
         text=True,
         check=False,
     )
-    assert done.stdout == "{'format': 1.0, 'correctness': 1.0} {'format': 0.0, 'correctness': 0.0}\n", done.stderr
+    assert done.stdout == "1.0 0.0\n", done.stderr
 
 
 def test_a_package_for_verifiers_needs_the_package_of_its_dataset_or_has_its_file(

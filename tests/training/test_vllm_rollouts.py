@@ -291,7 +291,8 @@ def test_the_command_trains_with_vllm(digits_folder: Path, tmp_path: Path) -> No
     done = run("training.cli", *words, env={name: value for name, value in os.environ.items() if name not in taken})
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    assert done.stdout.count("preflight: ") == 4
+    assert done.stdout.count("preflight: ") == 5
+    assert "preflight: prompts are computed once a group" in done.stdout  # in the loss; vLLM samples
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:

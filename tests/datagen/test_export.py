@@ -143,10 +143,8 @@ def test_the_cache_of_datasets_does_not_take_one_folder_for_another(
         assert list(asked["id"]) == list(dataset.questions("test", ["sum"])["id"])
 
 
-def test_the_card_says_that_ms_swift_drops_the_images(built: Path) -> None:
-    card = (built / "README.md").read_text()
-    assert "ms-swift" in card
-    assert "image" in card.partition("ms-swift")[2].partition("\n\n")[0]
+def test_the_card_says_that_ms_swift_needs_an_export(built: Path) -> None:
+    assert "r1vlm-data export ms-swift" in (built / "README.md").read_text()
 
 
 def test_what_is_in_the_folder_stays(digits_folder: Path, tmp_path: Path) -> None:

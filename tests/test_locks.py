@@ -14,7 +14,7 @@ from datagen.common.locks import _report_no_flock
 from datagen.dataset.build import LOCK
 from evaluation.completion_cache import open_cache
 from tests.processes import invoke, kill_when, refused
-from training.pipeline import hold_folder
+from training.run_folder import hold_folder
 
 WITHOUT_FLOCK = """
 import errno, fcntl

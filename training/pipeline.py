@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from datagen.common.errors import UserError, require_extra, writable_folder
-from datagen.common.locks import locked
 from training.config import (
-    RUN_FILE,
     RunConfig,
     Stage,
     StageConfig,
     check_adapter,
     check_generation,
     check_tools,
-    read_run,
     settings_of,
 )
 from training.distributed import check_ranks, finishes_run, has_plan, is_launched, is_main, leave_process_group
@@ -40,17 +36,20 @@ from training.models import (
     pin_model,
 )
 from training.recipes import load_recipe, recipe_for
+from training.run_folder import (
+    COLD_START,
+    FINAL,
+    check_folder,
+    hold_folder,
+    record_stage,
+    remove_unbegun,
+)
 from training.turns import check_turns
 
 if TYPE_CHECKING:
     from datagen.hub.publish import PublishTarget
     from datagen.task import DatasetSpec
     from training.launch.planner import LaunchPlan
-
-LOGS = "logs"
-LOCK = ".lock"
-FINAL = "final"
-COLD_START = "cold-start"
 
 Role = Literal["standalone", "launcher", "launched"]
 """What this process is: it trains alone, it starts the processes that train, or it is one of these."""
@@ -120,24 +119,6 @@ def run(config: RunConfig, *, replace_process: bool = False) -> Path:
     if stage.stage == "grpo" and config.report and prepared.role != "launched":
         report(final, stage.model, environment, prepared.flags, replace_process=replace_process)
     return final
-
-
-@contextmanager
-def hold_folder(out: Path) -> Iterator[None]:
-    """Be the one process that trains in a run folder, which is made; it is removed where nothing came into it.
-
-    Raises:
-        UserError: where another process trains there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    refusal = f"another process trains in {out}: wait for its end, or name another folder with --out"
-    with locked(out / LOCK, refusal):
-        try:
-            yield
-        finally:
-            if [path.name for path in out.iterdir()] == [LOCK]:
-                (out / LOCK).unlink()
-                out.rmdir()
 
 
 def prepare(config: RunConfig) -> PreparedRun:
@@ -385,17 +366,6 @@ def dry_run(config: RunConfig) -> None:
     print_plan(*plan_of(config, dataset, stage, recipe))
 
 
-def check_folder(out: Path, resume: bool) -> None:
-    """Raise a `UserError` where `out` holds something that this run would mix with."""
-    unbegun = {LOGS, LOCK}  # of a launch that ended before training
-    if not out.is_dir() or {path.name for path in out.iterdir()} <= unbegun:
-        return
-    if not resume:
-        raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
-    if not any((folder / RUN_FILE).is_file() for folder in (out, out / COLD_START)):
-        raise UserError(f"{out} holds no run to go on with: name another folder with --out")
-
-
 def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) -> Path:
     """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint.
 
@@ -435,50 +405,6 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
     if (best := out / BEST).exists():
         print(f"{best}: the best on held-out questions, {best.resolve().name}")
     return final
-
-
-def remove_unbegun(out: Path) -> None:
-    """Remove the record of a run that was refused before its first step, so that the same folder can be named again."""
-    if {path.name for path in out.iterdir()} <= {RUN_FILE, LOCK}:
-        (out / RUN_FILE).unlink()
-        if not any(out.iterdir()):  # the folder of a cold start
-            out.rmdir()
-
-
-def record_stage(out: Path, stage: StageConfig) -> bool:
-    """Write the configuration of a stage into its folder, or check that it is the one recorded there.
-
-    Returns whether it was written now.
-
-    Raises:
-        UserError: where the folder holds a run with another configuration; names the first difference.
-    """
-    from datagen.common.files import write_json
-    from datagen.task import is_current_reward_hash
-
-    path = out / RUN_FILE
-    wanted = json.loads(json.dumps(stage.as_json()))
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
-        return True
-    recorded = read_run(out)
-    nested = ("settings", "hardware")  # a run may go on on other hardware
-    before, now = (
-        {**{key: value for key, value in run.items() if key not in nested}, **run.get("settings", {})}
-        for run in (recorded, wanted)
-    )
-    if not all(map(is_current_reward_hash, before.get("reward_hash", {}).values())):
-        before["reward_hash"] = now["reward_hash"]  # of an older r1vlm, whose hashes can't be compared
-    for name in {**before, **now}:
-        if before.get(name) != now.get(name) and name != "save_total_limit":  # which changes no step
-            raise UserError(
-                f"the run in {out} was started with {name}={before.get(name)!r}, not {now.get(name)!r}: repeat that, "
-                "or name another --out"
-            )
-    if recorded.get("hardware") != wanted["hardware"] and not (out / FINAL).exists():
-        write_json(path, {**recorded, "hardware": wanted["hardware"]})
-    return False
 
 
 def default_model(hardware: str, dataset: DatasetSpec) -> str:

@@ -19,7 +19,7 @@ from datagen.task import reward_hash
 from tests.conftest import MakeOnce
 from tests.processes import invoke, kill_when, refused, run
 from tests.training.conftest import TINY
-from training.pipeline import LOCK, hold_folder
+from training.run_folder import LOCK, hold_folder
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from datagen.common.errors import UserError, require_extra, writable_folder
-from training.config import (
-    RunConfig,
-    Stage,
-    StageConfig,
-    check_adapter,
-    check_generation,
-    check_tools,
-    settings_of,
-)
+from training.config import RunConfig, Stage, StageConfig, check_adapter, check_generation, settings_of
 from training.distributed import check_ranks, finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
 from training.models import (
@@ -44,6 +36,7 @@ from training.run_folder import (
     record_stage,
     remove_unbegun,
 )
+from training.trl_config import check_tools
 from training.turns import check_turns
 
 if TYPE_CHECKING:
@@ -198,7 +191,7 @@ def after_cold_start(prepared: PreparedRun) -> StageConfig:
     if cold_start is None or cold_start is stage:
         return stage
     if prepared.role != "launcher" and not prepared.final.exists():  # TRL's rule on batches needs all processes
-        from training.config import make_trl_config
+        from training.trl_config import make_trl_config
 
         make_trl_config(stage)  # settings of GRPO that TRL refuses end here, before the cold start is trained
     return replace(stage, model=str(run_stage(cold_start, 60 * prepared.config.watchdog)))
@@ -371,8 +364,8 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
 
     The process ends where no step comes within `watchdog` seconds.
     """
-    from training.config import make_trl_config
     from training.launch.launcher import watched
+    from training.trl_config import make_trl_config
 
     out = Path(stage.out)
     final = out / FINAL

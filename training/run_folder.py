@@ -6,11 +6,16 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from datagen.common.errors import UserError
 from datagen.common.locks import locked
-from training.config import RUN_FILE, StageConfig, read_run
+from datagen.common.untrusted import Word, check_shape, read_object
+from training.config import StageConfig
 
+RUN_FILE = "run.json"  # the configuration, and where the run is
 LOGS = "logs"
 LOCK = ".lock"
 FINAL = "final"
@@ -88,3 +93,33 @@ def remove_unbegun(out: Path) -> None:
         (out / RUN_FILE).unlink()
         if not any(out.iterdir()):  # the folder of a cold start
             out.rmdir()
+
+
+class Hardware(BaseModel):
+    """What `run.json` says of the hardware that is needed to go on."""
+
+    processes: int
+    sharding: Word | None
+    completions: int | None = None
+
+
+class RunFile(BaseModel):
+    """The shape of `run.json`, so far as it is read."""
+
+    settings: dict[str, Any] = {}
+    reward_hash: dict[Word, Word] = {}
+    hardware: Hardware | Annotated[dict[str, Any], Field(max_length=0)] = {}
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """The content of `run.json` in a run folder; empty where there is none.
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    path, advice = out / RUN_FILE, "name another folder with --out, and train anew"
+    if not path.is_file():
+        return {}
+    recorded = read_object(path, advice)
+    check_shape(recorded, RunFile, f"{path} is damaged", advice)
+    return recorded

@@ -38,7 +38,7 @@ from trl.trainer import grpo_trainer
 
 from datagen.common.errors import UserError
 from datagen.hub.run_folder import CHECKPOINT, step_of
-from training.config import precision
+from training.trl_config import precision
 
 STAGING = ".saving"
 FULL_DISK = re.compile(

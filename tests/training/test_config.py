@@ -19,10 +19,10 @@ from training.config import (
     check_adapter,
     check_generation,
     config_class,
-    make_trl_config,
     parse_assignments,
     resolve_settings,
 )
+from training.trl_config import make_trl_config
 from training.void_settings import GENERATION, RULES
 
 STAGES: list[Stage] = ["cold_start", "grpo"]

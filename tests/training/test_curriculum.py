@@ -20,10 +20,11 @@ from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.registry import find_dataset_or_task
 from tests.processes import invoke, refused
-from training.config import StageConfig, make_trl_config, parse_assignments, resolve_settings
+from training.config import StageConfig, parse_assignments, resolve_settings
 from training.trainers import grpo
 from training.trainers.curriculum import easiest_first
 from training.trainers.zero_variance import zero_variance
+from training.trl_config import make_trl_config
 
 SMALL_STEPS = ("per_device_train_batch_size=8", "num_generations=4", "max_completion_length=40", "save_steps=4")
 

@@ -11,14 +11,7 @@ from peft import LoraConfig
 from datagen.common.errors import UserError
 from datagen.registry import TASKS, find_dataset
 from tests.processes import invoke, refused
-from training.config import (
-    EXTRA_SETTINGS,
-    Stage,
-    StageConfig,
-    make_trl_config,
-    resolve_settings,
-    validate_settings,
-)
+from training.config import EXTRA_SETTINGS, Stage, StageConfig, resolve_settings, validate_settings
 from training.launch.launch_config import hardware_record
 from training.launch.memory import GIB, built_in
 from training.launch.planner import Machine, PlanRequest, QuestionSize, make_plan
@@ -26,6 +19,7 @@ from training.launch.presets import PRESETS, Preset
 from training.models import DEFAULT_MODEL, SMALL
 from training.recipes import load_recipe, recipe_for, recipes
 from training.trainers.zero_variance import check_zero_variance_settings
+from training.trl_config import make_trl_config
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
 DIGITS = QuestionSize(width=84, height=84, prompt=250, solution=106)

@@ -15,7 +15,7 @@ from datagen.common.errors import UserError, writable_folder
 from datagen.common.files import write_text
 from datagen.hub.fetch import parse_repo_id
 from datagen.task import DatasetSpec
-from training.config import RunConfig, StageConfig, read_run
+from training.config import RunConfig, StageConfig
 from training.launch.memory import GIB, Disk, built_in, gib, shape_of
 from training.launch.plan_rendering import render_plan, script_path, slurm_script
 from training.launch.planner import (
@@ -30,6 +30,7 @@ from training.launch.planner import (
 )
 from training.launch.presets import AUTO, GPU, PRESETS, Generation, visible_gpus
 from training.models import DEFAULT_MODEL, adapter_settings, config_folder, model_folder
+from training.run_folder import read_run
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
 UNENDING = 3  # checkpoints that there must be room for where a run has no last step and keeps them all

@@ -21,8 +21,8 @@ from trl.data_utils import prepare_multimodal_messages
 from datagen.common.errors import UserError
 from datagen.hub.chat_template import image_placeholder
 from datagen.r1_format import OPENING, vision_token_ids
-from training.config import precision
 from training.rollout.protocols import GRPOTrainerLike, Processor
+from training.trl_config import precision
 
 PROMPTS = 4  # questions, each sampled num_generations times
 BANNED = -100.0  # the logit bias that makes a token impossible, to one in 10^43

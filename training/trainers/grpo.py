@@ -23,7 +23,7 @@ from datagen.registry import find_dataset_or_task
 from training.callbacks.diagnosis import DiagnosisCallback
 from training.callbacks.metrics_logging import COMPLETIONS, MetricsLogger, truncate_logs
 from training.callbacks.validation import ValidationCallback
-from training.config import StageConfig, make_trl_config, reward_weights, trl_errors_explained
+from training.config import StageConfig
 from training.distributed import is_main
 from training.models import adapter_settings, check_frozen_vision, load_model, lora_config, model_folder
 from training.rollout.multi_turn import MultiTurn, ToolEnvironment, check_episode, longest_trace, own_parser
@@ -35,6 +35,7 @@ from training.trainers.shared_prefix.trainer import FAMILIES, SharedPrefix, Shar
 from training.trainers.shared_prefix.trial import SharingTrial
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
 from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
+from training.trl_config import make_trl_config, reward_weights, trl_errors_explained
 from training.turns import check_turns, goes_on_rule, turns_of
 
 EPISODES = 4  # traces on which a chat template is tried

@@ -22,11 +22,12 @@ from datagen.hub.record import read_record
 from datagen.r1_format import completion_of, parse
 from datagen.registry import find_task
 from training.callbacks.metrics_logging import MetricsLogger
-from training.config import StageConfig, make_trl_config, trl_errors_explained
+from training.config import StageConfig
 from training.models import load_model, model_folder
 from training.rollout.multi_turn import conversation, images_in
 from training.trainers.checkpoints import RecordedCheckpoints, make_record
 from training.trainers.grpo import run_trainer
+from training.trl_config import make_trl_config, trl_errors_explained
 from training.turns import turns_of
 
 

@@ -10,9 +10,9 @@ from transformers import TrainerCallback
 from trl.data_utils import prepare_multimodal_messages
 
 from datagen.r1_format import completion_of
-from training.config import precision
 from training.rollout.parity import is_split, loss_inputs
 from training.trainers.shared_prefix.trainer import FAMILIES, SharingError
+from training.trl_config import precision
 
 PROMPTS = 2  # questions, each with its solution and with the first half of it
 # Of log-probabilities in nats on average, and of the gradient's norm as a share. In float32 they differ by 1e-6.

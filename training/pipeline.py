@@ -161,7 +161,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_generation(stage)
         check_adapter(stage, adapter_settings(model))
         use_vllm, processes = bool(plan.settings.get("use_vllm")), plan.batch.processes
-        check_turns(tasks, use_vllm=use_vllm, processes=processes, eval_steps=config.eval_steps)
+        check_turns(tasks, use_vllm=use_vllm, processes=processes)
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"

@@ -35,7 +35,7 @@ def goes_on_rule(tasks: Sequence[str]) -> Callable[[str], bool]:
     return next(iter(rules))
 
 
-def check_turns(tasks: Sequence[str], *, use_vllm: bool, processes: int, eval_steps: object) -> None:
+def check_turns(tasks: Sequence[str], *, use_vllm: bool, processes: int) -> None:
     """Raise a `UserError` where tasks of several turns can't be trained so yet."""
     if turns_of(tasks) == 1:
         return
@@ -44,5 +44,3 @@ def check_turns(tasks: Sequence[str], *, use_vllm: bool, processes: int, eval_st
         raise UserError(f"{what} are sampled by transformers for now (TRL pull request #6719): use --vllm off")
     if processes > 1:
         raise UserError(f"{what} are trained by one process for now (TRL pull request #6673): use --hardware 1gpu")
-    if eval_steps is not None:
-        raise UserError(f"{what} are not scored while a model trains for now: leave out --eval-steps")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from datagen.r1_format import OPENING
 from tests.processes import invoke
 
 SMALL = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
@@ -20,7 +19,7 @@ def test_the_answers_are_those_that_r1vlm_eval_gets(digits_folder: Path, tmp_pat
     from trl import GRPOConfig
 
     from datagen.dataset.reader import open_dataset
-    from training.callbacks.validation import answers, eval_mode
+    from training.callbacks.validation import eval_mode, play
     from training.models import load_model
     from training.rollout.parity import banned_tokens
     from training.trainers.grpo import R1GRPOTrainer, ban_tokens
@@ -44,15 +43,15 @@ def test_the_answers_are_those_that_r1vlm_eval_gets(digits_folder: Path, tmp_pat
     )
     model.train()
     with eval_mode(model):
-        texts = answers(trainer, list(questions))
+        episodes = play(trainer, list(questions))
     assert model.training
     words = [SMALL, "--data", digits_folder, "--split", "validation", "--engine", "transformers"]
     done = invoke("evaluation.cli", *words, "--max-new-tokens", "32", "--out", tmp_path / "eval")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "eval" / "completions.jsonl").read_text(encoding="utf-8").splitlines()
     expected = {line["id"]: line["completion"] for line in map(json.loads, lines)}
-    assert {row["id"]: OPENING + text for row, text in zip(questions, texts, strict=True)} == expected
-    assert len(set(texts)) > 5
+    assert {row["id"]: episode.final for row, episode in zip(questions, episodes, strict=True)} == expected
+    assert len(set(expected.values())) > 5
 
 
 class Scripted:

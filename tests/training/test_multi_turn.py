@@ -21,7 +21,7 @@ from datagen.environment import replay, trace_of
 from datagen.r1_format import full_message, with_opening, with_tool_turns
 from datagen.registry import find_task
 from tests.conftest import MakeOnce
-from tests.processes import invoke, refused
+from tests.processes import invoke
 from tests.training.architectures import shrunk
 from training.models import add_tokens, load_model
 from training.recipes import load_recipe
@@ -238,11 +238,10 @@ def test_a_template_that_leaves_something_out_of_an_episode_is_refused_before_th
     [
         ({"use_vllm": True}, "sampled by transformers for now"),
         ({"processes": 2}, "trained by one process for now"),
-        ({"eval_steps": 5}, "leave out --eval-steps"),
     ],
 )
 def test_what_is_not_proven_is_refused(settings: dict[str, Any], sentence: str) -> None:
-    usual: dict[str, Any] = {"use_vllm": False, "processes": 1, "eval_steps": None}
+    usual: dict[str, Any] = {"use_vllm": False, "processes": 1}
     check_turns(["cell"], **usual)
     check_turns(["sum"], **usual | settings)
     with pytest.raises(UserError, match=sentence):
@@ -258,9 +257,19 @@ def test_tasks_of_one_and_of_several_turns_are_not_mixed() -> None:
         goes_on_rule(["cell", "sum_checked"])
 
 
-def test_held_out_questions_are_refused_by_the_command(zoom_folder: Path, tmp_path: Path) -> None:
-    words = ["zoom", "--data", zoom_folder, "--out", tmp_path / "run", "--eval-steps", "2"]
-    assert "are not scored while a model trains for now" in refused(invoke("training.cli", *words))
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_held_out_episodes_are_those_that_r1vlm_eval_finds(name: str, several_turns: Path, tmp_path: Path) -> None:
+    out, data = tmp_path / "run", several_turns / name
+    words = [name, "--data", data, "--model", "small", "--out", out, "--steps", "1", "--eval-steps", "1"]
+    words += ["--set", "per_device_train_batch_size=8", "--num-generations", "4", "--no-report"]
+    assert (done := invoke("training.cli", *words)).returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    held_out = {key.removeprefix("held_out/"): value for row in rows for key, value in row.items() if "held_out" in key}
+    done = invoke("evaluation.cli", out / "best", "--split", "validation", "--out", tmp_path / "eval")
+    assert done.returncode == 0, done.stderr
+    rewards = json.loads((tmp_path / "eval" / "results.json").read_text())["rewards"]
+    assert {key: held_out[key] for key in rewards} == pytest.approx(rewards)
+    assert rewards["format"] > 0  # the cold start has taught it that much
 
 
 def test_a_cold_start_shows_each_message_behind_what_was_there_before(

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
-from trl.data_utils import prepare_multimodal_messages
 from trl.models.utils import unwrap_model_for_generation
 
+from datagen.environment import advance
 from datagen.hub.chat_template import check_image_counts
+from datagen.interaction import Episode
 from datagen.r1_format import full_message
 from datagen.registry import find_task
 from datagen.task import score
+from training.rollout.multi_turn import conversation
 from training.rollout.parity import images_of, render
 from training.rollout.protocols import GRPOTrainerLike
 
@@ -68,8 +70,8 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         accelerator = self.trainer.accelerator
         share = max(1, len(self.questions) // accelerator.num_processes)
         rows = [self.questions[(accelerator.process_index * share + i) % len(self.questions)] for i in range(share)]
-        texts = answers(self.trainer, rows)
-        scores = [score(find_task(row["task"]), full_message(text), row) for row, text in zip(rows, texts, strict=True)]
+        played = zip(rows, play(self.trainer, rows), strict=True)
+        scores = [score(find_task(row["task"]), episode, row) for row, episode in played]
         everywhere = gather_object(scores)
         return {name: sum(one[name] for one in everywhere) / len(everywhere) for name in self.weights}
 
@@ -86,11 +88,18 @@ def eval_mode(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def answers(trainer: GRPOTrainerLike, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What the trainer's model answers greedily to questions, by whatever it samples with in training."""
-    prompts = [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows]
+def play(trainer: GRPOTrainerLike, rows: Sequence[dict[str, Any]]) -> list[Episode]:
+    """The episodes in which the trainer's model answers questions greedily; most end with their first message."""
     generate = generate_with_vllm if trainer.use_vllm else generate_with_transformers
-    return list(trainer.processing_class.batch_decode(generate(trainer, prompts), skip_special_tokens=True))
+    played = [Episode() for _ in rows]
+    going = list(range(len(rows)))
+    while going:
+        ids = generate(trainer, [conversation(rows[at], played[at]) for at in going])
+        texts = trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
+        said = zip(going, map(full_message, texts), strict=True)
+        seen = {at: advance(find_task(rows[at]["task"]), played[at], text, rows[at]) for at, text in said}
+        going = [at for at in going if seen[at] is not None]
+    return played
 
 
 def generate_with_vllm(trainer: GRPOTrainerLike, prompts: list[Any]) -> list[list[int]]:

@@ -71,7 +71,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     check_questions(questions["prompt"], processor)
     turns = turns_of(stage.tasks)
     if turns > 1:
-        check_turns(stage.tasks, use_vllm=config.use_vllm, processes=config.world_size, eval_steps=config.eval_steps)
+        check_turns(stage.tasks, use_vllm=config.use_vllm, processes=config.world_size)
         config.max_tool_calling_iterations = turns - 1
         processor.chat_template = with_tool_turns(processor.chat_template)
         for row in questions.select(range(min(EPISODES, len(questions)))):

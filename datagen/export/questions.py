@@ -157,8 +157,8 @@ def write_readme(text: str, built: BuiltDataset, out: Path, **words: str) -> Non
 def write_utils(tool: str, built: BuiltDataset, out: Path) -> None:
     """Write what a tool calls beside what it reads: a copy of our file for it, and the dataset's own code.
 
-    Our file is not imported here, since it may import the tool.
+    A file that imports the tool is a template: every module of this package can be imported without one.
     """
-    utils = Path(__file__).with_name(f"{tool}_utils.py")
+    (utils,) = Path(__file__).parent.glob(f"{tool}_utils.*")
     write_text(out / f"{UTILS}.py", utils.read_text(encoding="utf-8"))
     write_code(built.spec.name, out)

@@ -49,7 +49,7 @@ def check_image(content: bytes) -> CheckedImage:
     try:
         with warnings.catch_warnings(record=True, action="always") as seen:
             return _check(content, seen)
-    except BrokenImageError:
+    except (BrokenImageError, ImportError):  # the second is a fault of the installation
         raise
     except Exception as error:  # each format raises its own of a broken file
         reason = " ".join(str(error).split())[:100] or type(error).__name__

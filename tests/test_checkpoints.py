@@ -288,6 +288,9 @@ def test_training_goes_on_with_an_adapter(
     before, after = (load_file(one / "adapter_model.safetensors") for one in (folder, final))
     assert before.keys() == after.keys()
     assert any(not before[name].equal(after[name]) for name in before)
+    scored = invoke("evaluation.cli", final, "--limit", "4", "--max-new-tokens", "8", "--out", tmp_path / "eval")
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads((tmp_path / "eval" / "results.json").read_text())["n"] == 4
 
 
 @pytest.mark.parametrize("adapter", ["LoRA"], indirect=True)

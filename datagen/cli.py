@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer import Argument
@@ -17,9 +17,6 @@ from datagen.hub.fetch import download, parse_repo_id
 from datagen.hub.flags import CreatePR, Force, Private, Repo, Revision
 from datagen.hub.publish import PublishOptions, resolve_target
 from datagen.sources.split import Split
-
-if TYPE_CHECKING:
-    pass
 
 Folder = Annotated[str, Argument(metavar="DIR", help="A dataset folder.", show_default=False)]
 FolderOrRepo = Annotated[

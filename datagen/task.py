@@ -67,6 +67,11 @@ class Task:
         """The messages of an episode at most."""
         return self.interaction.turns if self.interaction else 1
 
+    @property
+    def has_tool(self) -> bool:
+        """Whether something may be asked for in its episodes."""
+        return self.interaction is not None and bool(self.interaction.usage)
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -104,7 +109,7 @@ class DatasetSpec:
     @property
     def has_tool(self) -> bool:
         """Whether it has tasks in which something may be asked for."""
-        return any(task.interaction is not None and task.interaction.usage for task in self.tasks)
+        return any(task.has_tool for task in self.tasks)
 
 
 class RewardRangeError(ValueError):

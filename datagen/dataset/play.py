@@ -116,7 +116,7 @@ class Table:
         line = self.ask().strip()
         if "</think>" in line:
             return r1_format.full_message(line)
-        if task.interaction is None or not task.interaction.usage or line.startswith(ANSWER):
+        if not task.has_tool or line.startswith(ANSWER):
             return r1_format.format_solution("I looked.", line.removeprefix(ANSWER))
         return format_call("Look.", line)
 
@@ -135,7 +135,7 @@ class Table:
 
 def usage(task: Task) -> str:
     """How a person says something."""
-    if task.interaction is not None and task.interaction.usage:
+    if task.has_tool:
         return f"Say what you want to see, as the question has it in its tags, or: {ANSWER}{task.example_answer}"
     return f"Say your answer, for example: {task.example_answer}"
 

@@ -315,7 +315,7 @@ def attacks_on(task: Task) -> tuple[Attack, ...]:
     """All attacks on a task: some are on episodes with a tool, some on those without."""
     if task.interaction is None:
         return ATTACKS
-    return (*ATTACKS, *(TOOL_ATTACKS if task.interaction.usage else SECOND_LOOK_ATTACKS))
+    return (*ATTACKS, *(TOOL_ATTACKS if task.has_tool else SECOND_LOOK_ATTACKS))
 
 
 def audit(task: Task, questions: Sequence[GroundTruth]) -> list[AttackResult]:

@@ -99,7 +99,7 @@ def turn_figures(scored: Scored) -> dict[str, float]:
     with_tool, without = [], []
     for question, episode, rewards in zip(scored.questions, scored.episodes, scored.rewards, strict=True):
         task = find_task(question["task"])
-        if task.interaction is not None and task.interaction.usage:
+        if task.has_tool:
             with_tool.append((episode, rewards))
         elif task.interaction is not None:
             first = score(task, Episode(episode.messages[:1]), question)

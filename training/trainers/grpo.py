@@ -70,6 +70,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     model, processor = load_model(stage.model, stage.settings, dtype=dtype)
     check_questions(questions["prompt"], processor)
     turns = turns_of(stage.tasks)
+    goes_on = goes_on_rule(stage.tasks) if turns > 1 else None
     if turns > 1:
         check_turns(stage.tasks, use_vllm=config.use_vllm, processes=config.world_size)
         config.max_tool_calling_iterations = turns - 1
@@ -92,7 +93,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     with (
         reference_from_checkpoint(model, last_checkpoint(out)),
         rollout_backend(config, questions, processor, images) as rollout_func,
-        own_parser(processor.tokenizer, goes_on_rule(stage.tasks)) if turns > 1 else nullcontext(),
+        own_parser(processor.tokenizer, goes_on) if goes_on else nullcontext(),
         trl_errors_explained(),
     ):
         trainer = R1GRPOTrainer(
@@ -110,8 +111,8 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         check_frozen_vision(trainer.base_of(trainer.model))
     for check in checks:
         check.trainer = trainer
-    if turns > 1:
-        trainer.goes_on = goes_on_rule(stage.tasks)
+    if goes_on:
+        trainer.goes_on = goes_on
     if stage.settings.get("shared_prefix", True):
         share_prefixes(trainer, tried=preflight)
     trainer.drop_zero_variance = stage.settings.get("drop_zero_variance", False)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -58,6 +64,59 @@ def digits_folder(make_once: MakeOnce) -> Path:
     return make_once("data", fill) / "digits"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A batch of `r1vlm-eval`: what transformers' own `generate` would take, what the model was given, what it said.
+
+    `read` are the ids of the prompts (batch, tokens), padded; `images` what it was given for them.
+    """
+
+    whole: Any
+    read: Any
+    images: dict[str, Any]
+    said: list[list[int]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+    """A list that is filled as `r1vlm-eval` runs in this process."""
+    from datagen.hub import generation
+    from evaluation.backends.transformers import TransformersBackend
+
+    batches: list[Asked] = []
+    given: list[tuple[Any, dict[str, Any]]] = []
+    generate_ids, sample = TransformersBackend.generate_ids, generation.sample
+
+    @wraps(sample)
+    def spy_on_model(model: Any, input_ids: Any, *words: Any, **options: Any) -> Any:
+        images = {name: options[name] for name in ("pixel_values", "image_grid_thw")}
+        output = sample(model, input_ids, *words, **options)
+        given.append((output[:, : input_ids.shape[1] + options["tails"][0].shape[1]], images))
+        return output
+
+    def spy(self: Any, prompts: Any) -> list[list[int]]:
+        said = generate_ids(self, prompts)
+        batches.append(Asked(self.inputs(prompts), *given.pop(), said))
+        return said
+
+    monkeypatch.setattr(generation, "sample", spy_on_model)
+    monkeypatch.setattr(TransformersBackend, "generate_ids", spy)
+    return batches
+
+
+@pytest.fixture
+def stand_in_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An empty package `vllm`, installed for this test."""
+    metadata = tmp_path / "site" / "vllm-0.31.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.31.0\n")
+    (tmp_path / "site" / "vllm.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    module = importlib.import_module("vllm")
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def random_checkpoint(make_once: MakeOnce) -> Path:
     """The small model with random weights, as a checkpoint folder without a record of what made it."""
@@ -72,3 +131,18 @@ def random_checkpoint(make_once: MakeOnce) -> Path:
         processor.save_pretrained(folder / "random")
 
     return make_once("model", fill) / "random"
+
+
+@pytest.fixture(scope="session")
+def family(make_once: MakeOnce) -> Callable[[str], Path]:
+    """The shrunk model of a recipe, with random weights."""
+    from tests.training.architectures import shrunk
+    from training.recipes import load_recipe
+
+    def make(recipe: str) -> Path:
+        def fill(folder: Path) -> None:
+            shrunk(load_recipe(recipe)["model"], folder / "model")
+
+        return make_once(recipe, fill) / "model"
+
+    return make

@@ -9,15 +9,16 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from datagen.common.errors import UserError
 from datagen.hub import chat_template
+from datagen.hub.checkpoint import load_checkpoint, load_processor
 from evaluation.backends import transformers as transformers_backend
 from evaluation.backends.base import Sampling
-from evaluation.backends.vllm import load as load_with_vllm
+from tests.conftest import Asked
 from tests.processes import command, invoke, refused
 from tests.training.conftest import TINY
 from training.models import load_model
@@ -192,13 +193,16 @@ def test_a_template_that_takes_long_is_refused(
 
 
 @pytest.mark.parametrize("name", ["a prefix before every name", "another vocabulary", "quantised", "no chat template"])
-def test_vllm_is_not_asked_to_load_a_damaged_checkpoint(name: str, random_checkpoint: Path, tmp_path: Path) -> None:
+def test_vllm_is_not_asked_to_load_a_damaged_checkpoint(
+    name: str, random_checkpoint: Path, digits_folder: Path, tmp_path: Path, stand_in_vllm: ModuleType
+) -> None:
     change, sentence = DAMAGES[name]
-    folder = tmp_path / "checkpoint"
+    folder, out = tmp_path / "checkpoint", tmp_path / "out"
     shutil.copytree(random_checkpoint, folder)
     change(folder)
-    with pytest.raises(UserError, match=sentence):  # before vLLM is imported, which is not installed here
-        load_with_vllm(folder, Sampling(2))
+    arguments = [*words("evaluation.cli", folder, digits_folder, out), "--engine", "vllm"]
+    assert sentence in refused(invoke("evaluation.cli", *arguments))
+    assert not out.exists() or not any(out.iterdir())
 
 
 def test_what_a_checkpoint_says_of_sampling_changes_nothing_in_training(
@@ -230,6 +234,9 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
+KINDS = {name for settings in ADAPTERS.values() for name in settings}
+
+
 @pytest.fixture(params=ADAPTERS)
 def adapter(request: pytest.FixtureRequest, random_checkpoint: Path, tmp_path: Path) -> tuple[Path, Any]:
     """A folder with an adapter of a kind, and the model with the adapter in it, all at random."""
@@ -250,16 +257,14 @@ def adapter(request: pytest.FixtureRequest, random_checkpoint: Path, tmp_path: P
     return folder, adapted.eval()
 
 
-def test_an_adapter_of_any_kind_is_loaded_whole_and_can_be_trained_on(
-    adapter: tuple[Path, Any], random_checkpoint: Path
-) -> None:
+def test_an_adapter_of_any_kind_is_loaded_whole(adapter: tuple[Path, Any], random_checkpoint: Path) -> None:
     import torch
 
     folder, adapted = adapter
     inputs = {"input_ids": torch.arange(10, 30)[None]}
     evaluated = transformers_backend.load(folder, Sampling(2), 8).model
-    training, _ = load_model(str(folder))
-    base, _ = load_model(str(random_checkpoint))
+    training, _ = load_checkpoint(folder, "float32", trainable=True)
+    base, _ = load_checkpoint(random_checkpoint, "float32")
     with torch.no_grad():
         wanted = adapted(**inputs).logits
         for model in (evaluated, training.eval()):
@@ -269,7 +274,22 @@ def test_an_adapter_of_any_kind_is_loaded_whole_and_can_be_trained_on(
     assert {name for name, weight in training.named_parameters() if weight.requires_grad} == trained
 
 
-@pytest.mark.parametrize("adapter", ["DoRA"], indirect=True)
+def test_an_adapter_of_any_kind_answers_in_an_evaluation(
+    adapter: tuple[Path, Any], digits_folder: Path, tmp_path: Path, asked: list[Asked]
+) -> None:
+    import torch
+
+    folder, adapted = adapter
+    done = invoke("evaluation.cli", *words("evaluation.cli", folder, digits_folder, tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    (batch,) = asked
+    greedy = transformers_backend.generation_config(adapted, load_processor(folder), Sampling(2))
+    with torch.inference_mode():
+        said = adapted.generate(**batch.whole, generation_config=greedy)
+    assert said[:, batch.whole["input_ids"].shape[1] :].tolist() == batch.said
+
+
+@pytest.mark.parametrize("adapter", ["LoRA", "DoRA", "whole modules"], indirect=True)
 def test_training_goes_on_with_an_adapter(
     adapter: tuple[Path, Any], digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -282,8 +302,8 @@ def test_training_goes_on_with_an_adapter(
     done = invoke("training.cli", *run, "--set", "beta=0.1", "--learning-rate", "0.01", "--no-report")
     assert done.returncode == 0, done.stderr
     final = tmp_path / "run" / "final"
-    config = json.loads((final / "adapter_config.json").read_text())
-    assert config["use_dora"]
+    given, config = (json.loads((one / "adapter_config.json").read_text()) for one in (folder, final))
+    assert {name: config[name] for name in KINDS} == {name: given[name] for name in KINDS}
     assert Path(config["base_model_name_or_path"]) == random_checkpoint
     before, after = (load_file(one / "adapter_model.safetensors") for one in (folder, final))
     assert before.keys() == after.keys()
@@ -293,7 +313,25 @@ def test_training_goes_on_with_an_adapter(
     assert json.loads((tmp_path / "eval" / "results.json").read_text())["n"] == 4
 
 
+@pytest.mark.parametrize("adapter", ["tokens"], indirect=True)
+def test_training_does_not_go_on_where_the_loss_would_leave_out_what_an_adapter_changes(
+    adapter: tuple[Path, Any], digits_folder: Path, tmp_path: Path
+) -> None:
+    arguments = words("training.cli", adapter[0], digits_folder, tmp_path / "run")
+    assert "changes the model's output head" in refused(invoke("training.cli", *arguments))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_on_the_output_head_is_refused(random_checkpoint: Path, digits_folder: Path, tmp_path: Path) -> None:
+    arguments = ["digits", "--model", random_checkpoint, "--data", digits_folder, "--out", tmp_path / "run", *TINY]
+    head = "lora={r: 4, target_modules: [q_proj, lm_head]}"
+    assert "changes the model's output head" in refused(invoke("training.cli", *arguments, "--set", head))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("adapter", ["LoRA"], indirect=True)
-def test_vllm_is_told_of_no_adapter(adapter: tuple[Path, Any]) -> None:
-    with pytest.raises(UserError, match="use --engine transformers"):
-        load_with_vllm(adapter[0], Sampling(2))
+def test_vllm_is_told_of_no_adapter(
+    adapter: tuple[Path, Any], digits_folder: Path, tmp_path: Path, stand_in_vllm: ModuleType
+) -> None:
+    arguments = [*words("evaluation.cli", adapter[0], digits_folder, tmp_path / "out"), "--engine", "vllm"]
+    assert "LoRA adapters are answered by transformers" in refused(invoke("evaluation.cli", *arguments))

@@ -84,7 +84,8 @@ def load_model(
     `PeftModel`, and trained on.
 
     Raises:
-        UserError: where there is no such model, it is not whole, or its image processor has no such setting.
+        UserError: where there is no such model, it is not whole, its image processor has no such setting, or it is an
+            adapter that can't be trained on.
     """
     network, processor = load_checkpoint(model_folder(model), dtype, trainable=True)
     processor.tokenizer.padding_side = "left"
@@ -93,6 +94,7 @@ def load_model(
     if settings.get("freeze_vision"):
         network.get_encoder(modality="image").requires_grad_(False)
     plain = network.get_base_model() if hasattr(network, "peft_config") else network
+    check_output_head(plain)
     if settings.get("new_tokens"):
         add_tokens(plain, processor.tokenizer, settings["new_tokens"])
     plain.generation_config = generation_config(plain.generation_config, processor)
@@ -145,6 +147,17 @@ def lora_config(model: Any, settings: Mapping[str, Any]) -> Any:
     return LoraConfig(task_type="CAUSAL_LM", **lora)
 
 
+def check_adapted(model: Any, settings: Mapping[str, Any]) -> None:
+    """Check what of a model is trained by a run's settings, once it has its adapter.
+
+    Raises:
+        UserError: where the loss would leave out a part, or something in a frozen vision tower is trained all the same.
+    """
+    check_output_head(model)
+    if settings.get("freeze_vision"):
+        check_frozen_vision(model)
+
+
 def check_frozen_vision(model: Any) -> None:
     """Raise a `UserError` where something in the vision tower is trained all the same, by `modules_to_save` of LoRA."""
     for name, weight in model.get_encoder(modality="image").named_parameters():
@@ -153,6 +166,22 @@ def check_frozen_vision(model: Any) -> None:
                 f"freeze_vision=true, and lora would train {name} of the vision tower: set freeze_vision=false, or "
                 "take it out of lora"
             )
+
+
+def check_output_head(model: Any) -> None:
+    """Raise a `UserError` where an adapter changes the output head other than by a whole copy of it.
+
+    TRL 1.16 computes log-probabilities from the head's weight, of which PEFT gives the part without the adapter: the
+    loss would leave out what sampling has (huggingface/trl#5676, #7017).
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import TrainableTokensWrapper
+
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer | TrainableTokensWrapper):
+        raise UserError(
+            "the adapter changes the model's output head, which TRL's loss would leave out: take the head out of "
+            "target_modules or put it into modules_to_save, and train no single tokens where embeddings are tied"
+        )
 
 
 def generation_config(own: Any, processor: Any) -> Any:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
 from datagen.common.options import Option, integer_range
-from datagen.rendering.compositing import Box, colorize, composite, random_boxes
-from datagen.sources.mnist import DigitImages, resize
+from datagen.rendering.compositing import Box, colorize, random_boxes
+from datagen.sources.mnist import DigitImages
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from PIL import Image
 
 CANVAS = 168  # pixels: 6 x 6 merged patches of Qwen2.5-VL
 SIDES = (18, 32)  # pixels, of the smallest and the largest glyph
@@ -31,6 +31,9 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     outlines that are none. `digits`, `boxes` and `glyph_ids` are of all digits in the image, `count` is
     of those asked for.
     """
+    import numpy as np
+    from PIL import Image
+
     low, high = options["count"]
     count = int(rng.integers(low, high, endpoint=True))
     others = int(rng.integers(0 if count else 1, DISTRACTORS, endpoint=True))  # an empty image would occur twice
@@ -44,11 +47,11 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
         own, rest = glyphs.by_label[target], glyphs.by_other_label[target]
         chosen = [*rng.choice(own, size=count, replace=False), *rng.choice(rest, size=others, replace=False)]
     outlines = [outline(rng) for _ in range(others)] if target is None else []
-    own_sides = [x2 - x1 for x1, _, x2, _ in boxes]
-    pieces = [glyphs.resized(i, side) for i, side in zip(chosen, own_sides, strict=False)]
-    pieces += [resize(shape, side) for shape, side in zip(outlines, own_sides[len(chosen) :], strict=True)]
+    ink = Image.new("L", (CANVAS, CANVAS))
+    for shape, (x, y, x2, _) in zip([*map(glyphs.picture, chosen), *outlines], boxes, strict=True):
+        ink.paste(shape.resize((x2 - x, x2 - x)), (x, y))
     return DrawnExample(
-        image=colorize(rng, composite(pieces, boxes, CANVAS)),
+        image=colorize(rng, np.asarray(ink)),
         truth={
             "target": target,
             "count": count,
@@ -59,9 +62,8 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     )
 
 
-def outline(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Ink (28, 28) of a triangle, square, pentagon or hexagon, turned at random: no digit."""
-    import numpy as np
+def outline(rng: np.random.Generator) -> Image.Image:
+    """Ink on 28 x 28 pixels, a triangle, square, pentagon or hexagon, turned at random: no digit."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("L", (28, 28))
@@ -69,7 +71,7 @@ def outline(rng: np.random.Generator) -> NDArray[np.uint8]:
     turns = [angle + 2 * math.pi * i / corners for i in range(corners)]
     points = [(14 + 11 * math.cos(turn), 14 + 11 * math.sin(turn)) for turn in turns]
     ImageDraw.Draw(picture).line([*points, points[0]], fill=255, width=2)
-    return np.asarray(picture)
+    return picture
 
 
 def counted_digits(example: GroundTruth) -> list[tuple[str, Box]]:

@@ -1,15 +1,20 @@
-"""transformers generates the answers, in this process and in batches, from local files only."""
+"""transformers generates the answers, in this process and in batches, from local files only.
+
+Several questions about one image, and several samples of a question, share what they begin with: the image is processed
+and encoded once a batch, and the model reads it once. Answers that have ended are left out of the batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from datagen.hub.chat_template import check_history, check_image_counts, stop_token_ids
+from datagen.hub.chat_template import check_history, check_image_counts, image_placeholder, stop_token_ids
 from datagen.hub.checkpoint import load_checkpoint, refusal
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
@@ -46,23 +51,49 @@ class TransformersBackend:
 
         On the model's device and padded on the left: `input_ids` and `attention_mask` are (batch, tokens).
         """
+        return self._encode(self._texts(prompts), [prompt.images for prompt in prompts])
+
+    def shared_inputs(self, prompts: Sequence[Prompt]) -> tuple[Any, Any, tuple[Any, Any]]:
+        """What the model takes for the distinct beginnings of prompts, which of them each prompt has, and the rest.
+
+        A beginning ends with a prompt's last image, and is padded on the left, as in `inputs`. The rest of each prompt
+        is ids and mask, (batch, tokens), padded on the left as well.
+        """
+        import torch
+
+        placeholder = image_placeholder(self.processor)
+        heads, tails = zip(*(text.rsplit(placeholder, 1) for text in self._texts(prompts)), strict=True)
+        keys = [
+            (head, *((image.size, image.tobytes()) for image in prompt.images))
+            for head, prompt in zip(heads, prompts, strict=True)
+        ]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        first = [keys.index(key) for key in numbers]
+        inputs = self._encode([heads[row] + placeholder for row in first], [prompts[row].images for row in first])
+        group = torch.tensor([numbers[key] for key in keys], device=self.model.device)
+        rest = self.processor.tokenizer(list(tails), add_special_tokens=False, padding=True, return_tensors="pt")
+        rest = rest.to(self.model.device)
+        return inputs, group, (rest["input_ids"], rest["attention_mask"])
+
+    def _texts(self, prompts: Sequence[Prompt]) -> list[str]:
         (opening,) = {prompt.opening for prompt in prompts}
         template = self.processor.chat_template
-        conversations = [prompt.conversation(lambda image: {"type": "image", "image": image}) for prompt in prompts]
-        rendering = {
-            "chat_template": r1_format.with_opening(template) if opening else r1_format.without_opening(template),
-            "add_generation_prompt": True,
-        }
-        texts = self.processor.apply_chat_template(conversations, tokenize=False, **rendering)
-        check_image_counts(texts, [len(prompt.images) for prompt in prompts], self.processor)
-        inputs = self.processor.apply_chat_template(
-            conversations,
-            tokenize=True,
-            return_dict=True,
-            processor_kwargs={"padding": True, "return_tensors": "pt"},
-            **rendering,
+        texts: list[str] = self.processor.apply_chat_template(
+            [prompt.conversation(lambda image: {"type": "image", "image": image}) for prompt in prompts],
+            chat_template=r1_format.with_opening(template) if opening else r1_format.without_opening(template),
+            add_generation_prompt=True,
+            tokenize=False,
         )
-        return inputs.to(self.model.device)
+        check_image_counts(texts, [len(prompt.images) for prompt in prompts], self.processor)
+        return texts
+
+    def _encode(self, texts: Sequence[str], images: Sequence[Sequence[Any]]) -> Any:
+        """As the processor's own `apply_chat_template` does with what it has rendered."""
+        options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        begin = self.processor.tokenizer.bos_token
+        if begin is not None and texts[0].startswith(begin):
+            options["add_special_tokens"] = False
+        return self.processor(text=list(texts), images=[list(some) for some in images], **options).to(self.model.device)
 
     def generate_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """(batch, new tokens) ids, padding included.
@@ -71,11 +102,19 @@ class TransformersBackend:
         """
         import torch
 
-        inputs = self.inputs(prompts)
+        from datagen.hub.generation import FAMILIES, sample
+
+        if self.model.config.model_type in FAMILIES:
+            inputs, group, tails = self.shared_inputs(prompts)
+            options = {"custom_generate": partial(sample, group=group, tails=tails)}
+            width = inputs["input_ids"].shape[1] + tails[0].shape[1]
+        else:
+            inputs, options = self.inputs(prompts), {}
+            width = inputs["input_ids"].shape[1]
         torch.manual_seed(prompts[0].seed)
         with torch.inference_mode():
-            output = self.model.generate(**inputs)
-        generated: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+            output = self.model.generate(**inputs, **options)
+        generated: list[list[int]] = output[:, width:].tolist()
         return generated
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from datagen import r1_format
 from datagen.common.errors import UserError
 from datagen.dataset.reader import open_dataset
+from datagen.hub import generation
+from datagen.hub.generation import FAMILIES
+from datagen.interaction import Observation
 from evaluation.backends import transformers as engine
 from evaluation.backends.base import Prompt, Sampling
 from evaluation.backends.vllm import gpu_ids
@@ -90,6 +94,33 @@ def test_a_batch_answers_as_each_question_alone(loaded: engine.TransformersBacke
     few = prompts(rows, 4)
     alone = replace(loaded, batch_size=1)
     assert answers(loaded, few) == answers(alone, few)
+
+
+@pytest.mark.parametrize("recipe", ["qwen2-vl-2b", "default", "qwen3-vl-2b", "smolvlm"])
+def test_what_prompts_share_is_read_once_and_answers_stay_the_same(
+    recipe: str, rows: Any, family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = engine.load(family(recipe), Sampling(12), 8)
+    torch.manual_seed(0)
+    for weight in loaded.model.parameters():  # as they were made, they say one token again and again
+        weight.data += torch.randn_like(weight)
+    asked = [R1.prompt(rows, place, sample) for sample in (0, 1) for place in range(5)]
+    seen = Observation("Look again.", rows[0]["image"].resize((84, 56)))
+    asked.append(replace(asked[0], history=[("<think>\n5\n</think>", seen)]))  # with two images
+    asked.append(replace(asked[1], messages=r1_format.make_prompt("What? " * 20, "6")))
+
+    def said(families: tuple[str, ...]) -> list[list[int]]:
+        monkeypatch.setattr(generation, "FAMILIES", families)
+        return loaded.generate_ids(asked)
+
+    ends = [ids[place + 2] for place, ids in enumerate(said(())[:4])]  # so that answers end one after the other
+    monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", ends)
+    plain = said(())
+    assert len({next((place for place, token in enumerate(ids) if token in ends), 12) for ids in plain}) > 2
+    assert said(FAMILIES) == plain
+    inputs, group, _ = loaded.shared_inputs(asked)
+    assert len(inputs["input_ids"]) == len(set(rows[:5]["image_id"])) + 1  # one has two images
+    assert len(group) == len(asked)
 
 
 def test_several_samples_differ_and_come_again(random_checkpoint: Path, rows: Any) -> None:

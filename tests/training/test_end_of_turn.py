@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from datagen.dataset.reader import open_dataset
-from evaluation.backends import transformers as transformers_backend
-from evaluation.backends import vllm as vllm_backend
-from evaluation.backends.base import Sampling
-from evaluation.prompt_variants import R1
+from tests.conftest import Asked
 from tests.processes import invoke, refused
 from tests.training.conftest import TINY
 from training.trainers import sft
@@ -90,18 +85,34 @@ def test_an_answer_in_training_ends_where_the_template_says(ended: Path, few_dig
     assert special_tokens(ended)[END] in stops  # other tools stop there, too
 
 
-def test_an_answer_in_an_evaluation_ends_where_the_template_says(ended: Path, few_digits: Path) -> None:
-    loaded = transformers_backend.load(ended, Sampling(8), 2)
-    rows = open_dataset(few_digits).questions("test")
-    ids = loaded.generate_ids([R1.prompt(rows, 0), R1.prompt(rows, 1)])
-    assert loaded.processor.batch_decode(ids) == [END, END]
+def evaluate(folder: Path, data: Path, out: Path, *more: str) -> None:
+    """Run `r1vlm-eval` on two questions."""
+    words = [folder, "--data", data, "--limit", "2", "--max-new-tokens", "8", "--out", out]
+    done = invoke("evaluation.cli", *words, *more)
+    assert done.returncode == 0, done.stderr
 
 
-def test_vllm_is_told_where_an_answer_ends(ended: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the engine is asked for; a stand-in is enough to see it."""
-    stand_in = SimpleNamespace(LLM=lambda *_, **__: None, SamplingParams=SimpleNamespace)
-    monkeypatch.setitem(sys.modules, "vllm", stand_in)
-    assert special_tokens(ended)[END] in vllm_backend.load_single(ended, Sampling(8)).parameters(0).stop_token_ids
+def test_an_answer_in_an_evaluation_ends_where_the_template_says(
+    ended: Path, few_digits: Path, tmp_path: Path, asked: list[Asked]
+) -> None:
+    evaluate(ended, few_digits, tmp_path / "out")
+    (batch,) = asked
+    assert batch.said == [[special_tokens(ended)[END]]] * 2
+
+
+def test_vllm_is_told_where_an_answer_ends(
+    ended: Path, few_digits: Path, tmp_path: Path, stand_in_vllm: ModuleType
+) -> None:
+    stops = []
+
+    def chat(conversations: list[Any], parameters: list[Any], **_: Any) -> list[Any]:
+        stops.extend(one.stop_token_ids for one in parameters)
+        return [SimpleNamespace(outputs=[SimpleNamespace(text="")]) for _ in conversations]
+
+    vars(stand_in_vllm).update(LLM=lambda *_, **__: SimpleNamespace(chat=chat), SamplingParams=SimpleNamespace)
+    evaluate(ended, few_digits, tmp_path / "out", "--engine", "vllm")
+    assert len(stops) == 2
+    assert all(special_tokens(ended)[END] in one for one in stops)
 
 
 @pytest.mark.parametrize(("end", "taught"), [(END, END), ("", OTHER)])

@@ -20,6 +20,7 @@ from datagen.registry import find_dataset
 from datagen.schema import arrow_schemas
 from evaluation.backends import transformers as transformers_backend
 from evaluation.backends.base import Prompt, Sampling
+from tests.conftest import Asked
 from tests.processes import invoke, refused
 from training.models import configure_image_processor
 
@@ -86,7 +87,9 @@ def test_image_settings_that_no_picture_can_have_are_refused_before_the_model_is
     assert not (tmp_path / "run").exists()
 
 
-def test_no_processor_takes_over_the_limits_of_one_made_before(random_checkpoint: Path, tmp_path: Path) -> None:
+def test_no_processor_takes_over_the_limits_of_one_made_before(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, asked: list[Asked]
+) -> None:
     from transformers import Qwen2VLImageProcessor
 
     usual = dict(Qwen2VLImageProcessor.size)
@@ -100,7 +103,13 @@ def test_no_processor_takes_over_the_limits_of_one_made_before(random_checkpoint
     assert limited.image_processor.size["longest_edge"] == 3136
     configure_image_processor(limited, {"size": {"shortest_edge": 784, "longest_edge": 1568}})
     assert dict(Qwen2VLImageProcessor.size) == usual
-    assert load_processor(tmp_path / "open").image_processor.size["longest_edge"] == usual["longest_edge"]
+    patches = []
+    for name in ("limited", "open"):  # the commands, one behind the other in this process
+        words = [tmp_path / name, "--data", digits_folder, "--limit", "2", "--max-new-tokens", "2"]
+        done = invoke("evaluation.cli", *words, "--out", tmp_path / f"eval {len(patches)}")
+        assert done.returncode == 0, done.stderr
+        patches.append(asked[-1].images["image_grid_thw"].prod(-1).tolist())
+    assert max(patches[0]) <= 3136 // 14**2 < min(patches[1])
 
 
 @pytest.mark.parametrize("text", ["How many <|image_pad|> dots?", "<|image_pad|><|image_pad|>"])

@@ -18,11 +18,8 @@ from trl.trainer import grpo_trainer
 
 from benchmarks.steps import draw_for_all
 from datagen.dataset.reader import open_dataset
-from tests.conftest import MakeOnce
 from tests.processes import invoke
-from tests.training.architectures import shrunk
 from training.models import load_model
-from training.recipes import load_recipe
 from training.rollout.parity import loss_inputs
 from training.trainers import grpo
 from training.trainers.shared_prefix import trainer as module
@@ -38,21 +35,6 @@ PROMPTS, GROUP = 3, 4
 @pytest.fixture(scope="module")
 def rows(digits_folder: Path) -> Any:
     return open_dataset(digits_folder).questions("train", ["list", "sum"])
-
-
-@pytest.fixture(scope="session")
-def family(make_once: MakeOnce) -> Callable[[str], Path]:
-    """The shrunk model of a recipe, with random weights."""
-
-    def make(recipe: str) -> Path:
-        model = load_recipe(recipe)["model"]
-        return make_once(recipe, lambda folder: void(shrunk(model, folder / "model"))) / "model"
-
-    return make
-
-
-def void(_: Any) -> None:
-    """Nothing."""
 
 
 def make_trainer(model: Path, rows: Any, out: Path, *, lora: dict[str, Any] | None = None, **settings: Any) -> Any:

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from datagen.dataset.reader import open_dataset
+from datagen.hub.checkpoint import load_processor
 from datagen.r1_format import OPENING, make_prompt, with_opening, without_opening
-from evaluation.backends import transformers as backend
-from evaluation.backends.base import Sampling
-from evaluation.prompt_variants import R1
+from tests.conftest import Asked
 from tests.processes import invoke, refused
 
 TURNS = (
@@ -66,11 +64,15 @@ def thinking(random_checkpoint: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_an_evaluation_asks_opens_the_thinking_once(thinking: Path, digits_folder: Path) -> None:
-    loaded = backend.load(thinking, Sampling(4), 2)
-    rows = open_dataset(digits_folder).questions("test").select(range(2))
-    inputs = loaded.inputs([R1.prompt(rows, 0), R1.prompt(rows, 1)])
-    for text in loaded.processor.batch_decode(inputs["input_ids"]):
+def test_what_an_evaluation_asks_opens_the_thinking_once(
+    thinking: Path, digits_folder: Path, tmp_path: Path, asked: list[Asked]
+) -> None:
+    words = [thinking, "--data", digits_folder, "--limit", "2", "--max-new-tokens", "4", "--out", tmp_path / "out"]
+    done = invoke("evaluation.cli", *words)
+    assert done.returncode == 0, done.stderr
+    (batch,) = asked
+    assert len(batch.read) == 2
+    for text in load_processor(thinking).batch_decode(batch.read):
         assert text.endswith("assistant\n" + OPENING)
         assert text.rpartition("<|im_start|>")[2].count("<think>") == 1
 

@@ -16,6 +16,7 @@ from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
 from datagen.dataset.reader import open_dataset
 from datagen.hub.chat_template import check_questions, stop_token_ids
+from datagen.hub.generation import FAMILIES
 from datagen.hub.record import read_record
 from datagen.hub.run_folder import CHECKPOINT, step_of, whole_checkpoints
 from datagen.r1_format import completion_of, with_tool_turns
@@ -25,13 +26,19 @@ from training.callbacks.metrics_logging import COMPLETIONS, MetricsLogger, trunc
 from training.callbacks.validation import ValidationCallback
 from training.config import StageConfig
 from training.distributed import is_main
-from training.models import adapter_settings, check_frozen_vision, load_model, lora_config, model_folder
+from training.models import (
+    adapter_settings,
+    check_adapted,
+    load_model,
+    lora_config,
+    model_folder,
+)
 from training.rollout.multi_turn import MultiTurn, ToolEnvironment, check_episode, longest_trace, own_parser
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
 from training.trainers.curriculum import easiest_first
 from training.trainers.rewards import RewardFunctions
-from training.trainers.shared_prefix.trainer import FAMILIES, SharedPrefix, SharingError
+from training.trainers.shared_prefix.trainer import SharedPrefix, SharingError
 from training.trainers.shared_prefix.trial import SharingTrial
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
 from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
@@ -107,8 +114,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
             environment_factory=ToolEnvironment if turns > 1 else None,
             callbacks=[ResumeDataOrder(), *checks, MetricsLogger(out, "GRPO"), DiagnosisCallback(out)],
         )
-    if stage.settings.get("freeze_vision"):
-        check_frozen_vision(trainer.base_of(trainer.model))
+    check_adapted(trainer.base_of(trainer.model), stage.settings)
     for check in checks:
         check.trainer = trainer
     if goes_on:

@@ -14,11 +14,10 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
+from datagen.hub.generation import draw, sample
 from training.rollout.parity import is_split
-from training.trainers.shared_prefix.generation import draw, sample
 from training.trainers.shared_prefix.packing import ATTENTION, pack
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")  # whose numbers the tests compare
 PER_IMAGE = ("pixel_values", "image_grid_thw")  # Qwen's, which have no row for each row of a batch
 IMAGE_INPUTS = {"pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "mm_token_type_ids"}
 # Settings of sampling under which a completion depends on more than its own last distribution, and values that do not.

@@ -9,9 +9,10 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl.data_utils import prepare_multimodal_messages
 
+from datagen.hub.generation import FAMILIES
 from datagen.r1_format import completion_of
 from training.rollout.parity import is_split, loss_inputs
-from training.trainers.shared_prefix.trainer import FAMILIES, SharingError
+from training.trainers.shared_prefix.trainer import SharingError
 from training.trl_config import precision
 
 PROMPTS = 2  # questions, each with its solution and with the first half of it

@@ -22,7 +22,7 @@ setup: .venv/ready
 .venv/ready: requirements/dev.txt pyproject.toml
 	@test -x "$(UV)" || command -v "$(UV)" >/dev/null || { $(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv==0.13.9; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(UV) pip install --python $(BIN)/python -r requirements/dev.txt
+	$(UV) pip install --compile-bytecode --python $(BIN)/python -r requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -70,7 +70,7 @@ test-install: setup
 
 .venv-%/ready: .venv/ready requirements/%.txt
 	@test -x .venv-$*/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv-$*
-	$(UV) pip install --python .venv-$*/bin/python -r requirements/$*.txt pytest pytest-timeout hypothesis
+	$(UV) pip install --compile-bytecode --python .venv-$*/bin/python -r requirements/$*.txt pytest pytest-timeout hypothesis
 	$(UV) pip install --quiet --python .venv-$*/bin/python --no-deps --editable .
 	@touch $@
 

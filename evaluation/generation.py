@@ -112,7 +112,6 @@ class Conversations:
         self.episodes = {index: Episode() for index in indices}
         self.reasons: list[str] = []
         self.live = [index for index in self.episodes if self._catch_up(index)]
-        self.live.sort(key=lambda index: truths[index[0]]["task"])  # similar lengths: no batch waits for one row
 
     def prompts(self) -> PromptList:
         """What is asked next, in the order of `live`."""

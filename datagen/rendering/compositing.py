@@ -33,9 +33,15 @@ def random_boxes(rng: np.random.Generator, sides: Sequence[int], canvas: int = C
 
 def _free_box(rng: np.random.Generator, side: int, canvas: int, taken: list[Box]) -> Box | None:
     for x, y in rng.integers(0, canvas - side, size=(TRIES if taken else 1, 2), endpoint=True).tolist():
-        if all(x + side <= x1 or x2 <= x or y + side <= y1 or y2 <= y for x1, y1, x2, y2 in taken):
-            return x, y, x + side, y + side
+        box = x, y, x + side, y + side
+        if not any(overlap(box, other) for other in taken):
+            return box
     return None
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """Whether two boxes share a pixel."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def composite(glyphs: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], canvas: int = CANVAS) -> NDArray[np.uint8]:

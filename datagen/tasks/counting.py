@@ -6,21 +6,25 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
 from datagen.common.options import Option, integer_range
-from datagen.rendering.compositing import Box, colorize, random_boxes
-from datagen.sources.mnist import DigitImages
+from datagen.rendering.compositing import Box, colorize, composite, overlap
+from datagen.sources.mnist import DigitImages, resize
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
+    from numpy.typing import NDArray
 
 CANVAS = 168  # pixels: 6 x 6 merged patches of Qwen2.5-VL
-SIDES = (18, 32)  # pixels, of the smallest and the largest glyph
+SIDES = (18, 21, 24, 28, 32)  # pixels, of a glyph: few, so that most glyphs have been resized before
+CORNERS, TURNS = (3, 4, 5, 6), 24  # of an outline, few for the same reason
+PLACES = 8  # tried for a box before all boxes are placed anew
 DISTRACTORS = 4  # at most
+SHADES = 16  # from paper to ink: half the time to compress, and 60% of the bytes of 256
 OBJECT = re.compile(r"\{[^{}]{1,200}\}")  # one flat JSON object
 
 
@@ -31,47 +35,66 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     outlines that are none. `digits`, `boxes` and `glyph_ids` are of all digits in the image, `count` is
     of those asked for.
     """
-    import numpy as np
-    from PIL import Image
-
     low, high = options["count"]
     count = int(rng.integers(low, high, endpoint=True))
     others = int(rng.integers(0 if count else 1, DISTRACTORS, endpoint=True))  # an empty image would occur twice
     target = int(rng.integers(10)) if rng.random() < 0.5 else None
-    sides = sorted(rng.integers(*SIDES, size=count + others, endpoint=True).tolist(), reverse=True)
-    large_first = random_boxes(rng, sides, CANVAS)  # they fit more easily so
-    boxes = [large_first[i] for i in rng.permutation(len(sides)).tolist()]
+    boxes = random_boxes(rng, count + others)
     if target is None:
         chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
     else:
         own, rest = glyphs.by_label[target], glyphs.by_other_label[target]
-        chosen = [*rng.choice(own, size=count, replace=False), *rng.choice(rest, size=others, replace=False)]
-    outlines = [outline(rng) for _ in range(others)] if target is None else []
-    ink = Image.new("L", (CANVAS, CANVAS))
-    for shape, (x, y, x2, _) in zip([*map(glyphs.picture, chosen), *outlines], boxes, strict=True):
-        ink.paste(shape.resize((x2 - x, x2 - x)), (x, y))
+        chosen = [*rng.choice(own, count, replace=False).tolist(), *rng.choice(rest, others, replace=False).tolist()]
+    sides = [right - left for left, _, right, _ in boxes]
+    shapes = [glyphs.resized(glyph, side) for glyph, side in zip(chosen, sides, strict=False)]
+    if target is None:
+        turns = rng.integers(len(CORNERS) * TURNS, size=others).tolist()
+        shapes += [outline(turn, side) for turn, side in zip(turns, sides[count:], strict=True)]
     return DrawnExample(
-        image=colorize(rng, np.asarray(ink)),
+        image=colorize(rng, composite(shapes, boxes, CANVAS) // (256 // SHADES), SHADES),
         truth={
             "target": target,
             "count": count,
-            "digits": [int(glyphs.labels[i]) for i in chosen],
+            "digits": glyphs.labels[chosen].tolist(),
             "boxes": [list(box) for box in boxes[: len(chosen)]],
             "glyph_ids": [glyphs.ids[i] for i in chosen],
         },
     )
 
 
-def outline(rng: np.random.Generator) -> Image.Image:
-    """Ink on 28 x 28 pixels, a triangle, square, pentagon or hexagon, turned at random: no digit."""
+def random_boxes(rng: np.random.Generator, count: int) -> list[Box]:
+    """Square boxes at random places that do not overlap, in random order."""
+    sides = sorted(
+        (SIDES[i] for i in rng.integers(len(SIDES), size=count).tolist()), reverse=True
+    )  # they fit better so
+    while True:
+        boxes: list[Box] = []
+        for side, places in zip(sides, rng.random((count, PLACES, 2)).tolist(), strict=True):
+            free = CANVAS + 1 - side
+            for across, down in places:
+                x, y = int(across * free), int(down * free)
+                box = x, y, x + side, y + side
+                if not any(overlap(box, other) for other in boxes):
+                    boxes.append(box)
+                    break
+            else:
+                break
+        else:
+            return [boxes[i] for i in rng.permutation(count).tolist()]
+
+
+@cache
+def outline(number: int, side: int) -> NDArray[np.uint8]:
+    """Ink (side, side) of a triangle, square, pentagon or hexagon, at one of `TURNS` turns: no digit."""
+    import numpy as np
     from PIL import Image, ImageDraw
 
     picture = Image.new("L", (28, 28))
-    corners, angle = int(rng.integers(3, 6, endpoint=True)), float(rng.uniform(0, 2 * math.pi))
-    turns = [angle + 2 * math.pi * i / corners for i in range(corners)]
-    points = [(14 + 11 * math.cos(turn), 14 + 11 * math.sin(turn)) for turn in turns]
+    corners, turn = CORNERS[number // TURNS], number % TURNS
+    angles = [2 * math.pi * (turn / TURNS + i / corners) for i in range(corners)]
+    points = [(14 + 11 * math.cos(angle), 14 + 11 * math.sin(angle)) for angle in angles]
     ImageDraw.Draw(picture).line([*points, points[0]], fill=255, width=2)
-    return picture
+    return resize(np.asarray(picture), side)
 
 
 def counted_digits(example: GroundTruth) -> list[tuple[str, Box]]:
@@ -134,6 +157,7 @@ def grounding(message: str, example: GroundTruth) -> float:
     return 2 * matched / total
 
 
+@lru_cache(1024)  # hostile texts repeat one location thousands of times
 def parse_location(text: str) -> tuple[str, tuple[float, ...]] | None:
     """(label, numbers) of a JSON object with two numbers as `point_2d` or four as `bbox_2d`; None for anything else."""
     if '_2d"' not in text:  # to fail is what takes json longest
@@ -179,7 +203,7 @@ COUNT = Task(
 
 COUNTING = DatasetSpec(
     name="counting",
-    version="1",
+    version="2",
     summary="0 to 10 handwritten digits of many sizes among distractors: how many are there of a kind, and where",
     draw=draw,
     sources=("mnist-5k", "mnist"),

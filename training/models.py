@@ -151,7 +151,7 @@ def check_adapted(model: Any, settings: Mapping[str, Any]) -> None:
     """Check what of a model is trained by a run's settings, once it has its adapter.
 
     Raises:
-        UserError: where the loss would leave out a part, or something in a frozen vision tower is trained all the same.
+        UserError: where TRL can't compute the loss, or something in a frozen vision tower is trained all the same.
     """
     check_output_head(model)
     if settings.get("freeze_vision"):
@@ -169,18 +169,17 @@ def check_frozen_vision(model: Any) -> None:
 
 
 def check_output_head(model: Any) -> None:
-    """Raise a `UserError` where an adapter changes the output head other than by a whole copy of it.
+    """Raise a `UserError` where an adapter trains single tokens of the output head, as it does where it is tied.
 
-    TRL 1.16 computes log-probabilities from the head's weight, of which PEFT gives the part without the adapter: the
-    loss would leave out what sampling has (huggingface/trl#5676, #7017).
+    TRL 1.16 computes log-probabilities from the head's weight and bias, which PEFT's wrapper of tokens does not give.
+    TRL itself refuses a LoRA on the head for the same reason.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import TrainableTokensWrapper
 
-    if isinstance(model.get_output_embeddings(), BaseTunerLayer | TrainableTokensWrapper):
+    if isinstance(model.get_output_embeddings(), TrainableTokensWrapper):
         raise UserError(
-            "the adapter changes the model's output head, which TRL's loss would leave out: take the head out of "
-            "target_modules or put it into modules_to_save, and train no single tokens where embeddings are tied"
+            "the adapter trains single tokens of a model whose output head is tied to its embeddings, which TRL's loss "
+            "can't compute: train an adapter without trainable_token_indices"
         )
 
 

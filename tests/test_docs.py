@@ -39,13 +39,18 @@ def test_the_task_of_the_documentation_is_a_dataset_like_any_other(page: str, tm
         assert len(open_dataset(tmp_path / "built").questions("test")) == 2
 
 
-def code_lines(page: str) -> Iterator[str]:
-    """The lines of code of a page without their comments: fenced, indented or between backticks."""
+def block_lines(page: str) -> Iterator[str]:
+    """The lines of a page's blocks of code, fenced or indented, without their comments."""
     fenced = re.findall(r"^ *```(?:bash|sh).*?\n(.*?)^ *```", page, flags=re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^    (.+)$", page, flags=re.MULTILINE)
-    quoted = re.findall(r"`([^`\n]+)`", page)
-    for line in ["\n".join(fenced).replace("\\\n", " "), *indented, *quoted]:
-        yield from (re.sub(r"\s+#.*", "", one).strip() for one in line.splitlines())
+    for block in ["\n".join(fenced).replace("\\\n", " "), *indented]:
+        yield from (re.sub(r"\s+#.*", "", line).strip() for line in block.splitlines())
+
+
+def code_lines(page: str) -> Iterator[str]:
+    """The lines of code of a page: of its blocks, and between backticks."""
+    yield from block_lines(page)
+    yield from (re.sub(r"\s+#.*", "", quoted).strip() for quoted in re.findall(r"`([^`\n]+)`", page))
 
 
 @pytest.mark.parametrize("command", MODULES)

@@ -6,19 +6,20 @@ Trainer and evaluator generate with it where transformers does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from transformers import DynamicCache
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")  # whose numbers the tests compare
-Draw = Callable[[Tensor, Tensor, int], Tensor]
+Draw = Callable[["Tensor", "Tensor", int], "Tensor"]
 """(probabilities, rows, number of all rows) to tokens: probabilities (len(rows), vocabulary) to (len(rows),)."""
 
 
 def draw(probabilities: Tensor, rows: Tensor, count: int) -> Tensor:
     """A token from each row's distribution."""
+    import torch
+
     return torch.multinomial(probabilities, 1)[:, 0]
 
 
@@ -40,6 +41,9 @@ def sample(
     end-of-sequence token, or at the length that `generation_config` allows. `inputs` are what the model takes for its
     first call, images among them.
     """
+    import torch
+    from transformers import DynamicCache
+
     # No parameters of their own: `generate` would hand over twice what it does not know from its own methods.
     attention_mask, position_ids, _ = (
         inputs.pop(name) for name in ("attention_mask", "position_ids", "stopping_criteria")

@@ -26,6 +26,17 @@ def test_nothing_heavy_is_loaded(modules: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_all_of_datagen_is_imported_without_torch() -> None:
+    code = (
+        "import importlib, pkgutil, sys, datagen\n"
+        "sys.modules |= dict.fromkeys(['torch', 'transformers', 'trl'])\n"  # None: an import of it is an error
+        "for module in pkgutil.walk_packages(datagen.__path__, 'datagen.'):\n"
+        "    importlib.import_module(module.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = ("datagen", "training", "evaluation")

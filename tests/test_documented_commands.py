@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,6 @@ from PIL import Image
 from tests.outside import registry_restored
 from tests.processes import invoke
 from tests.test_docs import MODULES, PAGES, block_lines
-from tests.training.conftest import TINY
 
 pytestmark = pytest.mark.slow
 OURS = ("r1vlm-", "make ", "pip ", "pytest ", "vf-eval ", "lmms-eval ")
@@ -24,11 +24,11 @@ ELSEWHERE = {  # commands that are not run here, by what is in them, and where t
     r"^r1vlm-data play": "tests/datagen/test_play.py: it asks a person",
     r"^(vf-eval|lmms-eval) ": "make test-verifiers, make test-lmms-eval",
     r"^(pytest r1vlm-my-task|r1vlm-data build my-task)$": "tests/test_outside_tasks.py installs the package first",
-    r"--hardware 4gpu$|--recipe lora": "needs GPUs",
+    r"--hardware 4gpu$|--recipe lora|own-exact": "needs GPUs",
 }
 SMALLER = {  # what is added to a command, and stands for the options of the page where it has them
     "r1vlm-data build": ["--size", "40"],
-    "r1vlm-train": ["--steps", "1", "--traces", "4", "--no-report", *TINY],
+    "r1vlm-train": ["--steps", "1", "--traces", "4", "--no-report", "--set", "per_device_train_batch_size=8"],
     "r1vlm-eval": ["--limit", "4", "--max-new-tokens", "8"],
 }
 COMES_BEFORE = {  # commands of other pages, whose results a page takes
@@ -49,13 +49,16 @@ def write_photos(folder: Path) -> None:
     colours = {"red": (200, 30, 30), "blue": (30, 30, 200)}
     lines = ["file,question,colour"]
     (folder / "photos").mkdir()
-    for name, (red, green, blue) in colours.items():
+    rng = random.Random(0)
+    for name, colour in colours.items():
         (folder / "classes" / name).mkdir(parents=True)
-        for i in range(20):
-            image = Image.new("RGB", (56, 56), (red, green, blue))
-            image.paste((5 * i, 255 - 5 * i, 128), (i, i, i + 20, i + 30))
+        for i in range(40):
+            image = Image.new("RGB", (56, 56), colour)
+            for _ in range(6):
+                x, y = rng.randrange(40), rng.randrange(40)
+                image.paste(tuple(rng.randrange(256) for _ in range(3)), (x, y, x + 12, y + 9))
             image.save(folder / "photos" / f"{name}{i}.png")
-            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "classes" / name / f"{i}.png")
+            image.save(folder / "classes" / name / f"{i}.png")
             lines.append(f"{name}{i}.png,Which colour is the paper?,{name}")
     (folder / "photos" / "table.csv").write_text("\n".join(lines))
 

@@ -67,6 +67,49 @@ def test_a_picture_of_any_mode_goes_in_as_rgb(family: str, digits_folder: Path) 
         assert torch.equal(processor(images=[image], return_tensors="pt")["pixel_values"], wanted)
 
 
+def test_an_evaluation_gives_pictures_with_a_palette_as_rgb(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path, asked: list[Asked]
+) -> None:
+    words = [random_checkpoint, "--data", digits_folder, "--limit", "6", "--max-new-tokens", "1"]
+    done = invoke("evaluation.cli", *words, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    rows = open_dataset(digits_folder).questions("test").select(range(6)).with_format("arrow")
+    files = dict.fromkeys(row["image"][0]["bytes"].as_py() for row in rows)  # each once, in order
+    pictures = [Image.open(io.BytesIO(file)) for file in files]
+    assert {picture.mode for picture in pictures} == {"P"}
+    plain = load_processor(random_checkpoint).image_processor([one.convert("RGB") for one in pictures])
+    (batch,) = asked
+    assert torch.equal(batch.images["pixel_values"], torch.as_tensor(plain["pixel_values"]))
+
+
+@pytest.mark.parametrize("command", ["evaluation.cli", "training.cli"])
+def test_a_question_with_a_placeholder_in_its_text_is_refused(
+    command: str, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    lines = ["image,question,answer"]
+    for i in range(40):
+        color = (6 * i, 255 - 6 * i, i * i % 256)
+        image = Image.effect_noise((56, 56), 10 + 5 * i).convert("RGB")
+        image.paste(color, (i % 7 * 8, i // 7 * 8, i % 7 * 8 + 9, i // 7 * 8 + 9))
+        image.save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,Which is it <|image_pad|>?,{i}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    data, out = tmp_path / "data", tmp_path / "out"
+    columns = ["--question", "question", "--answer", "answer", "--judge", "exact"]
+    done = invoke("datagen.cli", "import", tmp_path / "table.csv", *columns, "--out", data)
+    assert done.returncode == 0, done.stderr
+    words = (
+        [random_checkpoint, "--out", out]
+        if command == "evaluation.cli"
+        else ["own-exact", "--model", random_checkpoint]
+    )
+    if command == "training.cli":
+        words += ["--out", out, "--no-report"]
+    sentence = refused(invoke(command, *words, "--data", data))
+    assert "image placeholder" in sentence
+    assert not out.exists() or not any(out.iterdir())
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [

@@ -53,7 +53,7 @@ def plainly(engine: TransformersBackend, prompts: PromptList) -> float:
     started = time.perf_counter()
     for at in range(SAMPLE):
         inputs = engine.processor.apply_chat_template(
-            with_image(prompts[at].messages, {"type": "image", "image": prompts[at].image}),
+            with_image(prompts[at].messages, *({"type": "image", "image": image} for image in prompts[at].shown)),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,

@@ -65,7 +65,12 @@ def import_(
     answer: Annotated[str, typer.Option(metavar="COL", help="Column of right answers.")],
     judge: Annotated[str, typer.Option(metavar="JUDGE", help="How answers are judged (see r1vlm-data tasks).")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
-    image: Annotated[str, typer.Option(metavar="COL", help="Column of images, or of their paths.")] = "image",
+    image: Annotated[
+        str | None, typer.Option(metavar="COL", help="Column of images, or of their paths.", show_default="image")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="COL", help="Column of lists of images, where a question shows several.")
+    ] = None,
     choices: Annotated[str | None, typer.Option(metavar="COL", help="Column of the choices, a list.")] = None,
     solution: Annotated[
         str | None, typer.Option(metavar="COL", help="Column of reasoning, for a cold start.", show_default="none")
@@ -106,7 +111,8 @@ def import_(
         judge=judge,
         answer=answer,
         question=question,
-        image=image,
+        **({} if image is None else {"image": image}),
+        images=images,
         choices=choices,
         solution=solution,
         group=group,
@@ -127,8 +133,8 @@ def import_(
     if done.changed:
         print(f"  images that were changed: {', '.join(f'{count} {name}' for name, count in done.changed.items())}")
     print(
-        f"  {done.decision.duplicates} rows show an image that another row shows, {done.decision.near_duplicates} one "
-        f"that is nearly another's; left out of a split for that: {done.decision.across}"
+        f"  {done.decision.duplicates} images are duplicates, {done.decision.near_duplicates} near-duplicates; rows "
+        f"left out of a split for that: {done.decision.across}"
     )
     print(f"  r1vlm-train {config.spec.name} --data {out}")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TOOL_TAGS = ("<tool>", "</tool>")
+IMAGE_COLUMNS = ("image", "images")  # of a row of `r1`, which has the first, or the second with a list of them
 CALL_CHARACTERS = 200  # of a call at most: a longer one is none
 JSON_CALL = re.compile(r"\s*<tool_call>(.*)</tool_call>\s*", re.DOTALL)  # as Qwen's and Hermes' templates ask for it
 
@@ -187,6 +188,11 @@ def image_url_part(image: Image.Image) -> dict[str, Any]:
     image.save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def question_images(row: Mapping[str, Any]) -> list[Any]:
+    """The images that a question shows, in order, as its row has them: decoded, or mappings with their `bytes`."""
+    return [row["image"]] if "image" in row else list(row["images"])
 
 
 def decode_image(value: Any) -> Image.Image:

@@ -69,13 +69,13 @@ def make_prompt(question: str, example_answer: str, usage: str = "") -> list[dic
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(parts)}]
 
 
-def with_image(messages: Sequence[Mapping[str, str]], image_part: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The prompt as content parts, `image_part` before the text of the user's message, where TRL's trainers put it."""
+def with_image(messages: Sequence[Mapping[str, str]], *image_parts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The prompt as content parts, `image_parts` before the user's text, where TRL's trainers put them."""
     return [
         {
             "role": message["role"],
             "content": [
-                *([dict(image_part)] if message["role"] == "user" else []),
+                *(map(dict, image_parts) if message["role"] == "user" else ()),
                 {"type": "text", "text": message["content"]},
             ],
         }

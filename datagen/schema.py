@@ -28,6 +28,8 @@ R1 = {
     "answer": Column("string", "the right answer, as it is written between the answer tags"),
     "solution": Column("string", "a full assistant message that earns every reward"),
 }
+IMAGES = Column(["image"], "the images in the order in which they are shown; RGB as `datasets` decodes them")
+MOST_IMAGES = 32  # of a question
 TURNS = Column(["string"], "the full assistant messages of the trace before `solution`")
 
 
@@ -35,9 +37,21 @@ def dataset_columns(spec: DatasetSpec) -> dict[str, dict[str, Column]]:
     """The columns of each table by their names, in order."""
     turns = {"turns": TURNS} if spec.has_turns else {}
     return {
-        "r1": {**R1, **turns, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
-        "raw": {**RAW, **spec.raw_columns},
+        "r1": {**_shown(R1, spec), **turns, **{name: spec.raw_columns[name] for name in spec.r1_columns}},
+        "raw": {**_shown(RAW, spec), **spec.raw_columns},
     }
+
+
+def _shown(columns: Mapping[str, Column], spec: DatasetSpec) -> dict[str, Column]:
+    """The columns, with `images` in the place of `image` where a question shows several."""
+    if not spec.several_images:
+        return {**columns}
+    return dict(("images", IMAGES) if name == "image" else (name, column) for name, column in columns.items())
+
+
+def image_columns(spec: DatasetSpec) -> list[str]:
+    """The columns of `r1` that hold images, or lists of them."""
+    return [name for name, column in dataset_columns(spec)["r1"].items() if column.kind in ("image", ["image"])]
 
 
 def arrow_schemas(spec: DatasetSpec) -> dict[str, pa.Schema]:

@@ -84,6 +84,8 @@ class DatasetSpec:
     `counterfactual` draws an example again with a change in its image that changes the right answer, so that an
     evaluation can see whether a model looks there: a function of (random stream, row of `r1`, options) to the new image
     and the columns that change; `exchanged` names what it exchanges two of. `notes` are paragraphs of the card.
+    `several_images` says that a question shows a list of images, in the column `images` in place of `image`; of those
+    that are drawn it shows one.
     """
 
     name: str
@@ -100,6 +102,12 @@ class DatasetSpec:
     counterfactual: Callable[[np.random.Generator, GroundTruth, Mapping[str, Any]], DrawnExample] | None = None
     exchanged: str = "letters"
     notes: str = ""
+    several_images: bool = False
+
+    @property
+    def image_column(self) -> str:
+        """The column of what a question shows."""
+        return "images" if self.several_images else "image"
 
     @property
     def has_turns(self) -> bool:

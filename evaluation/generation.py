@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from datagen.common.errors import UserError
+from datagen.dataset.reader import most_images
 from datagen.interaction import Episode
 from datagen.registry import find_task
 from datagen.task import reward_hash, score
@@ -49,7 +50,7 @@ def select_questions(plan: EvalPlan) -> Questions:
     split = plan.dataset.questions(plan.split)
     indices = [i for i, task in enumerate(split["task"]) if task in plan.tasks][: plan.limit]
     rows = split.select(indices)
-    return Questions(rows, rows.remove_columns("image").to_list(), set(split["id"]))
+    return Questions(rows, rows.remove_columns(plan.dataset.spec.image_column).to_list(), set(split["id"]))
 
 
 Index = tuple[int, int]
@@ -276,7 +277,9 @@ def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:
     if name == "vllm":
         from evaluation.backends import vllm
 
-        return vllm.load(model.path, plan.sampling, turns)
+        several = plan.dataset.spec.several_images
+        shown = most_images(plan.dataset.questions(plan.split)) if several else 1
+        return vllm.load(model.path, plan.sampling, turns, shown)
     from evaluation.backends import transformers
 
     return transformers.load(model.path, plan.sampling, plan.batch_size or transformers.BATCH_SIZE, turns)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from datagen import r1_format
 from datagen.dataset.rng import example_rng
 from datagen.environment import advance
-from datagen.interaction import Episode
+from datagen.interaction import IMAGE_COLUMNS, Episode, question_images
 from datagen.registry import find_task
 from datagen.task import DatasetSpec, Task
 from evaluation.backends.base import Prompt
@@ -52,7 +52,8 @@ class Variant:
         turn = f" turn {len(episode.messages)}" if episode.messages else ""
         history = tuple(zip(episode.messages, episode.observations, strict=True))
         name = f"{row['id']} {sample}{turn}"
-        return Prompt(name, row["prompt"], row["image"].convert("RGB"), self.opening, history)
+        shown = [image.convert("RGB") for image in question_images(row)]
+        return Prompt(name, row["prompt"], shown, self.opening, history)
 
     def goes_on(self, episode: Episode, message: str, task: Task, rows: Dataset, index: int) -> bool:
         """Add a full assistant message to an episode about the row at `index`; returns whether another one may follow.
@@ -69,7 +70,7 @@ class Variant:
         if not self.changes_truth:
             return examples
         transformed = (self.transform(rows, index) for index in range(len(rows)))
-        return [{name: value for name, value in row.items() if name != "image"} for row in transformed]
+        return [{name: value for name, value in row.items() if name not in IMAGE_COLUMNS} for row in transformed]
 
     def full_message(self, example: Mapping[str, Any], completion: str) -> str:
         """The full assistant message of what a model generated.
@@ -112,11 +113,11 @@ def without_tool(rows: Dataset, index: int) -> Row:
     return {**row, "prompt": [system, {**user, "content": without_usage(user["content"], row)}]}
 
 
-def images_of(row: Row) -> dict[str, Image]:
-    """The images of a row by their columns: also those that only a tool shows."""
+def images_of(row: Row) -> dict[str, Image | list[Image]]:
+    """The images of a row by their columns, of `images` a list: also those that only a tool shows."""
     from PIL.Image import Image
 
-    return {name: value for name, value in row.items() if isinstance(value, Image)}
+    return {name: value for name, value in row.items() if isinstance(value, Image) or name == "images"}
 
 
 def blank_image(rows: Dataset, index: int) -> Row:
@@ -124,11 +125,15 @@ def blank_image(rows: Dataset, index: int) -> Row:
     from PIL import Image
 
     row: Row = rows[index]
-    return {**row, **{name: Image.new("RGB", image.size, PAPER) for name, image in images_of(row).items()}}
+
+    def empty(shown: Any) -> Any:
+        return list(map(empty, shown)) if isinstance(shown, list) else Image.new("RGB", shown.size, PAPER)
+
+    return {**row, **{name: empty(shown) for name, shown in images_of(row).items()}}
 
 
 def swapped_image(rows: Dataset, index: int) -> Row:
-    """The same question about the next image of the dataset, also for a tool."""
+    """The same question about the next image (or images) of the dataset, also for a tool."""
     row: Row = rows[index]
     images: Sequence[str] = rows["image_id"]
     others = (images[(index + step) % len(images)] for step in range(1, len(images)))

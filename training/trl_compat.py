@@ -271,10 +271,11 @@ def pack_output_layer(model: Any) -> None:
 
 
 @contextmanager
-def engine_for(args: Any, images: dict[str, Any] | None = None) -> Iterator[None]:
+def engine_for(args: Any, shown: int = 1, images: dict[str, Any] | None = None) -> Iterator[None]:
     """A trainer made inside has `SyncedVLLMGeneration`, and a colocated vLLM of its own precision, seed and images.
 
-    `args` is the trainer's GRPOConfig, `images` what is changed of the model's image processor.
+    `args` is the trainer's GRPOConfig, `shown` the most images that a question shows, `images` what is changed of the
+    model's image processor.
     """
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
@@ -287,7 +288,7 @@ def engine_for(args: Any, images: dict[str, Any] | None = None) -> Iterator[None
 
         # TRL seeds an engine with its number alone: runs with different seeds would sample alike.
         options["seed"] += args.seed * args.world_size
-        options |= {"limit_mm_per_prompt": {"image": 1, "video": 0}, "mm_processor_kwargs": images}
+        options |= {"limit_mm_per_prompt": {"image": shown, "video": 0}, "mm_processor_kwargs": images}
         return LLM(**options, dtype=precision(args), enforce_eager=on_cpu)
 
     with (

@@ -100,7 +100,8 @@ def compare_splits(folder: Path, spec: DatasetSpec, executor: Executor = map) ->
     must be disjoint, and the number of values that two splits share. Memory is 16 bytes for each of these values.
     """
     digests: dict[str, list[Digests]] = {split: [] for split in SPLITS}
-    for split, of_file in executor(partial(_digest_file, spec.disjoint), sorted((folder / "raw").glob("*.parquet"))):
+    digest = partial(_digest_file, spec.image_column, spec.disjoint)
+    for split, of_file in executor(digest, sorted((folder / "raw").glob("*.parquet"))):
         digests[split].append(of_file)
     distinct = {
         split: {
@@ -121,16 +122,23 @@ def compare_splits(folder: Path, spec: DatasetSpec, executor: Executor = map) ->
     }
 
 
-def _digest_file(columns: Sequence[str], path: Path) -> tuple[str, Digests]:
+def _digest_file(image_column: str, columns: Sequence[str], path: Path) -> tuple[str, Digests]:
     """The split of a file of `raw`, and the digests of its images and of the values of some columns."""
+    found: dict[str, list[NDArray[np.bytes_]]] = {name: [] for name in ("images", *columns)}
     with path.open("rb") as file:
-        rows = pq.ParquetFile(file).read(columns=["image", *columns])
-    digests = {"images": _digest(rows["image"].combine_chunks().field("bytes"))}
-    for column in columns:
-        values = rows[column].combine_chunks()
-        flat = values.flatten() if pa.types.is_list(values.type) else values
-        digests[column] = _digest(flat.unique())
-    return path.name.partition("-")[0], digests
+        parquet = pq.ParquetFile(file)
+        for number in range(parquet.num_row_groups):  # that of a shard of photographs does not fit into memory
+            rows = parquet.read_row_group(number, columns=[image_column, *columns])
+            found["images"].append(_digest(_values(rows, image_column).field("bytes")))
+            for column in columns:
+                found[column].append(_digest(_values(rows, column).unique()))
+    return path.name.partition("-")[0], {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _values(rows: pa.Table, column: str) -> pa.Array:
+    """The values of a column, of lists those in the lists."""
+    values = rows[column].combine_chunks()
+    return values.flatten() if pa.types.is_list(values.type) else values
 
 
 def _digest(values: pa.Array) -> NDArray[np.bytes_]:
@@ -159,7 +167,7 @@ def example_files(config: DatasetConfig) -> dict[str, bytes]:
 
 def example_path(question: Mapping[str, Any]) -> str:
     """Where the picture of a question on the card is."""
-    return f"{EXAMPLES}/{question['image_id']}.png"
+    return f"{EXAMPLES}/{question['image_id' if 'image' in question else 'id']}.png"
 
 
 def card_questions(config: DatasetConfig) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from datagen.common.untrusted import check_shape, parse_json
 from datagen.dataset.preview import save, show
 from datagen.environment import Environment, replay
 from datagen.hub.fetch import parse_repo_id
-from datagen.interaction import Episode, Observation, decode_image, format_call
+from datagen.interaction import Episode, Observation, decode_image, format_call, question_images
 from datagen.registry import find_task
 from datagen.sources.split import Split
 from datagen.task import Task, score
@@ -94,7 +94,8 @@ class Table:
         environment.reset(row)
         asked, _, _ = row["prompt"][-1]["content"].rpartition("\n")
         print(visible(f"\n{row['task']}   {row['id']}\n{asked}"))
-        self.show(Observation(image=decode_image(row["image"])))
+        for image in question_images(row):
+            self.show(Observation(image=decode_image(image)))
         print(usage(task))
         seen: Observation | None = Observation()
         while seen is not None:

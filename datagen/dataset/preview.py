@@ -14,15 +14,16 @@ from datagen import r1_format
 from datagen.common.files import atomic_path
 from datagen.dataset.reader import BuiltDataset
 from datagen.environment import trace_of
+from datagen.interaction import question_images
 from datagen.registry import find_task
 
-PICTURE = 168  # pixels, of the longer side of an example's image
+PICTURE = 168  # pixels, of the longer side of an example's images
 WIDTH, COLUMNS, MARGIN, LINE = 560, 2, 10, 18
 WRAP = 52  # characters a line beside the picture
 
 
 def contact_sheet(built: BuiltDataset, split: str, count: int) -> Image.Image:
-    """The first `count` questions of a split, each with its image, question, answer and solution.
+    """The first `count` questions of a split, each with its images, question, answer and solution.
 
     Of a task of several turns the solution is the whole episode; what came back in it stands below the image.
     """
@@ -50,7 +51,7 @@ def _example(row: Mapping[str, Any]) -> Image.Image:
         for text, colour in parts
         for line in [piece for part in text.splitlines() for piece in textwrap.wrap(part, WRAP) or [""]]
     ]
-    shown = [row["image"], *(seen.image for seen in episode.observations if seen.image is not None)]
+    shown = [*question_images(row), *(seen.image for seen in episode.observations if seen.image is not None)]
     pictures = [_scaled(picture) for picture in shown]
     height = MARGIN + max(sum(picture.height + MARGIN for picture in pictures), LINE * len(lines) + MARGIN)
     example = Image.new("RGB", (WIDTH, height), "white")

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datagen.common.code_hash import code_hash
@@ -25,8 +26,9 @@ from datagen.dataset.shards import damaged, read_shard
 from datagen.environment import trace_of
 from datagen.hub.cards import CARD
 from datagen.hub.fetch import download, parse_repo_id
+from datagen.interaction import question_images
 from datagen.registry import find_dataset, find_task, known_datasets
-from datagen.schema import R1, arrow_schemas
+from datagen.schema import MOST_IMAGES, R1, arrow_schemas, image_columns
 from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec, judges_of, score
 
@@ -130,8 +132,9 @@ def _check_once(path: Path, digest: str, spec: DatasetSpec, ids: set[str]) -> No
 def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
     """Check that a file holds questions of a dataset, none of them with one of the `ids`; theirs are added.
 
-    Nothing in it is null but a whole value of the ground truth, every image is an upright one of `FORMATS` that has at
-    most `PIXELS` and can be decoded, and every solution is judged and earns full marks.
+    Nothing in it is null but a whole value of the ground truth, a question shows 1 to `MOST_IMAGES` images, every image
+    is an upright one of `FORMATS` that has at most `PIXELS` and can be decoded, and every solution is judged and earns
+    full marks.
 
     Raises:
         UserError: where that is not so.
@@ -150,11 +153,13 @@ def check_shard(path: Path, spec: DatasetSpec, ids: set[str]) -> None:
 
 def _check_row(row: Mapping[str, Any], spec: DatasetSpec) -> None:
     """Raise an exception, of any kind, where a row is no question of a dataset."""
-    images = {"image", *(name for name in spec.r1_columns if spec.raw_columns[name].kind == "image")}
+    images = image_columns(spec)
     others = [(name, value) for name, value in row.items() if name not in images]
     if any(_has_null(value) for name, value in others if name in R1 or value is not None):
         raise ValueError("a row has a null")
-    for image in (row[name] for name in images):
+    if not 0 < len(question_images(row)) <= MOST_IMAGES:
+        raise ValueError(f"{row['id']} shows {len(question_images(row))} images")
+    for image in [*question_images(row), *(row[name] for name in images if name != spec.image_column)]:
         if image["path"] is not None:  # which `datasets` would open
             raise ValueError(f"the image of {row['id']} is a path")
         check_image(image["bytes"])
@@ -208,6 +213,22 @@ def open_dataset(name: str | Path) -> BuiltDataset:
         raise UserError(f"{folder / MANIFEST} is damaged (its options): {ADVICE}") from error
     check_files(folder, manifest, "r1/")
     return BuiltDataset(full_name, folder.resolve(), manifest)
+
+
+def undecoded(questions: Dataset) -> Dataset:
+    """Questions whose images are mappings with their `bytes`."""
+    from datasets import Image, List
+
+    if "images" in questions.column_names:
+        return questions.cast_column("images", List(Image(decode=False)))
+    return questions.cast_column("image", Image(decode=False))
+
+
+def most_images(questions: Dataset) -> int:
+    """The most images that one of some questions shows; none is decoded."""
+    if "images" not in questions.column_names:
+        return 1
+    return int(pc.max(pc.list_value_length(questions.data.column("images"))).as_py())
 
 
 def tasks_of(built: BuiltDataset, name: str) -> list[str]:

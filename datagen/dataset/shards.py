@@ -64,7 +64,7 @@ def r1_row(spec: DatasetSpec, task: Task, raw: Mapping[str, Any]) -> dict[str, A
         "image_id": raw.get("image_id", raw["id"]),
         "task": task.name,
         "prompt": r1_format.make_prompt(task.ask(raw), task.example_answer, usage),
-        "image": raw["image"],
+        spec.image_column: raw[spec.image_column],
         "answer": task.answer(raw),
         "solution": solution,
         **({"turns": before} if spec.has_turns else {}),

@@ -73,9 +73,9 @@ def _verify(folder: Path, manifest: dict[str, Any], every: bool) -> Proof:
         from datagen.dataset.importing.describe import verify_imported
 
         check_hashes(folder, manifest)
-        images = verify_imported(folder, manifest)
+        images, questions = verify_imported(folder, manifest)
         return Proof(
-            len(manifest["files"]), images, images, images, manifest, "decoded again: the pixels of their rows"
+            len(manifest["files"]), images, images, questions, manifest, "decoded again: the pixels of their rows"
         )
     config = read_config(folder, manifest)
     check_hashes(folder, manifest)

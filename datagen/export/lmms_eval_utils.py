@@ -12,19 +12,20 @@ from typing import Any
 
 from datagen.export.code import load_code
 from datagen.export.judge import judge
+from datagen.interaction import question_images
 from datagen.r1_format import with_image
 
 load_code(__file__)
 
 
 def doc_to_messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The system and user messages, for chat models; the image comes before the question, as in training."""
-    return with_image(doc["prompt"], {"type": "image", "url": doc["image"]})
+    """The system and user messages, for chat models; the images come before the question, as in training."""
+    return with_image(doc["prompt"], *({"type": "image", "url": image} for image in question_images(doc)))
 
 
 def doc_to_visual(doc: Mapping[str, Any]) -> list[Any]:
-    """The image, for models that take no messages."""
-    return [doc["image"]]
+    """The images, for models that take no messages."""
+    return question_images(doc)
 
 
 def doc_to_text(doc: Mapping[str, Any]) -> str:

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 
 from datagen.common.errors import UserError
 from datagen.common.files import atomic_path, write_text
-from datagen.dataset.reader import BuiltDataset
+from datagen.dataset.reader import BuiltDataset, undecoded
 from datagen.export.code import write_code
+from datagen.interaction import IMAGE_COLUMNS, question_images
+from datagen.schema import image_columns
 from datagen.task import DatasetSpec, Task
 
 UTILS = "r1vlm_utils"  # no other task's utils.py is overwritten where the folder has some
@@ -59,7 +61,7 @@ def check_truth(spec: DatasetSpec, tool: str) -> None:
     Raises:
         UserError: where there are images in it.
     """
-    images = [name for name in spec.r1_columns if name != "image" and spec.raw_columns[name].kind == "image"]
+    images = [name for name in image_columns(spec) if name != spec.image_column]
     if images:
         raise UserError(
             f"{spec.name} is judged by images ({', '.join(images)}), which {tool} can't keep: use r1vlm's own"
@@ -68,7 +70,7 @@ def check_truth(spec: DatasetSpec, tool: str) -> None:
 
 def truth(row: Mapping[str, Any]) -> dict[str, Any]:
     """What of a row of `r1` judges an answer: its ids, task, answer and ground truth."""
-    return {name: value for name, value in row.items() if name not in ("prompt", "image", "solution")}
+    return {name: value for name, value in row.items() if name not in ("prompt", *IMAGE_COLUMNS, "solution")}
 
 
 def rgb_image(content: bytes) -> bytes:
@@ -87,7 +89,7 @@ def rgb_image(content: bytes) -> bytes:
 
 
 def marked_text(row: Mapping[str, Any]) -> str:
-    """The user's message of a row, with the placeholder of its image at the beginning.
+    """The user's message of a row, with a placeholder for each of its images at the beginning.
 
     Raises:
         UserError: where the question's own text has a placeholder.
@@ -97,11 +99,11 @@ def marked_text(row: Mapping[str, Any]) -> str:
         raise UserError(
             f"the question {row['id']} has {found[0]} in its text, which would stand for another: reword it"
         )
-    return PLACEHOLDERS[0] + text
+    return PLACEHOLDERS[0] * len(question_images(row)) + text
 
 
 def marked_messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The system and user message of a row, with the placeholder of its image before the question.
+    """The system and user message of a row, with a placeholder for each of its images before the question.
 
     Raises:
         UserError: where the question's own text has a placeholder.
@@ -129,16 +131,19 @@ def write_questions(
         with atomic_path(out / f"{split}.parquet") as path, pq.ParquetWriter(path, schema) as writer:
             for rows in _batches(built, split):
                 written = [
-                    {**cells(row), "images": [{"bytes": rgb_image(row["image"]["bytes"]), "path": None}]}
+                    {
+                        **cells(row),
+                        "images": [
+                            {"bytes": rgb_image(image["bytes"]), "path": None} for image in question_images(row)
+                        ],
+                    }
                     for row in rows
                 ]
                 writer.write_table(pa.Table.from_pylist(written, schema))
 
 
 def _batches(built: BuiltDataset, split: str) -> Iterator[list[dict[str, Any]]]:
-    from datasets import Image
-
-    questions = built.questions(split).cast_column("image", Image(decode=False))
+    questions = undecoded(built.questions(split))
     for start in range(0, len(questions), ROWS):
         yield questions.select(range(start, min(start + ROWS, len(questions)))).to_list()
 

@@ -14,10 +14,11 @@ from string import Template
 
 from datagen.common.errors import UserError
 from datagen.common.files import write_text
-from datagen.dataset.reader import BuiltDataset
+from datagen.dataset.reader import BuiltDataset, most_images
 from datagen.export import verifiers_utils
 from datagen.export.code import write_code
 from datagen.registry import CODE
+from datagen.sources.split import SPLITS
 
 UTILS = "r1vlm_utils"
 VERSIONS = "0.4.*"  # of verifiers: another minor version may have another interface
@@ -91,5 +92,7 @@ def dependencies(dataset: str) -> list[str]:
 
 def image_limit(built: BuiltDataset) -> str:
     """What a server of the model has to be told, where a question is shown several images."""
-    images = max(task.turns for task in built.spec.tasks)
+    several = built.spec.several_images
+    shown = max(most_images(built.questions(split)) for split in SPLITS) if several else 1
+    images = shown + max(task.turns for task in built.spec.tasks) - 1
     return LIMIT.format(images=images) if images > 1 else ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from datagen.dataset.reader import BuiltDataset, open_dataset, tasks_of
 from datagen.environment import Environment, replay
 from datagen.export.code import load_code
-from datagen.interaction import Observation, image_url_part, observation_parts
+from datagen.interaction import Observation, image_url_part, observation_parts, question_images
 from datagen.r1_format import full_message, with_image, with_reasoning
 from datagen.registry import find_task
 from datagen.task import score
@@ -50,8 +50,9 @@ def row_of(data: str, split: str, index: int) -> Mapping[str, Any]:
 
 
 def ask(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A question: the system message's text, and the user's message, with the image before the text."""
-    system, user = with_image(row["prompt"], image_url_part(row["image"].convert("RGB")))
+    """A question: the system message's text, and the user's message, with the images before the text."""
+    images = (image_url_part(image.convert("RGB")) for image in question_images(row))
+    system, user = with_image(row["prompt"], *images)
     return system["content"][0]["text"], user
 
 

@@ -125,12 +125,16 @@ def check_image_counts(texts: Sequence[str], images: Sequence[int], processor: A
             )
 
 
-def check_questions(prompts: Iterable[Sequence[Mapping[str, Any]]], processor: Any) -> None:
-    """Check that no question has the image placeholder in its text: the chat template writes the only one.
+def check_questions(prompts: Iterable[Sequence[Mapping[str, Any]]], processor: Any, images: int = 1) -> None:
+    """Check that no question has the image placeholder in its text, and that the chat template writes one an image.
+
+    `images` are the most that a question shows.
 
     Raises:
-        UserError: where one has.
+        UserError: where one has, or the chat template does not.
     """
+    if images > 1:
+        check_several_images(processor, images)
     placeholder = image_placeholder(processor)
     for prompt in prompts:
         if any(placeholder in str(message["content"]) for message in prompt):
@@ -138,6 +142,17 @@ def check_questions(prompts: Iterable[Sequence[Mapping[str, Any]]], processor: A
                 f"a question has the image placeholder {placeholder} in its text, where it would stand for a second "
                 "image: take it out of the dataset"
             )
+
+
+def check_several_images(processor: Any, images: int) -> None:
+    """Check that the chat template writes a placeholder for each of so many images of a question.
+
+    Raises:
+        UserError: where it does not.
+    """
+    question = with_image(make_prompt("How many?", "3"), *[{"type": "image"}] * images)
+    text = processor.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    check_image_counts([text], [images], processor)
 
 
 def image_placeholder(processor: Any) -> str:

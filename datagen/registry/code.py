@@ -188,6 +188,10 @@ def check_spec(spec: DatasetSpec, owner: str) -> None:
         raise UserError(f"{owner} has the dataset {spec.name!r} without tasks: give it a tuple of Task")
     if not callable(spec.draw):
         raise UserError(f"{owner} has the dataset {spec.name!r} without a function draw: give it one")
+    if spec.several_images:
+        raise UserError(
+            f"{owner} draws {spec.name!r} with several_images, which only imported datasets have: leave it out"
+        )
     names = [spec.name, *(task.name for task in spec.tasks)]
     for name in (*names, *(option.name for option in spec.options)):
         if not is_name(name):

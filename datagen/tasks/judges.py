@@ -1,4 +1,4 @@
-"""Questions about your own images: one dataset a judge, whose rows `r1vlm-data import` makes.
+"""Questions about your own images, whose rows `r1vlm-data import` makes: a dataset a judge, and one of several images.
 
 A judge compares the answer of a message with the `answer` of a row. Both are read by the same function, which gives
 None for anything that it can't read, in a time that a bound on the length of answers bounds. What a row's judge needs
@@ -474,18 +474,30 @@ COLUMNS = {
     "difficulty": Column("float64", "the difficulty; 0 where the table has none"),
 }
 
+OF_SEVERAL = {
+    "images": Column(["image"], "PNG, JPEG or WebP, in the order in which they are shown; RGB in `datasets`"),
+    "image_id": Column("string", "the first of the rows that images connect: rows with one image_id may share images"),
+    "pixels": Column(["string"], "each image: half the SHA-256 of its size and its pixels as RGB"),
+    "group": Column("string", "what may not be in two splits: a group of the table's rows, else the first image"),
+}
+PLACES = ("boxes", "points")  # judges of answers in pixels, which are those of the only image
 
-def _dataset(judge: Judge) -> DatasetSpec:
-    name = f"own-{judge.name}"
+
+def _dataset(judge: Judge, *, several: bool = False) -> DatasetSpec:
+    name = own_name(judge.name, several=several)
+    shown = "images" if several else "image"
+    columns = {shown if key == "image" else key: column for key, column in COLUMNS.items()}
+    columns |= OF_SEVERAL if several else {}
+    about = "several images of your own a question" if several else "images of your own"
     return DatasetSpec(
         name=name,
         version="1",
-        summary=f"images of your own; {judge.summary[:1].lower()}{judge.summary[1:].removesuffix('.')}",
+        summary=f"{about}; {judge.summary[:1].lower()}{judge.summary[1:].removesuffix('.')}",
         draw=None,
         sources=("own-images",),
         options=(),
-        raw_columns=COLUMNS,
-        r1_columns=("image", "group", "choices", "tolerance", "difficulty"),
+        raw_columns=columns,
+        r1_columns=(shown, "group", "choices", "tolerance", "difficulty"),
         difficulty="difficulty",
         disjoint=("pixels", "group"),
         tasks=(
@@ -499,11 +511,23 @@ def _dataset(judge: Judge) -> DatasetSpec:
                 rewards={"format": format_reward, **judge.rewards},
             ),
         ),
+        several_images=several,
     )
 
 
-OWN = {spec.name: spec for spec in map(_dataset, JUDGES.values())}
-"""The datasets of your own images by name, one a judge."""
+def own_name(judge: str, *, several: bool) -> str:
+    """The name of the dataset of a judge, of one image a question or of several."""
+    return f"own-{judge}{'-images' if several else ''}"
+
+
+OWN = {
+    spec.name: spec
+    for spec in (
+        *map(_dataset, JUDGES.values()),
+        *(_dataset(judge, several=True) for judge in JUDGES.values() if judge.name not in PLACES),
+    )
+}
+"""The datasets of your own images by name: one a judge, and one a judge for several images a question."""
 
 
 def split_solution(text: str, answer: str) -> str:
@@ -518,6 +542,7 @@ def sample_rows(judge: Judge) -> list[dict[str, Any]]:
         {
             "id": f"sample-{number}",
             "image": {"bytes": b"", "path": None},
+            "images": [{"bytes": b"", "path": None}] * 2,
             "image_id": f"sample-{number}",
             "pixels": str(number),
             "group": str(number),

@@ -24,7 +24,7 @@ MIN_VLLM_PROMPTS = 64  # on a GPU: fewer are done by transformers before vLLM ha
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question as a model gets it: system and user message, the image, and whether the opening words are given.
+    """A question as a model gets it: system and user message, its images, and whether the opening words are given.
 
     `name` tells it from all others, also from the same question asked again: random answers are drawn from it.
     `history` is what was said since, each full assistant message with what came back to it.
@@ -32,19 +32,19 @@ class Prompt:
 
     name: str
     messages: Sequence[dict[str, str]]
-    image: Image
+    shown: Sequence[Image]
     opening: bool
     history: Sequence[tuple[str, Observation]] = ()
 
     @property
     def images(self) -> list[Image]:
         """All images, in the order in which they are shown."""
-        return [self.image, *(seen.image for _, seen in self.history if seen.image is not None)]
+        return [*self.shown, *(seen.image for _, seen in self.history if seen.image is not None)]
 
     def conversation(self, image_part: Callable[[Image], dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages as content parts, what was said without special tokens; `image_part` makes an image's part."""
         said = [(without_special_tokens(message), seen) for message, seen in self.history]
-        return continued(with_image(self.messages, image_part(self.image)), said, image_part)
+        return continued(with_image(self.messages, *map(image_part, self.shown)), said, image_part)
 
     @property
     def seed(self) -> int:

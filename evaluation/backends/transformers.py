@@ -150,7 +150,7 @@ def check_answers(folder: Path, backend: TransformersBackend) -> None:
     from PIL import Image
 
     image = Image.new("RGB", (64, 64))
-    prompts = [Prompt(text, r1_format.make_prompt(text, "3"), image, opening=True) for text in ("How many?", "Why?")]
+    prompts = [Prompt(text, r1_format.make_prompt(text, "3"), [image], opening=True) for text in ("How many?", "Why?")]
     try:
         with torch.inference_mode():
             backend.model.generate(**backend.inputs(prompts), max_new_tokens=1)

@@ -17,7 +17,7 @@ from typing import Any
 
 from datagen import r1_format
 from datagen.common.errors import UserError
-from datagen.hub.chat_template import check_history, stop_token_ids
+from datagen.hub.chat_template import check_history, check_several_images, stop_token_ids
 from datagen.hub.checkpoint import check_checkpoint
 from datagen.interaction import image_url_part
 from evaluation.backends.base import Prompt, Sampling, backend_versions
@@ -70,13 +70,18 @@ class DataParallelVLLM:
     """
 
     def __init__(
-        self, folder: Path, sampling: Sampling, environments: Sequence[Mapping[str, str]], turns: int = 1
+        self,
+        folder: Path,
+        sampling: Sampling,
+        environments: Sequence[Mapping[str, str]],
+        turns: int = 1,
+        shown: int = 1,
     ) -> None:
         context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
         self._pools = [ProcessPoolExecutor(1, context) for _ in environments]
         self._shutdown = weakref.finalize(self, _shutdown, self._pools)
         started = [
-            pool.submit(_load_copy, folder, sampling, environment, turns)
+            pool.submit(_load_copy, folder, sampling, environment, turns, shown)
             for pool, environment in zip(self._pools, environments, strict=True)
         ]
         try:
@@ -114,9 +119,11 @@ class DataParallelVLLM:
 _copy: list[VLLMBackend] = []  # in a process of `DataParallelVLLM`, its copy of the checkpoint
 
 
-def _load_copy(folder: Path, sampling: Sampling, environment: Mapping[str, str], turns: int) -> dict[str, str]:
+def _load_copy(
+    folder: Path, sampling: Sampling, environment: Mapping[str, str], turns: int, shown: int
+) -> dict[str, str]:
     os.environ.update(environment)
-    _copy.append(load_single(folder, sampling, turns))
+    _copy.append(load_single(folder, sampling, turns, shown))
     return _copy[0].describe()
 
 
@@ -129,10 +136,10 @@ def _shutdown(pools: list[ProcessPoolExecutor]) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def load(folder: Path, sampling: Sampling, turns: int = 1) -> VLLMBackend | DataParallelVLLM:
+def load(folder: Path, sampling: Sampling, turns: int = 1, shown: int = 1) -> VLLMBackend | DataParallelVLLM:
     """The checkpoint in `folder`: on all GPUs (one copy each), or on the CPU in float32.
 
-    It says at most `turns` messages in a conversation.
+    It says at most `turns` messages in a conversation, and a question shows at most `shown` images.
 
     Raises:
         UserError: where vLLM can't load it.
@@ -141,8 +148,8 @@ def load(folder: Path, sampling: Sampling, turns: int = 1) -> VLLMBackend | Data
 
     gpus = gpu_ids(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if len(gpus) < 2:
-        return load_single(folder, sampling, turns)
-    return DataParallelVLLM(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus], turns)
+        return load_single(folder, sampling, turns, shown)
+    return DataParallelVLLM(folder, sampling, [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus], turns, shown)
 
 
 def gpu_ids(count: int, visible: str | None) -> list[str]:
@@ -153,7 +160,7 @@ def gpu_ids(count: int, visible: str | None) -> list[str]:
     return [gpu.strip() for gpu in visible.split(",")][:count] if visible else [str(gpu) for gpu in range(count)]
 
 
-def load_single(folder: Path, sampling: Sampling, turns: int = 1) -> VLLMBackend:
+def load_single(folder: Path, sampling: Sampling, turns: int = 1, shown: int = 1) -> VLLMBackend:
     """The checkpoint in `folder`, in this process: on the first GPU, or on the CPU in float32.
 
     Raises:
@@ -163,6 +170,8 @@ def load_single(folder: Path, sampling: Sampling, turns: int = 1) -> VLLMBackend
     processor = check_checkpoint(folder)  # vLLM's own errors come late, and are many lines
     if turns > 1:
         check_history(folder, processor)
+    if shown > 1:
+        check_several_images(processor, shown)
     import torch
 
     cuda = torch.cuda.is_available()
@@ -172,7 +181,7 @@ def load_single(folder: Path, sampling: Sampling, turns: int = 1) -> VLLMBackend
     from vllm import LLM, SamplingParams
 
     device: dict[str, Any] = {} if cuda else {"dtype": "float32", "enforce_eager": True}
-    images = {"image": turns, "video": 0}  # that of the question, and one before each further message
+    images = {"image": shown + turns - 1, "video": 0}  # those of the question, and one before each further message
     try:
         llm = LLM(str(folder), limit_mm_per_prompt=images, trust_remote_code=False, seed=0, **device)
     except (OSError, ValueError, RuntimeError) as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 from datagen.common.files import write_text
 from datagen.r1_format import extract_answer
-from datagen.schema import dataset_columns
+from datagen.schema import image_columns
 from evaluation.config import EvalPlan, Side
 from evaluation.metrics.scoring import Scored
 from evaluation.metrics.statistics import mean_interval
@@ -75,7 +75,7 @@ def samples_of(plan: EvalPlan, side: Side, scored: Scored) -> Iterable[dict[str,
     generation = {"max_gen_toks": settings.max_new_tokens, "temperature": settings.temperature, "until": []}
     generation["do_sample"] = settings.temperature > 0
     step = settings.samples
-    images = [name for name, column in dataset_columns(plan.dataset.spec)["r1"].items() if column.kind == "image"]
+    images = image_columns(plan.dataset.spec)
     for doc_id, start in enumerate(range(0, len(scored.questions), step)):
         doc = {name: value for name, value in scored.questions[start].items() if name not in images}
         messages = [SURROGATE.sub("\ufffd", message) for message in scored.messages[start : start + step]]

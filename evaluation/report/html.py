@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from datagen import r1_format
 from datagen.common.files import write_text
 from datagen.common.formatting import percent, visible
-from datagen.interaction import Episode
+from datagen.interaction import Episode, question_images
 from evaluation.config import EvalPlan
 from evaluation.metrics.comparison import certainty, headline, p_text
 from evaluation.report.checkpoint_samples import CheckpointSamples
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TEMPLATE, SCRIPT = "report.html.jinja", "report.js"
 EXAMPLES = 20  # of each kind
 SHORT, LONG = 200, 1200  # characters of a model's answer and of its message that are shown
-SIDE, BYTES = 384, 30_000  # pixels and bytes of an image: all of them, as base64, stay below 4 MB
+SIDE, BYTES = 384, 30_000  # pixels of an image, bytes of a question's images: all, as base64, stay below 4 MB
 STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "GRPO"}
 
 
@@ -124,12 +124,13 @@ def render_example(result: EvalResult, index: int, difficulty: str) -> dict[str,
 
 def render_question(row: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of a question."""
+    images = question_images(row)
     return {
         "id": row["id"],
         "task": row["task"],
         "question": row["prompt"][-1]["content"].split("\n")[0],
         "answer": row["answer"],
-        "image": image_url(row["image"]),
+        "images": [image_url(image, BYTES // len(images)) for image in images],
     }
 
 
@@ -188,14 +189,14 @@ def shortened(text: str, length: int) -> str:
     return start if len(text) <= length else f"{start} … [{len(text) - length} more characters]"
 
 
-def image_url(image: Image) -> str:
-    """The image inside a URL: as PNG, or where that is large, scaled down or as JPEG."""
+def image_url(image: Image, most: int = BYTES) -> str:
+    """The image inside a URL: as PNG, or where that has more bytes than `most`, as JPEG; never larger than `SIDE`."""
     image = image.convert("RGB")
     image.thumbnail((SIDE, SIDE))
     for kind, options in _encodings():
         buffer = io.BytesIO()
         image.save(buffer, kind, **options)
-        if buffer.tell() <= BYTES:
+        if buffer.tell() <= most:
             break
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw
 
 COLOURS = ("red", "green", "blue", "black")
 COUNT, ROTATED, BROKEN, COPY = 200, 7, 11, 150  # of the rows; COPY shows what row 3 does
+TWO = 20  # the row that shows two images where a row may: also that of the next row
 
 
 def picture(number: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -72,17 +74,23 @@ def rows(count: int = COUNT) -> list[dict[str, Any]]:
     ]
 
 
-def write_csv(folder: Path, count: int = COUNT) -> Path:
+def shown(number: int, twos: Container[int] = (TWO,)) -> list[int]:
+    """The pictures of a row that may show several: `twos` also show that of the next row."""
+    return [number, number + 1] if number in twos else [number]
+
+
+def write_csv(folder: Path, count: int = COUNT, twos: Container[int] = (TWO,)) -> Path:
     """A CSV beside a folder of pictures."""
     (folder / "photos").mkdir(parents=True)
     table = folder / "table.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         found = rows(count)
-        writer.writerow(["file", *found[0]])
+        writer.writerow(["file", "files", *found[0]])
         for number, (content, row) in enumerate(zip(contents(count), found, strict=True)):
             (folder / "photos" / f"{number:03}.png").write_bytes(content)
-            writer.writerow([f"photos/{number:03}.png", *({**row, "place": json.dumps(row["place"])}.values())])
+            files = [f"photos/{one:03}.png" for one in shown(number, twos)]
+            writer.writerow([files[0], json.dumps(files), *({**row, "place": json.dumps(row["place"])}.values())])
     return table
 
 
@@ -90,8 +98,9 @@ def write_parquet(path: Path, count: int = COUNT) -> Path:
     """A Parquet file with the pictures in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images = [{"bytes": content, "path": None} for content in contents(count)]
+    lists = [[images[one] for one in shown(number)] for number in range(count)]
     columns = {name: [row[name] for row in rows(count)] for name in rows(1)[0]}
-    pq.write_table(pa.table({"image": images, **columns}), path, row_group_size=64)
+    pq.write_table(pa.table({"image": images, "images": lists, **columns}), path, row_group_size=64)
     return path
 
 

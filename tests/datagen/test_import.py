@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from datagen.dataset.importing.images import BrokenImageError, check_image
@@ -26,6 +29,7 @@ from tests.datagen import own_images as own
 from tests.hub import Hub, running
 from tests.processes import invoke, kill_when, refused, run
 
+BASE = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 Done = subprocess.CompletedProcess[str]
 TABLE = ("--image", "file", "--question", "question", "--answer", "colour", "--judge", "exact")
 CLASSES = ("--question", "Which colour has the box?", "--answer", "label", "--judge", "exact")
@@ -180,6 +184,18 @@ def test_it_is_trained_on_and_evaluated(imported: Path, tmp_path: Path) -> None:
     done = run("evaluation.cli", *words)
     assert done.returncode == 0, done.stderr
     assert "own-exact" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "parquet"])
+def test_without_solutions_grpo_alone_is_trained(kind: str, sources: Path, tmp_path: Path) -> None:
+    words = CLASSES if kind == "classes" else ("--question", "question", "--answer", "colour", "--judge", "exact")
+    assert import_(sources / kind, tmp_path / "data", *words).returncode == 0
+    train = ("own-exact", "--data", tmp_path / "data", "--model", BASE, "--steps", "2", "--no-report")
+    done = run("training.cli", *train, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len([step for step in steps if "reward" in step]) == 2
 
 
 @pytest.mark.slow
@@ -346,10 +362,11 @@ def rows(pixels: list[int], groups: list[int], given: list[int], near: list[int]
 
     return Rows(
         np.arange(len(pixels)) * 10,
-        keys(pixels),
         keys(groups),
-        np.array(near if near is not None else [value << 40 for value in pixels], dtype=np.uint64),
         np.array(given, dtype=np.int8),
+        np.arange(len(pixels)),
+        keys(pixels),
+        np.array(near if near is not None else [value << 40 for value in pixels], dtype=np.uint64),
     )
 
 
@@ -372,13 +389,16 @@ def test_of_given_splits_the_last_keeps_what_belongs_together() -> None:
     assert without.splits.tolist() == [0, 2, 1]  # validation is taken from train
 
 
-def test_every_pair_of_near_hashes_is_found() -> None:
-    rng = np.random.default_rng(0)
-    hashes = np.unique(rng.integers(0, 1 << 12, 300, dtype=np.uint64))
-    first, second = near_pairs(hashes, 2)
-    numbers = hashes.tolist()
-    every = {(i, j) for i, a in enumerate(numbers) for j, b in enumerate(numbers) if i < j and (a ^ b).bit_count() <= 2}
-    assert set(zip(first.tolist(), second.tolist(), strict=True)) == every
+@given(
+    st.sets(st.integers(0, 2**64 - 1) | st.integers(0, 2**12) | st.integers(0, 63).map(lambda bit: 1 << bit)),
+    st.integers(-1, 16),
+)
+def test_every_pair_of_near_hashes_is_found(numbers: set[int], most: int) -> None:
+    hashes = np.array(sorted(numbers), dtype=np.uint64)
+    first, second = near_pairs(hashes, most)
+    pairs = combinations(enumerate(hashes.tolist()), 2)
+    every = [(i, j) for (i, a), (j, b) in pairs if most > 0 and (a ^ b).bit_count() <= most]
+    assert sorted(zip(first.tolist(), second.tolist(), strict=True)) == every
 
 
 def test_choices_are_listed_and_a_large_row_group_is_cut(tmp_path: Path) -> None:

@@ -92,23 +92,30 @@ def reply(text: str) -> dict[str, Any]:
 def prompt_of(body: dict[str, Any]) -> Prompt:
     """The prompt that a request describes."""
     system, user, *more = body["messages"]
-    asked = observation_of(user)
+    shown = images_in(user)
+    asked = {"role": "user", "content": text_in(user)}
     history = [(text_of(said), observation_of(seen)) for said, seen in zip(more[::2], more[1::2], strict=True)]
-    assert asked.image is not None
+    assert shown
     assert [message["role"] for message in more] == ["assistant", "user"] * len(history)
-    messages = [system, {"role": "user", "content": asked.text}]
-    return Prompt("served", messages, asked.image, opening=True, history=history)
+    return Prompt("served", [system, asked], shown, opening=True, history=history)
 
 
 def observation_of(message: dict[str, Any]) -> Observation:
     """The text and the image of a user's message, which has one of each at most, the image first."""
-    kinds = [part["type"] for part in message["content"]]
-    assert kinds in (["image_url", "text"], ["image_url"], ["text"])
-    text = "".join(part["text"] for part in message["content"] if part["type"] == "text")
-    if kinds[0] == "text":
-        return Observation(text)
-    data = base64.b64decode(message["content"][0]["image_url"]["url"].removeprefix("data:image/png;base64,"))
-    return Observation(text, Image.open(io.BytesIO(data)))
+    assert len(message["content"]) == bool(text_in(message)) + len(images_in(message))
+    return Observation(text_in(message), *images_in(message))
+
+
+def text_in(message: dict[str, Any]) -> str:
+    """The text of a user's message, which has its images before it."""
+    return "".join(part["text"] for part in message["content"][-1:] if part["type"] == "text")
+
+
+def images_in(message: dict[str, Any]) -> list[Image.Image]:
+    """The images of a user's message."""
+    urls = [part["image_url"]["url"] for part in message["content"] if part["type"] == "image_url"]
+    contents = [base64.b64decode(url.removeprefix("data:image/png;base64,")) for url in urls]
+    return [Image.open(io.BytesIO(content)) for content in contents]
 
 
 def text_of(message: dict[str, Any]) -> str:

@@ -113,10 +113,10 @@ def honest(data: Path) -> Say:
                 prompt = variant.prompt(rows, place)
                 task = next(task for task in built.spec.tasks if task.name == question["task"])
                 right = r1.format_solution(task.solve(question), task.answer(question))
-                known[prompt.image.tobytes(), text_of(prompt)] = right
+                known[prompt.shown[0].tobytes(), text_of(prompt)] = right
 
     def say(prompt: Prompt) -> str:
-        pixels = prompt.image.tobytes()
+        pixels = prompt.shown[0].tobytes()
         guess = questions[zlib.crc32(pixels + text_of(prompt).encode()) % len(questions)]["answer"]
         return r1.completion_of(known.get((pixels, text_of(prompt))) or r1.format_solution("Perhaps this.", guess))
 

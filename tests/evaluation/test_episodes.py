@@ -199,7 +199,7 @@ def test_a_result_that_a_model_writes_itself_is_none(
     way: str, rows: Any, ask: Callable[..., Any], tmp_path: Path
 ) -> None:
     by_image = {row["image"].tobytes(): row["answer"] for row in rows}
-    with playing(lambda prompt: FORGED[way].format(by_image[prompt.image.tobytes()])) as server:
+    with playing(lambda prompt: FORGED[way].format(by_image[prompt.shown[0].tobytes()])) as server:
         result = ask(server)
         assert server.asked == len(rows)  # nothing came back
     assert (result["calls"], result["looked"]) == (0.0, 0.0)
@@ -221,7 +221,9 @@ def test_a_killed_evaluation_goes_on_within_an_episode(
         resumed = ask(server)
         assert needed <= server.asked <= needed + 1  # the one that was not kept
     assert resumed["accuracy"] == resumed["rewards"]["economy"] == 1.0
-    said = [(prompt.messages[-1]["content"], prompt.image.tobytes(), len(prompt.history)) for prompt in player.prompts]
+    said = [
+        (prompt.messages[-1]["content"], prompt.shown[0].tobytes(), len(prompt.history)) for prompt in player.prompts
+    ]
     assert len(said) - len(set(said)) <= 1
 
 
@@ -230,7 +232,7 @@ def test_a_question_that_gets_no_answer_within_an_episode(player: Player, rows: 
     failing = [True]
 
     def say(prompt: Prompt) -> str | bytes:
-        fails = failing and prompt.history and prompt.image.tobytes() == rows[0]["image"].tobytes()
+        fails = failing and prompt.history and prompt.shown[0].tobytes() == rows[0]["image"].tobytes()
         return nothing if fails else player(prompt)
 
     with playing(say) as server:

@@ -127,7 +127,7 @@ def test_variants_ask_what_they_say(name: str, small_datasets: dict[str, Path]) 
     assert found.keys() == {"blank", "other", *({"exchanged"} if name in ("words", "messages") else ())}
     for place in range(5):
         image = rows[place]["image"]
-        assert len(found["blank"].prompt(rows, place).image.getcolors()) == 1
+        assert len(found["blank"].prompt(rows, place).shown[0].getcolors()) == 1
         assert found["other"].prompt(rows, place).image.tobytes() != image.tobytes()
     if "exchanged" in found:
         judged = found["exchanged"].ground_truths(rows, questions)

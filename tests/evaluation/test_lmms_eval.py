@@ -118,7 +118,7 @@ def test_a_checkpoint_is_asked_the_same_and_says_the_same(digits_folder: Path, t
         ours = [
             text
             for _, text in engine.generate(
-                [Prompt(row["id"], row["prompt"], row["image"], opening=True) for row in asked]
+                [Prompt(row["id"], row["prompt"], [row["image"]], opening=True) for row in asked]
             )
         ]
         assert theirs == ours

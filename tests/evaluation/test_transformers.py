@@ -74,7 +74,7 @@ def test_prompts_are_trls(loaded: engine.TransformersBackend, rows: Any) -> None
 
 def test_prompts_are_padded_on_the_left(loaded: engine.TransformersBackend, rows: Any) -> None:
     short = R1.prompt(rows, 0)
-    longer = Prompt("longer", r1_format.make_prompt("What? " * 20, "6"), short.image, opening=True)
+    longer = Prompt("longer", r1_format.make_prompt("What? " * 20, "6"), short.shown, opening=True)
     mask = loaded.inputs([short, longer])["attention_mask"]
     assert mask[0, 0] == 0
     assert mask[0, -1] == 1

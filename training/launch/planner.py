@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.common.errors import UserError
+from datagen.interaction import question_images
 from training.distributed import LAUNCHED
 from training.launch.memory import SERVER_SHARE, USABLE, Disk, Memory, Shape, Workload, disk, gib, predict
 from training.launch.presets import (
@@ -43,12 +44,13 @@ class Ports:
 
 @dataclass(frozen=True)
 class QuestionSize:
-    """The size of a question: its image in pixels, its text and its solution in characters."""
+    """The size of a question: its largest image in pixels, text and solution in characters, and how many images."""
 
     width: int
     height: int
     prompt: int
     solution: int
+    images: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,22 +127,27 @@ def largest_question(dataset: str, tasks: list[str], data: str = "") -> Question
     from datagen.dataset.shards import sample_questions
     from datagen.registry import find_dataset
 
-    spec = find_dataset(dataset)
+    spec, images = find_dataset(dataset), 1
     if spec.draw is None:
         from datagen.dataset.importing.describe import first_rows, judge_questions
-        from datagen.dataset.reader import open_dataset
+        from datagen.dataset.reader import most_images, open_dataset
 
-        rows = first_rows(open_dataset(data).folder, spec, "r1", 64) if data else judge_questions(spec)
+        built = open_dataset(data) if data else None
+        rows = first_rows(built.folder, spec, "r1", 64) if built else judge_questions(spec)
+        if built and spec.several_images:
+            images = max(most_images(built.questions(split)) for split in ("train", "validation"))
     else:
         drawn = sample_questions(DatasetConfig(dataset=dataset, size=1000, seed=0), 16)
         rows = [row for task, rows in drawn.items() if task in tasks for row in rows]
-    contents = [row["image"]["bytes"] for row in rows]
+    shown = [question_images(row) for row in rows]
+    contents = [image["bytes"] for of_row in shown for image in of_row]
     sizes = [Image.open(io.BytesIO(content)).size if content else (1000, 1000) for content in contents]
     return QuestionSize(
         width=max(width for width, _ in sizes),
         height=max(height for _, height in sizes),
         prompt=max(sum(len(message["content"]) for message in row["prompt"]) for row in rows),
         solution=max(len(row["solution"]) for row in rows),
+        images=max(images, *map(len, shown)),
     )
 
 
@@ -181,9 +188,10 @@ def _work(request: PlanRequest, batch: Batch) -> Workload:
     patches, image_tokens = request.shape.image(question.width, question.height, tiled=tiled)
     return Workload(
         batch=batch,
-        prompt_tokens=30 + math.ceil(question.prompt / 3) + image_tokens,  # the template, and 3 characters a token
+        # of the template, of 3 characters each, and of the images
+        prompt_tokens=30 + math.ceil(question.prompt / 3) + question.images * image_tokens,
         completion_tokens=settings.get("max_completion_length") or 16 + math.ceil(question.solution / 2),
-        patches=patches,
+        patches=question.images * patches,
         bf16=bool(settings.get("bf16", True)),
         checkpointing=bool(settings.get("gradient_checkpointing", True)),
         reference=bool(settings.get("beta", 0.0)),
@@ -330,7 +338,7 @@ def _serve(plan: LaunchPlan, host: str) -> list[str]:
     command += ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]
     command += ["--max-logprobs", "-1", "--enable-scale-out", "--dtype", "bfloat16" if plan.work.bf16 else "float32"]
     command += ["--max-model-len", str(max(4096, length)), "--gpu-memory-utilization", str(SERVER_SHARE)]
-    command += ["--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+    command += ["--limit-mm-per-prompt", json.dumps({"image": plan.request.question.images, "video": 0})]
     if images := plan.request.settings.get("image_processor"):
         command += ["--mm-processor-kwargs", json.dumps(images)]
     replicas = plan.preset.generation_gpus

@@ -20,7 +20,7 @@ from trl.trainer import grpo_trainer
 from datagen.common.errors import UserError
 from datagen.environment import Environment, trace_of
 from datagen.hub.chat_template import image_placeholder
-from datagen.interaction import Episode, Observation, continued, decode_image, observation_parts
+from datagen.interaction import Episode, Observation, continued, decode_image, observation_parts, question_images
 from datagen.r1_format import completion_of, full_message, with_image
 from datagen.registry import find_task
 
@@ -80,7 +80,7 @@ class MultiTurn(GRPOTrainer):  # type: ignore[misc]
 
 def conversation(row: Mapping[str, Any], episode: Episode) -> Conversation:
     """The question about a row and the episode behind it, as chat messages of parts."""
-    asked = with_image(row["prompt"], image_part(decode_image(row["image"])))
+    asked = with_image(row["prompt"], *(image_part(decode_image(image)) for image in question_images(row)))
     return continued(asked, list(zip_longest(episode.messages, episode.observations)), image_part)
 
 

@@ -20,6 +20,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from datagen.common.errors import UserError
 from datagen.hub.chat_template import image_placeholder
+from datagen.interaction import question_images
 from datagen.r1_format import OPENING, vision_token_ids
 from training.rollout.protocols import GRPOTrainerLike, Processor
 from training.trl_config import precision
@@ -184,7 +185,7 @@ def check(trainer: GRPOTrainerLike) -> list[str]:
     """
     processor = trainer.processing_class
     rows = trainer.train_dataset.select(range(min(PROMPTS, len(trainer.train_dataset))))
-    prompts = [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows]
+    prompts = [prepare_multimodal_messages(row["prompt"], images=question_images(row)) for row in rows]
     placeholder = image_placeholder(processor)
     for prompt, text in zip(prompts, render(prompts, trainer, tokenize=False), strict=True):
         check_text(text, placeholder, len(images_of(prompt)))

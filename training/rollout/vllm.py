@@ -9,14 +9,16 @@ released. In server mode TRL sends the tokens and the images' features apart, so
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
-from datasets import Image as ImageColumn
 from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
+from datagen.dataset.reader import undecoded
 from datagen.hub.chat_template import check_image_counts
+from datagen.interaction import IMAGE_COLUMNS, question_images
 from training.rollout.parity import check_same_prompts, images_of, render
 from training.rollout.protocols import GRPOTrainerLike, Processor
 
@@ -47,17 +49,19 @@ def rollout_func(prompts: list[list[dict[str, Any]]], trainer: GRPOTrainerLike) 
 
 
 def longest_prompt(questions: Any, processor: Processor) -> int:
-    """The most tokens a prompt of the dataset can have: those of its longest text and of its largest image."""
-    encoded = questions.select_columns("image").cast_column("image", ImageColumn(decode=False))
-    sizes = {Image.open(BytesIO(row["image"]["bytes"])).size for row in encoded}
+    """The most tokens a prompt of the dataset can have: those of its longest text and of its largest images."""
+    encoded = undecoded(questions.select_columns([name for name in IMAGE_COLUMNS if name in questions.column_names]))
+    shown = {
+        tuple(sorted(Image.open(BytesIO(image["bytes"])).size for image in question_images(row))) for row in encoded
+    }
     texts = list({str(prompt): prompt for prompt in questions["prompt"]}.values())
 
-    def tokens(text: Any, size: tuple[int, int]) -> int:
-        prompt = prepare_multimodal_messages(text, images=[Image.new("RGB", size)])
+    def tokens(text: Any, sizes: Iterable[tuple[int, int]]) -> int:
+        prompt = prepare_multimodal_messages(text, images=[Image.new("RGB", size) for size in sizes])
         encoding = processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=True, return_dict=True)
         return len(encoding["input_ids"][0])
 
-    some_text, some_size = texts[0], min(sizes)
-    longest_text = max(tokens(text, some_size) for text in texts)
-    largest_image = max(tokens(some_text, size) for size in sizes)
-    return longest_text + largest_image - tokens(some_text, some_size)
+    some_text, some_sizes = texts[0], min(shown)
+    longest_text = max(tokens(text, some_sizes) for text in texts)
+    largest_images = max(tokens(some_text, sizes) for sizes in shown)
+    return longest_text + largest_images - tokens(some_text, some_sizes)

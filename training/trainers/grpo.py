@@ -5,7 +5,7 @@ Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
-from datagen.dataset.reader import open_dataset
+from datagen.dataset.reader import BuiltDataset, most_images, open_dataset
 from datagen.hub.chat_template import check_questions, stop_token_ids
 from datagen.hub.generation import FAMILIES
 from datagen.hub.record import read_record
@@ -62,12 +62,8 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     out = Path(stage.out)
     config = make_trl_config(stage)
     built = open_dataset(stage.data)
-    questions = built.questions("train", stage.tasks)
     base = read_record(model_folder(stage.model))
-    if base.get("dataset_fingerprint") == built.fingerprint and base.get("tasks") == stage.tasks:
-        shown = base.get("traces", 0)
-        fresh = range(shown if shown < len(questions) else 0, len(questions))
-        questions = questions.select(fresh)  # those of which no trace was shown
+    questions = fresh_questions(built, stage, base)
     if stage.settings.get("curriculum") == "difficulty":
         questions = easiest_first(questions, find_dataset_or_task(stage.tasks[0]), config)
     if stage.settings.get("drop_zero_variance"):
@@ -75,7 +71,8 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     frozen = stage.settings.get("lora") or adapter_settings(stage.model)  # an adapter's base is never stepped
     dtype = "bfloat16" if frozen and config.bf16 else "float32"
     model, processor = load_model(stage.model, stage.settings, dtype=dtype)
-    check_questions(questions["prompt"], processor)
+    shown = most_images(questions)
+    check_questions(questions["prompt"], processor, shown)
     turns = turns_of(stage.tasks)
     goes_on = goes_on_rule(stage.tasks) if turns > 1 else None
     if turns > 1:
@@ -95,11 +92,12 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     checks: list[Any] = [ParityCheck(), SharingTrial()] if preflight else []
     if config.eval_steps is not None:
         held_out = built.questions("validation", stage.tasks)
+        shown = max(shown, most_images(held_out))
         checks.append(ValidationCallback(held_out, dict(zip(rewards.names, reward_weights(stage), strict=True))))
     images = stage.settings.get("image_processor")
     with (
         reference_from_checkpoint(model, last_checkpoint(out)),
-        rollout_backend(config, questions, processor, images) as rollout_func,
+        rollout_backend(config, questions, processor, images, shown) as rollout_func,
         own_parser(processor.tokenizer, goes_on) if goes_on else nullcontext(),
         trl_errors_explained(),
     ):
@@ -127,6 +125,15 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     return run_trainer(trainer, out)
 
 
+def fresh_questions(built: BuiltDataset, stage: StageConfig, base: Mapping[str, Any]) -> Any:
+    """The training questions of which the model was shown no trace, by its record; all where there are no others."""
+    questions = built.questions("train", stage.tasks)
+    if base.get("dataset_fingerprint") != built.fingerprint or base.get("tasks") != stage.tasks:
+        return questions
+    traces = base.get("traces", 0)
+    return questions.select(range(traces if traces < len(questions) else 0, len(questions)))
+
+
 def share_prefixes(trainer: SharedPrefix, *, tried: bool) -> None:
     """Have the image and the prompt of a group computed once, or say why not. `tried`: a trial will compare numbers."""
     family = trainer.base_of(trainer.model).config.model_type
@@ -145,10 +152,12 @@ def ban_tokens(tokens: Iterable[int], config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def rollout_backend(config: Any, questions: Any, processor: Any, images: dict[str, Any] | None = None) -> Iterator[Any]:
+def rollout_backend(
+    config: Any, questions: Any, processor: Any, images: dict[str, Any] | None = None, shown: int = 1
+) -> Iterator[Any]:
     """Gives the rollout function of a trainer that is made inside; None where transformers generates.
 
-    `images` are the changes to the model's image processor.
+    `images` are the changes to the model's image processor, `shown` the most images that a question shows.
     """
     if not config.use_vllm:
         yield None
@@ -157,7 +166,7 @@ def rollout_backend(config: Any, questions: Any, processor: Any, images: dict[st
 
     if config.vllm_mode == "colocate" and config.vllm_max_model_length is None:
         config.vllm_max_model_length = longest_prompt(questions, processor) + config.max_completion_length
-    with engine_for(config, images):
+    with engine_for(config, shown, images):
         yield rollout_func
 
 

@@ -15,10 +15,11 @@ from trl import SFTTrainer
 from trl.data_utils import prepare_multimodal_messages
 
 from datagen.common.errors import UserError
-from datagen.dataset.reader import open_dataset
+from datagen.dataset.reader import most_images, open_dataset
 from datagen.environment import trace_of
 from datagen.hub.chat_template import check_questions, end_of_turn
 from datagen.hub.record import read_record
+from datagen.interaction import IMAGE_COLUMNS, question_images
 from datagen.r1_format import completion_of, parse
 from datagen.registry import find_task
 from training.callbacks.metrics_logging import MetricsLogger
@@ -48,7 +49,7 @@ def train(stage: StageConfig) -> Path:
     rows = rows.select(range(min(stage.settings["traces"], len(rows))))
     check_reasoning(rows["solution"], stage)
     model, processor = load_model(stage.model, stage.settings)
-    check_questions(rows["prompt"], processor)
+    check_questions(rows["prompt"], processor, most_images(rows))
     traces = episode_traces(rows, processor) if turns_of(stage.tasks) > 1 else single_traces(rows, processor)
     with trl_errors_explained():
         trainer = R1SFTTrainer(
@@ -71,7 +72,7 @@ def single_traces(rows: Any, processor: Any) -> Any:
     Raises:
         UserError: as `check_traces`.
     """
-    others = [name for name in rows.column_names if name not in ("prompt", "image")]
+    others = [name for name in rows.column_names if name not in ("prompt", *IMAGE_COLUMNS)]
     end = "" if end_of_turn(processor) else processor.tokenizer.eos_token
     traces = rows.map(as_trace, fn_kwargs={"end": end}, remove_columns=others)
     check_traces(traces, processor)
@@ -111,7 +112,7 @@ def check_traces(traces: Any, processor: Any) -> None:
     """
     row = traces[0]
     written = completion_of(row["completion"][0]["content"])
-    turns = prepare_multimodal_messages([*row["prompt"], *row["completion"]], images=[row["image"]])
+    turns = prepare_multimodal_messages([*row["prompt"], *row["completion"]], images=question_images(row))
     prompt = processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
     if not processor.apply_chat_template(turns, tokenize=False).startswith(prompt + written):
         raise UserError(

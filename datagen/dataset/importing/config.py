@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from datagen.common.errors import UserError, suggest
 from datagen.task import DatasetSpec
-from datagen.tasks.judges import JUDGES, OWN, Judge
+from datagen.tasks.judges import JUDGES, OWN, PLACES, Judge, own_name
 
 SOURCE = "own-images"
 
@@ -34,6 +34,8 @@ class ImportConfig(BaseModel):
     """The column of questions, or the one question about every image."""
     image: str = "image"
     """The column of images: paths in the table's folder, or the images themselves."""
+    images: str | None = None
+    """In place of `image` the column of lists of images, where a question shows several."""
     choices: str | None = None
     """The column of the choices' texts."""
     solution: str | None = None
@@ -85,10 +87,21 @@ class ImportConfig(BaseModel):
             raise UserError(f"--splits {written} must be three whole percentages of at least 1 that add up to 100")
         return shares
 
+    @model_validator(mode="after")
+    def _check_images(self) -> Self:
+        if self.images is not None and "image" in self.model_fields_set:
+            raise UserError("--image names one image a question, and --images several: leave out one of them")
+        if self.images is not None and self.judge in PLACES:
+            raise UserError(
+                f"--images is not possible with --judge {self.judge}, whose answers are pixels of the only image: "
+                "name one image a question with --image"
+            )
+        return self
+
     @property
     def spec(self) -> DatasetSpec:
         """The dataset of that judge."""
-        return OWN[f"own-{self.judge}"]
+        return OWN[own_name(self.judge, several=self.images is not None)]
 
     @property
     def judged(self) -> Judge:
@@ -97,7 +110,8 @@ class ImportConfig(BaseModel):
 
     def columns(self) -> dict[str, str]:
         """The columns of the table that are named, by what they are for; `question` may be a text instead."""
-        names = ("image", "answer", "choices", "solution", "group", "difficulty", "split")
+        image = "image" if self.images is None else "images"
+        names = (image, "answer", "choices", "solution", "group", "difficulty", "split")
         return {name: column for name in names if (column := getattr(self, name)) is not None}
 
     def allowed(self, size: float, longer_side: float) -> float:
@@ -109,5 +123,6 @@ class ImportConfig(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         """The settings that are published with the dataset: of where it was made, the last name alone."""
-        settings = self.model_dump(mode="json", exclude={"shares", "license"})
+        unused = "images" if self.images is None else "image"
+        settings = self.model_dump(mode="json", exclude={"shares", "license", unused})
         return settings | {"source": Path(self.source).name}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from datagen.dataset.reader import check_shard
 from datagen.dataset.reward_audit import audit, summary
 from datagen.dataset.shards import make_questions, read_shard
 from datagen.hub.cards import CARD, dataset_metadata, front_matter, render, reward_definitions
+from datagen.interaction import decode_image, question_images
 from datagen.rendering.png import encode_png
 from datagen.schema import arrow_schemas, dataset_columns
 from datagen.sources.split import SPLITS
@@ -31,7 +31,7 @@ from datagen.task import DatasetSpec, reward_hash
 from datagen.tasks.judges import JUDGES, OWN, sample_rows
 
 SHOWN = 3  # examples on the card
-SIDE = 336  # pixels, of the longer side of their pictures at most
+SIDE = 336  # pixels, of the longer side of their pictures at most; of the pictures of several images together
 CARRIED = ("recipe", "imported", "versions")  # what can't be made again of the files
 
 
@@ -88,7 +88,8 @@ def make_manifest(
 
 def judge_questions(spec: DatasetSpec) -> list[dict[str, Any]]:
     """The questions that a judge's rewards are audited on."""
-    return make_questions(spec, sample_rows(JUDGES[spec.name.removeprefix("own-")]))
+    judge = JUDGES[spec.name.removeprefix("own-").removesuffix("-images")]
+    return make_questions(spec, sample_rows(judge))
 
 
 def first_rows(folder: Path, spec: DatasetSpec, table: str, count: int) -> list[dict[str, Any]]:
@@ -101,13 +102,22 @@ def first_rows(folder: Path, spec: DatasetSpec, table: str, count: int) -> list[
 
 def example_files(folder: Path, spec: DatasetSpec) -> dict[str, bytes]:
     """The pictures that the card shows, by their paths in the folder."""
-    files = {}
-    for row in first_rows(folder, spec, "r1", SHOWN):
-        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-            picture = image.convert("RGB")
-            picture.thumbnail((SIDE, SIDE))
-        files[example_path(row)] = encode_png(picture)
-    return files
+    return {example_path(row): encode_png(_picture(row)) for row in first_rows(folder, spec, "r1", SHOWN)}
+
+
+def _picture(row: Mapping[str, Any]) -> Image.Image:
+    """The images of a question, side by side and scaled down."""
+    pictures = [decode_image(image) for image in question_images(row)]
+    for picture in pictures:
+        picture.thumbnail((SIDE // len(pictures), SIDE))
+    if len(pictures) == 1:
+        return pictures[0]
+    line = Image.new("RGB", (sum(one.width for one in pictures), max(one.height for one in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        line.paste(picture, (left, 0))
+        left += picture.width
+    return line
 
 
 def make_card(folder: Path, manifest: Mapping[str, Any]) -> str:
@@ -128,8 +138,8 @@ def make_card(folder: Path, manifest: Mapping[str, Any]) -> str:
     )
 
 
-def verify_imported(folder: Path, manifest: Mapping[str, Any]) -> int:
-    """Check an imported folder whose files have the manifest's hashes; returns its number of images.
+def verify_imported(folder: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
+    """Check an imported folder whose files have the manifest's hashes; returns its numbers of images and of questions.
 
     Every image is decoded and has the pixels that its row claims, the questions are what the rows of `raw` give, every
     solution earns full marks, and manifest and card are what the files give.
@@ -160,18 +170,19 @@ def verify_imported(folder: Path, manifest: Mapping[str, Any]) -> int:
     card = folder / CARD
     if not card.is_file() or card.read_text(encoding="utf-8") != make_card(folder, manifest):
         raise UserError(f"{card} is not the card of this manifest: it was edited, or r1vlm has changed since")
-    return images
+    return images, len(ids)
 
 
 def _check_pair(raw: Path, r1: Path, spec: DatasetSpec, ids: set[str]) -> Iterator[int]:
-    """Check a file of each table; gives 1 for each row."""
+    """Check a file of each table; gives the number of images of each row."""
     schemas = arrow_schemas(spec)
     check_shard(r1, spec, ids)
     rows, questions = read_shard(raw, schemas["raw"]), read_shard(r1, schemas["r1"])
     if make_questions(spec, rows) != questions:
         raise UserError(f"{r1} does not hold the questions of {raw}: import again")
     for row in rows:
-        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-            if hash_pixels(image.convert("RGB")).hex() != row["pixels"]:
-                raise UserError(f"{raw}: the image of {row['id']} has other pixels than its row claims: import again")
-        yield 1
+        images = question_images(row)
+        pixels = [hash_pixels(decode_image(image)).hex() for image in images]
+        if pixels != (row["pixels"] if spec.several_images else [row["pixels"]]):
+            raise UserError(f"{raw}: the image of {row['id']} has other pixels than its row claims: import again")
+        yield len(images)

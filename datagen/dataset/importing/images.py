@@ -58,8 +58,6 @@ def check_image(content: bytes) -> CheckedImage:
 
 def _check(content: bytes, seen: Sequence[object]) -> CheckedImage:
     """Check an image; `seen` are the warnings of Pillow so far, which others would get of the same bytes."""
-    import imagehash
-
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.width * image.height > PIXELS:
             raise BrokenImageError(f"its image has more than {PIXELS} pixels: scale it down")
@@ -71,9 +69,9 @@ def _check(content: bytes, seen: Sequence[object]) -> CheckedImage:
         if changes:
             content = _encode(upright, image.format == "JPEG")
             upright = Image.open(io.BytesIO(content))
-        pixels = upright.convert("RGB")
-    small = pixels.reduce(max(1, min(pixels.size) // SMALL))
-    return CheckedImage(content, tuple(changes), hash_pixels(pixels), int(str(imagehash.phash(small)), 16), pixels.size)
+            upright.load()
+        pixels = upright if upright.mode == "RGB" else upright.convert("RGB")
+        return CheckedImage(content, tuple(changes), hash_pixels(pixels), perceptual_hash(pixels), pixels.size)
 
 
 def hash_pixels(image: Image.Image) -> bytes:
@@ -81,6 +79,13 @@ def hash_pixels(image: Image.Image) -> bytes:
     digest = hashlib.sha256(f"{image.width} {image.height} ".encode())
     digest.update(image.tobytes())
     return digest.digest()[:16]
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """64 bits of which few differ where two images, which are RGB, look alike."""
+    import imagehash
+
+    return int(str(imagehash.phash(image.reduce(max(1, min(image.size) // SMALL)))), 16)
 
 
 def _convert(image: Image.Image, content: bytes) -> tuple[Image.Image, list[str]]:

@@ -1,9 +1,10 @@
-"""One row of a table: its question, its right answer and its image, checked."""
+"""One row of a table: its question, its right answer and its images, checked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 from datagen.common.errors import UserError, suggest
 from datagen.common.untrusted import SURROGATE
 from datagen.dataset.importing.config import ImportConfig
+from datagen.dataset.importing.images import BrokenImageError
 from datagen.dataset.importing.sources import SPLIT_NAMES, Source
 from datagen.dataset.shards import make_questions
+from datagen.schema import MOST_IMAGES
 from datagen.sources.split import SPLITS
 from datagen.task import score
 from datagen.tasks.judges import LONGEST, UnreadableError, read_json, read_number, read_places, split_solution
 
-OUTSIDE = "its image is outside the table's folder"
+OUTSIDE = "is outside the table's folder"
 
 
 class BrokenRowError(ValueError):
@@ -26,7 +29,7 @@ class BrokenRowError(ValueError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a row says, apart from its image; `group` and `split` are None where the table has none."""
+    """What a row says, apart from its images; `group` and `split` are None where the table has none."""
 
     question: str
     right: str
@@ -120,6 +123,47 @@ def _number(value: Any) -> float:
     return number
 
 
+def image_values(config: ImportConfig, row: Mapping[str, Any]) -> list[Any]:
+    """The images of a row, as `read_image` takes them.
+
+    Raises:
+        BrokenRowError: where several are wanted, and there is no list of 1 to `MOST_IMAGES`.
+    """
+    if config.images is None:
+        return [row[config.image]]
+    value = row[config.images]
+    values = read_json(value) if isinstance(value, str) else value
+    if not isinstance(values, list):
+        raise BrokenRowError("its images are no list")
+    if not 0 < len(values) <= MOST_IMAGES:
+        raise BrokenRowError(f"its list of images has {len(values)}, and 1 to {MOST_IMAGES} are possible")
+    return values
+
+
+def read_images(config: ImportConfig, row: Mapping[str, Any], root: Path | None) -> list[bytes]:
+    """The bytes of each image of a row.
+
+    Raises:
+        BrokenRowError: as `image_values` and `read_image`; it names the image where there are several.
+    """
+    contents = []
+    for number, value in enumerate(image_values(config, row), start=1):
+        with naming_image(config, number):
+            contents.append(read_image(value, root))
+    return contents
+
+
+@contextmanager
+def naming_image(config: ImportConfig, number: int) -> Iterator[None]:
+    """Inside, what is wrong with an image is said of the image of that number, where a row has several."""
+    try:
+        yield
+    except (BrokenRowError, BrokenImageError) as error:
+        if config.images is None:
+            raise
+        raise BrokenRowError(str(error).replace("its image", f"its image {number}", 1)) from error
+
+
 def read_image(value: Any, root: Path | None) -> bytes:
     """The bytes of an image: they are in the table, or in a file in its folder.
 
@@ -131,12 +175,12 @@ def read_image(value: Any, root: Path | None) -> bytes:
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise BrokenRowError("it has no image")
+        raise BrokenRowError("its image is missing")
     if root is None:
-        raise BrokenRowError(OUTSIDE)
+        raise BrokenRowError(f"its image {OUTSIDE}")
     path = (root / value).resolve()
     if not path.is_relative_to(root):
-        raise BrokenRowError(OUTSIDE)
+        raise BrokenRowError(f"its image {OUTSIDE}")
     try:
         if not path.is_file():
             raise BrokenRowError("its image is not there")
@@ -146,33 +190,33 @@ def read_image(value: Any, root: Path | None) -> bytes:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """The image of row `number` of the table, which is also that of row `first`, the first that has it.
+class Shown:
+    """An image as a row shows it: its bytes, what stands for its pixels, its width and height."""
 
-    `pixels` stands for its pixels, `size` is width and height.
-    """
-
-    number: int
-    first: int
     content: bytes
     pixels: str
     size: tuple[int, int]
 
 
-def raw_row(config: ImportConfig, prepared: Prepared, image: Placed) -> dict[str, Any]:
-    """A row of the table, with its image, as a row of `raw`."""
+def raw_row(
+    config: ImportConfig, prepared: Prepared, images: Sequence[Shown], number: int = 0, first: int = 0
+) -> dict[str, Any]:
+    """Row `number` of the table, with its images, as a row of `raw`; `first` is the first row that has one of them."""
     value = read_number(prepared.right)
+    stored = [{"bytes": image.content, "path": None} for image in images]
+    pixels = [image.pixels for image in images]
+    several = config.images is not None
     return {
-        "id": row_id(config, image.number),
-        "image": {"bytes": image.content, "path": None},
-        "image_id": row_id(config, image.first),
-        "pixels": image.pixels,
-        "group": image.pixels if prepared.group is None else prepared.group,
+        "id": row_id(config, number),
+        config.spec.image_column: stored if several else stored[0],
+        "image_id": row_id(config, first),
+        "pixels": pixels if several else pixels[0],
+        "group": pixels[0] if prepared.group is None else prepared.group,
         "question": prepared.question,
         "right": prepared.right,
         "trace": prepared.trace,
         "choices": prepared.choices,
-        "tolerance": config.allowed(value[0] if value is not None else 0.0, max(image.size)),
+        "tolerance": config.allowed(value[0] if value is not None else 0.0, max(images[0].size)),
         "difficulty": prepared.difficulty,
     }
 

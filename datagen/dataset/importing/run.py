@@ -37,36 +37,37 @@ from datagen.dataset.importing.images import BrokenImageError, check_image
 from datagen.dataset.importing.rows import (
     OUTSIDE,
     BrokenRowError,
-    Placed,
+    Shown,
     check_columns,
     check_row,
+    naming_image,
     prepare,
     raw_row,
-    read_image,
+    read_images,
 )
-from datagen.dataset.importing.sources import Source, open_source
+from datagen.dataset.importing.sources import Source, open_source, without_chunks
 from datagen.dataset.importing.splits import Decision, Rows, check_counts, decide
 from datagen.dataset.shards import make_questions
+from datagen.interaction import question_images
 from datagen.schema import TABLES, arrow_schemas
 from datagen.sources.split import SPLITS
 
 CHECKS = "checks"
 FLUSH = 1 << 25  # bytes of images that a worker keeps before it writes them
-CHECK_SCHEMA = pa.schema(
+IMAGE_BYTES = ("image.bytes", "images.list.element.bytes")  # the path in a Parquet file, of which each table has one
+CHECKED = pa.struct(
     [
-        ("number", pa.int64()),
-        ("reason", pa.string()),
         ("pixels", pa.binary()),
-        ("group", pa.binary()),
         ("near", pa.uint64()),
-        ("given", pa.int8()),
         ("digest", pa.binary()),
         ("changes", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
     ]
 )
-NOTHING = {"pixels": b"", "group": b"", "near": 0, "given": -1, "digest": b"", "changes": "", "width": 0, "height": 0}
+CHECK_SCHEMA = pa.schema(
+    [("reason", pa.string()), ("group", pa.binary()), ("given", pa.int8()), ("images", pa.list_(CHECKED))]
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Work:
-    """What workers are told once: what is imported, the columns that are read, and the folder they write into."""
+    """What workers are told of each chunk: what is imported, the columns that are read, the folder they write into."""
 
     config: ImportConfig
     source: Source
@@ -125,7 +126,8 @@ def import_images(config: ImportConfig, out: str | Path, *, workers: int | None 
     with locked(partial_folder / LOCK, busy):
         _record(partial_folder, config, source)
         try:
-            imported = _import(Work(config, source, columns, partial_folder), folder, executor)
+            work = Work(config, without_chunks(source), columns, partial_folder)
+            imported = _import(work, source.chunks, folder, executor)
         except RefusedImportError:
             shutil.rmtree(partial_folder)
             raise
@@ -150,14 +152,14 @@ def _record(folder: Path, config: ImportConfig, source: Source) -> None:
     record_recipe(folder, ours, "import of something else")
 
 
-def _import(work: Work, folder: Path, executor: Executor) -> Imported:
+def _import(work: Work, chunks: Sequence[Any], folder: Path, executor: Executor) -> Imported:
     config = work.config
-    jobs = _check(work, executor)
+    jobs = _check(work, chunks, executor)
     known = [_read_checks(work.folder, job) for job in jobs]
-    total = sum(len(one["number"]) for one in known)
+    total = sum(len(one.usable) for one in known)
     broken = _broken_rows(config, known, total, folder.with_name(folder.name + ".broken.jsonl"))
     rows = _usable(known)
-    decision = decide(rows, config.shares, config.near)
+    decision = decide(rows, config.shares, config.near, several=config.images is not None)
     if decision.across and not config.drop_duplicates and decision.example is not None:
         one, other = decision.example
         raise RefusedImportError(
@@ -170,7 +172,7 @@ def _import(work: Work, folder: Path, executor: Executor) -> Imported:
         raise RefusedImportError(str(error)) from error
     writing = _jobs_to_write(jobs, known, rows, decision)
     _write(work, writing, executor)
-    changed = dict(Counter(name for one in known for text in one["changes"] for name in text.split(",")))
+    changed = dict(Counter(name for one in known for text in one.changes for name in text.split(",")))
     facts = {
         "rows": total,
         "broken": total - len(rows.numbers),
@@ -185,9 +187,9 @@ def _import(work: Work, folder: Path, executor: Executor) -> Imported:
     return Imported(folder, counts, total, changed, decision, broken, left_out)
 
 
-def _check(work: Work, executor: Executor) -> list[Job]:
+def _check(work: Work, chunks: Sequence[Any], executor: Executor) -> list[Job]:
     """Check all chunks that have not been checked; returns the jobs, in order."""
-    jobs = [Job(number, chunk, -1) for number, chunk in enumerate(work.source.chunks)]
+    jobs = [Job(number, chunk, -1) for number, chunk in enumerate(chunks)]
     paths = [_checks_path(work.folder, job) for job in jobs]
     missing = [job for job, path in zip(jobs, paths, strict=True) if not path.exists()]
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="checking", unit="chunk", disable=None) as bar:
@@ -204,12 +206,11 @@ def _checks_path(folder: Path, job: Job) -> Path:
 def check_chunk(work: Work, job: Job) -> None:
     """Check the rows of a chunk, and write down what is found of each."""
     found = []
-    for at, row in enumerate(work.source.read(job.chunk, work.columns)):
+    for row in work.source.read(job.chunk, work.columns):
         try:
-            about = _check_row(work, row)
+            found.append(_check_row(work, row))
         except (BrokenRowError, BrokenImageError) as error:
-            about = {**NOTHING, "reason": str(error)}
-        found.append({"number": at, "reason": None, **about})
+            found.append({"reason": str(error), "group": b"", "given": -1, "images": []})
     with atomic_path(_checks_path(work.folder, job)) as temporary:
         pq.write_table(pa.Table.from_pylist(found, CHECK_SCHEMA), temporary)
 
@@ -217,14 +218,25 @@ def check_chunk(work: Work, job: Job) -> None:
 def _check_row(work: Work, row: Mapping[str, Any]) -> dict[str, Any]:
     config = work.config
     prepared = prepare(config, row)
-    content = read_image(row[config.image], work.source.root)
+    images = []
+    for number, content in enumerate(read_images(config, row, work.source.root), start=1):
+        with naming_image(config, number):
+            images.append(_check_image(content))
+    sizes = [(image["width"], image["height"]) for image in images]
+    check_row(config, raw_row(config, prepared, [Shown(b"", "", size) for size in sizes]), sizes[0])
+    return {
+        "reason": None,
+        "group": images[0]["pixels"] if prepared.group is None else _digest(prepared.group.encode()),
+        "given": -1 if prepared.split is None else SPLITS.index(prepared.split),
+        "images": images,
+    }
+
+
+def _check_image(content: bytes) -> dict[str, Any]:
     image = check_image(content)
-    check_row(config, raw_row(config, prepared, Placed(0, 0, b"", "", image.size)), image.size)
     return {
         "pixels": image.pixels,
-        "group": image.pixels if prepared.group is None else hashlib.sha256(prepared.group.encode()).digest()[:16],
         "near": image.near,
-        "given": -1 if prepared.split is None else SPLITS.index(prepared.split),
         "digest": _digest(content),
         "changes": ",".join(image.changes),
         "width": image.size[0],
@@ -236,33 +248,54 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()[:16]
 
 
-def _read_checks(folder: Path, job: Job) -> dict[str, Any]:
-    """What was found of a chunk, as arrays; `reason` and `changes` are lists."""
+@dataclass(frozen=True)
+class Found:
+    """What was found of a chunk, whose first row has the number `first`.
+
+    `usable`, `group`, `given` and `counts` (how many images) are of each row, `pixels` and `near` of each image.
+    `reasons` says of a row by its number why it can't be used, `changes` has a text for each image that was changed.
+    """
+
+    first: int
+    usable: NDArray[np.bool_]
+    group: NDArray[np.bytes_]
+    given: NDArray[np.int8]
+    counts: NDArray[np.int64]
+    pixels: NDArray[np.bytes_]
+    near: NDArray[np.uint64]
+    reasons: dict[int, str]
+    changes: list[str]
+
+
+def _read_checks(folder: Path, job: Job) -> Found:
     with pq.ParquetFile(_checks_path(folder, job)) as file:
-        table = file.read(columns=["number", "reason", "pixels", "group", "near", "given", "changes"])
-    kept: dict[str, Any] = {
-        name: np.array(table[name].to_pylist(), dtype=kind)
-        for name, kind in (("pixels", "S16"), ("group", "S16"), ("near", np.uint64), ("given", np.int8))
-    }
-    kept["number"] = np.arange(len(table)) + job.first
-    # Texts of few kinds, or of few rows: one object each.
-    reasons, changes = table["reason"].to_pylist(), table["changes"].to_pylist()
-    kept["reason"] = {at: reason for at, reason in enumerate(reasons) if reason is not None}
-    kept["changes"] = [text for text in changes if text]
-    kept["usable"] = np.array([reason is None for reason in reasons])
-    return kept
+        table = file.read()
+    reasons = table["reason"].to_pylist()
+    images = table["images"].combine_chunks()
+    flat = images.flatten()
+    return Found(
+        job.first,
+        usable=np.array([reason is None for reason in reasons]),
+        group=np.array(table["group"].to_pylist(), dtype="S16"),
+        given=table["given"].to_numpy(),
+        counts=images.value_lengths().to_numpy().astype(np.int64),
+        pixels=np.array(flat.field("pixels").to_pylist(), dtype="S16"),
+        near=flat.field("near").to_numpy(),
+        reasons={job.first + at: reason for at, reason in enumerate(reasons) if reason is not None},
+        changes=[text for text in flat.field("changes").to_pylist() if text],
+    )
 
 
-def _broken_rows(config: ImportConfig, known: Sequence[Mapping[str, Any]], total: int, listing: Path) -> Path | None:
+def _broken_rows(config: ImportConfig, known: Sequence[Found], total: int, listing: Path) -> Path | None:
     """List the rows that can't be used in a file; returns it.
 
     Raises:
         RefusedImportError: where they are too many, or an image is outside the table's folder.
     """
-    broken = [(int(one["number"][at]), reason) for one in known for at, reason in one["reason"].items()]
+    broken = [found for one in known for found in one.reasons.items()]
     for number, reason in broken:
-        if reason == OUTSIDE:
-            raise RefusedImportError(f"row {number} of {config.source} can't be used: {OUTSIDE}; move the image there")
+        if reason.endswith(OUTSIDE):
+            raise RefusedImportError(f"row {number} of {config.source} can't be used: {reason}; move the image there")
     if not broken:
         listing.unlink(missing_ok=True)
         return None
@@ -277,16 +310,22 @@ def _broken_rows(config: ImportConfig, known: Sequence[Mapping[str, Any]], total
     return listing
 
 
-def _usable(known: Sequence[Mapping[str, Any]]) -> Rows:
-    def column(name: str) -> NDArray[Any]:
-        return np.concatenate([one[name][one["usable"]] for one in known])
-
-    return Rows(column("number"), column("pixels"), column("group"), column("near"), column("given"))
+def _usable(known: Sequence[Found]) -> Rows:
+    usable = np.concatenate([one.usable for one in known])
+    counts = np.concatenate([one.counts for one in known])[usable]  # those that can't be used have no images here
+    return Rows(
+        numbers=np.flatnonzero(usable),
+        groups=np.concatenate([one.group for one in known])[usable],
+        given=np.concatenate([one.given for one in known])[usable],
+        row=np.repeat(np.arange(len(counts)), counts),
+        pixels=np.concatenate([one.pixels for one in known]),
+        near=np.concatenate([one.near for one in known]),
+    )
 
 
 @dataclass(frozen=True)
 class WriteJob:
-    """A chunk to write: the split of each of its rows (-1: none), the first row with its image, and its shards."""
+    """A chunk to write: the split of each of its rows (-1: none), the first row with its images, and its shards."""
 
     job: Job
     splits: NDArray[np.int8]
@@ -294,16 +333,11 @@ class WriteJob:
     shards: tuple[Shard, ...]
 
 
-def _jobs_to_write(
-    jobs: Sequence[Job], known: Sequence[Mapping[str, Any]], rows: Rows, decision: Decision
-) -> list[WriteJob]:
-    total = sum(len(one["number"]) for one in known)
+def _jobs_to_write(jobs: Sequence[Job], known: Sequence[Found], rows: Rows, decision: Decision) -> list[WriteJob]:
+    total = sum(len(one.usable) for one in known)
     splits, firsts = np.full(total, -1, dtype=np.int8), np.zeros(total, dtype=np.int64)
-    splits[rows.numbers] = decision.splits
-    numbers = rows.numbers[decision.splits >= 0]
-    _, first, inverse = np.unique(rows.pixels[decision.splits >= 0], return_index=True, return_inverse=True)
-    firsts[numbers] = numbers[first[inverse]]
-    parts = [slice(job.first, job.first + len(one["number"])) for job, one in zip(jobs, known, strict=True)]
+    splits[rows.numbers], firsts[rows.numbers] = decision.splits, decision.firsts
+    parts = [slice(one.first, one.first + len(one.usable)) for one in known]
     shards = _shards([splits[part] for part in parts])
     return [WriteJob(job, splits[part], firsts[part], own) for job, part, own in zip(jobs, parts, shards, strict=True)]
 
@@ -343,7 +377,7 @@ def write_chunk(work: Work, job: WriteJob) -> None:
                     stack.enter_context(atomic_path(work.folder / shard.path(table))),
                     schemas[table],
                     use_dictionary=False,
-                    compression={"image.bytes": "NONE"},  # PNG and JPEG are compressed
+                    compression=dict.fromkeys(IMAGE_BYTES, "NONE"),  # PNG and JPEG are compressed
                 )
             )
             for shard in job.shards
@@ -353,7 +387,7 @@ def write_chunk(work: Work, job: WriteJob) -> None:
         waiting = 0
         for split, raw in _raw_rows(work, job):
             rows[split].append(raw)
-            waiting += len(raw["image"]["bytes"])
+            waiting += sum(len(image["bytes"]) for image in question_images(raw))
             if waiting > FLUSH:
                 _flush(work.config, rows, writers, schemas)
                 waiting = 0
@@ -377,17 +411,20 @@ def _raw_rows(work: Work, job: WriteJob) -> Iterator[tuple[str, dict[str, Any]]]
     """The rows of a chunk that belong to a split, as rows of `raw`."""
     config = work.config
     with pq.ParquetFile(_checks_path(work.folder, job.job)) as file:
-        checks = file.read(columns=["pixels", "digest", "changes", "width", "height"]).to_pylist()
-    for at, (row, check) in enumerate(zip(work.source.read(job.job.chunk, work.columns), checks, strict=True)):
+        checks = file.read(columns=["images"])["images"].to_pylist()
+    for at, (row, checked) in enumerate(zip(work.source.read(job.job.chunk, work.columns), checks, strict=True)):
         if job.splits[at] < 0:
             continue
         number = job.job.first + at
-        prepared = prepare(config, row)
-        content = read_image(row[config.image], work.source.root)
-        if _digest(content) != check["digest"]:
-            raise RefusedImportError(f"the image of row {number} has changed since it was checked: import again")
-        if check["changes"]:
-            content = check_image(content).content
-        size = check["width"], check["height"]
-        placed = Placed(number, int(job.firsts[at]), content, check["pixels"].hex(), size)
-        yield SPLITS[job.splits[at]], raw_row(config, prepared, placed)
+        contents = read_images(config, row, work.source.root)
+        if [_digest(content) for content in contents] != [check["digest"] for check in checked]:
+            raise RefusedImportError(f"an image of row {number} has changed since it was checked: import again")
+        images = [_as_checked(content, check) for content, check in zip(contents, checked, strict=True)]
+        raw = raw_row(config, prepare(config, row), images, number, int(job.firsts[at]))
+        yield SPLITS[job.splits[at]], raw
+
+
+def _as_checked(content: bytes, check: Mapping[str, Any]) -> Shown:
+    """An image as it is kept, of the bytes that were checked."""
+    kept = check_image(content).content if check["changes"] else content
+    return Shown(kept, check["pixels"].hex(), (check["width"], check["height"]))

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +66,11 @@ def open_source(name: str, subset: str | None) -> Source:
     if not tables:
         return _list_classes(path)
     return _open_tables(tables)
+
+
+def without_chunks(source: Any) -> Any:
+    """A source for workers, who are told of each chunk: the list of all may be long."""
+    return replace(source, chunks=())
 
 
 def _open_tables(paths: list[Path]) -> Source:

@@ -35,8 +35,8 @@ def test_it_asks_what_we_ask_and_judges_as_we_judge(tmp_path: Path) -> None:
 
     def say(prompt: Prompt) -> bytes:
         assert prompt.messages[0] == system
-        assert prompt.image.mode == "RGB"
-        return response(texts[prompt.messages[1]["content"], prompt.image.tobytes()])
+        assert prompt.shown[0].mode == "RGB"
+        return response(texts[prompt.messages[1]["content"], prompt.shown[0].tobytes()])
 
     with playing(say) as server:
         words = f"--model openai-api/r1vlm/served --model-base-url {server.address} --log-format json --display none"

@@ -19,6 +19,7 @@ from training.rollout.parity import is_split
 from training.trainers.shared_prefix.packing import ATTENTION, pack
 
 PER_IMAGE = ("pixel_values", "image_grid_thw")  # Qwen's, which have no row for each row of a batch
+PIXELS = ("pixel_values", "pixel_attention_mask")
 IMAGE_INPUTS = {"pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "mm_token_type_ids"}
 # Settings of sampling under which a completion depends on more than its own last distribution, and values that do not.
 PLAIN_SAMPLING: dict[str, tuple[Any, ...]] = {
@@ -215,13 +216,18 @@ def first_rows(group: Sequence[int]) -> list[int]:
 def choose_rows(inputs: Mapping[str, Any], counts: Sequence[int], rows: Sequence[int]) -> dict[str, Tensor]:
     """Tensors of a processor at some of its rows, which may come several times. `counts` are the images of each row.
 
-    Tensors have a row for each row, but for two of Qwen's: `image_grid_thw` has one for each image, `pixel_values` one
-    for each of its patches.
+    Tensors have a row for each row, but for those of the images: Qwen's `image_grid_thw` has one for each image, its
+    `pixel_values` one for each patch; others may have one for each image where rows show several.
     """
     starts = list(accumulate(counts, initial=0))
     images = [image for row in rows for image in range(starts[row], starts[row + 1])]
     grid = inputs.get("image_grid_thw")
-    chosen = {name: value[list(rows)] for name, value in inputs.items() if grid is None or name not in PER_IMAGE}
+    by_image = [name for name, value in inputs.items() if name in PIXELS and len(value) == sum(counts)]
+    chosen = {
+        name: value[images if name in by_image else list(rows)]
+        for name, value in inputs.items()
+        if grid is None or name not in PER_IMAGE
+    }
     if grid is not None:
         patches = inputs["pixel_values"].split(grid.prod(-1).tolist())
         chosen |= {"pixel_values": torch.cat([patches[image] for image in images]), "image_grid_thw": grid[images]}

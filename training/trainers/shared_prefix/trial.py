@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from trl.data_utils import prepare_multimodal_messages
 
 from datagen.hub.generation import FAMILIES
+from datagen.interaction import question_images
 from datagen.r1_format import completion_of
 from training.rollout.parity import is_split, loss_inputs
 from training.trainers.shared_prefix.trainer import SharingError
@@ -49,7 +50,9 @@ def trial(trainer: Any) -> str:
     tokenizer = trainer.processing_class.tokenizer
     solutions = [tokenizer(completion_of(row["solution"]))["input_ids"] for row in rows]
     completions = [part for ids in solutions for part in (ids, ids[: max(1, len(ids) // 2)])]
-    prompts = [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows for _ in range(2)]
+    prompts = [
+        prepare_multimodal_messages(row["prompt"], images=question_images(row)) for row in rows for _ in range(2)
+    ]
     inputs = loss_inputs(trainer, prompts, completions)
     group = torch.arange(len(prompts), device=trainer.accelerator.device) // 2
     training = trainer.model.training

@@ -3,12 +3,13 @@
 JPEG pictures of about 100 kB in a folder with a CSV of `SIZE` rows (or a tenth of it, for the memory). Copying is
 `shutil.copytree` of the folder, in one process, and `os.sync` behind it; importing has the same behind it. Both are
 measured in turn, `ROUNDS` times, in one run on the machine it is on. Decoding is what an import can't do without: every
-picture once by Pillow, in one process, and nothing else.
+picture once by Pillow, in as many processes, and nothing else. Last, what each part of an import takes of one process.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import shutil
@@ -17,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.datagen import memory
+from datagen.dataset.importing.images import check_image, hash_pixels, perceptual_hash
 
 SIZE = int(os.environ.get("SIZE", "10000"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
@@ -62,13 +66,20 @@ def copying(source: Path, target: Path) -> float:
     return time.perf_counter() - started
 
 
-def decoding(source: Path) -> float:
-    """Seconds that decoding every picture takes."""
-    started = time.perf_counter()
-    for path in (source / "photos").iterdir():
-        with Image.open(path) as image:
-            image.load()
-    return time.perf_counter() - started
+def decode(path: Path) -> None:
+    """Decode a picture."""
+    with Image.open(path) as image:
+        image.load()
+
+
+def decoding(source: Path, workers: int) -> float:
+    """Seconds that decoding every picture takes, in so many processes that are there already."""
+    paths = list((source / "photos").iterdir())
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(decode, paths[:workers]))
+        started = time.perf_counter()
+        list(pool.map(decode, paths, chunksize=100))
+        return time.perf_counter() - started
 
 
 def importing(source: Path, target: Path, workers: int) -> tuple[float, float]:
@@ -86,6 +97,29 @@ def importing(source: Path, target: Path, workers: int) -> tuple[float, float]:
     return time.perf_counter() - started, most / 2**20
 
 
+def parts(source: Path, count: int = 300) -> dict[str, float]:
+    """Milliseconds an image that the parts of an import take in one process."""
+    paths = sorted((source / "photos").iterdir())[:count]
+    contents = [path.read_bytes() for path in paths]
+    images = [Image.open(io.BytesIO(content)) for content in contents]
+    steps: dict[str, Callable[[], object]] = {
+        "read": lambda: [path.read_bytes() for path in paths],
+        "SHA-256 of the bytes": lambda: [hashlib.sha256(content).digest() for content in contents],
+        "decode": lambda: [image.load() for image in images],
+        "SHA-256 of the pixels": lambda: list(map(hash_pixels, images)),
+        "perceptual hash": lambda: list(map(perceptual_hash, images)),
+        "all of the check": lambda: list(map(check_image, contents)),
+    }
+    return {name: 1000 * seconds(step) / count for name, step in steps.items()}
+
+
+def seconds(step: Callable[[], object]) -> float:
+    """How long a call takes."""
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
 def main() -> None:
     """Print the ratios, and the memory at a tenth of the rows and at all."""
     cores = os.cpu_count() or 1
@@ -99,7 +133,9 @@ def main() -> None:
         for _ in range(ROUNDS):
             copied = copying(folder / "all", folder / "copy")
             shutil.rmtree(folder / "copy")
-            print(f"  copied in {copied:.1f} s, decoded in {decoding(folder / 'all'):.1f} s")
+            for workers in found:
+                floor = decoding(folder / "all", workers)
+                print(f"  copied in {copied:.1f} s, decoded by {workers} in {floor:.1f} s: {floor / copied:.1f} times")
             for workers, ratios in found.items():
                 seconds, peak = importing(folder / "all", folder / "out", workers)
                 shutil.rmtree(folder / "out")
@@ -112,6 +148,7 @@ def main() -> None:
             low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
             print(f"{workers} workers: {middle:.1f} times the time of copying ({low:.1f} to {high:.1f})")
         _, small = importing(folder / "tenth", folder / "out", cores)
+        print("Milliseconds an image:", ", ".join(f"{name} {took:.2f}" for name, took in parts(folder / "all").items()))
         print(f"Peak memory: {small:.0f} MiB at {SIZE // 10} rows, {max(peaks):.0f} MiB at {SIZE}.")
 
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +47,17 @@ def picture(number: int) -> bytes:
 def write_source(folder: Path, size: int) -> float:
     """Write a folder of pictures with a table; returns the mean bytes of a picture."""
     (folder / "photos").mkdir(parents=True)
-    total = 0
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "answer"])
-        for number in range(size):
-            content = picture(number)
-            total += len(content)
-            (folder / "photos" / f"{number}.jpg").write_bytes(content)
-            writer.writerow([f"photos/{number}.jpg", number % 7])
-    return total / size
+        writer.writerows([f"photos/{number}.jpg", number % 7] for number in range(size))
+    with ProcessPoolExecutor() as pool:
+        return sum(pool.map(partial(write_picture, folder / "photos"), range(size), chunksize=100)) / size
+
+
+def write_picture(folder: Path, number: int) -> int:
+    """Write a picture; returns its bytes."""
+    return (folder / f"{number}.jpg").write_bytes(picture(number))
 
 
 def copying(source: Path, target: Path) -> float:

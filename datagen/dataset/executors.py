@@ -34,9 +34,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def process_executor(workers: int) -> Executor:
-    """Worker processes on this machine, forked by one that imports for all of them, and begins with it now."""
-    forkserver.set_forkserver_preload(["datagen.dataset.shards"])
+def process_executor(workers: int, modules: Sequence[str] = ("datagen.dataset.shards",)) -> Executor:
+    """Worker processes on this machine, forked by one that imports `modules` for all, and begins with it now."""
+    forkserver.set_forkserver_preload(list(modules))
     before = dict(os.environ)
     # Python 3.11 to 3.13 have it import from elsewhere than this process does (CPython #117378).
     os.environ |= {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "PYTHONSAFEPATH": "1"}

@@ -102,7 +102,7 @@ def asked(row: Row, said: Sequence[str]) -> list[Mapping[str, Any]]:
     """The messages that r1vlm-eval sends for a row, behind what was said."""
     episode = replay(find_task(row["task"]), said, row)
     history = list(zip(episode.messages, episode.observations, strict=True))
-    prompt = Prompt(row["id"], row["prompt"], row["image"].convert("RGB"), opening=True, history=history)
+    prompt = Prompt(row["id"], row["prompt"], [row["image"].convert("RGB")], opening=True, history=history)
     return [plain(one) for one in prompt.conversation(image_url_part)]
 
 

@@ -156,7 +156,7 @@ def test_a_placeholder_too_many_is_named_and_takes_no_other_rows_image(text: str
     backend = transformers_backend.load(random_checkpoint, Sampling(2), 8)
     image = Image.new("RGB", (56, 56), "white")
     prompts = [
-        Prompt(str(i), [{"role": "user", "content": asked}], image, True) for i, asked in enumerate(["A?", text])
+        Prompt(str(i), [{"role": "user", "content": asked}], [image], True) for i, asked in enumerate(["A?", text])
     ]
     with pytest.raises(
         UserError, match=r"image placeholders \(<\|image_pad\|>\) and 1 image: take the placeholder out"
@@ -170,6 +170,16 @@ def test_a_placeholder_too_many_is_named_and_takes_no_other_rows_image(text: str
 def test_a_placeholder_too_few_is_named(random_checkpoint: Path) -> None:
     backend = transformers_backend.load(random_checkpoint, Sampling(2), 8)
     backend.processor.chat_template = backend.processor.chat_template.replace("<|image_pad|>", "")
-    prompts = [Prompt("1", [{"role": "user", "content": "A?"}], Image.new("RGB", (56, 56)), True)]
+    prompts = [Prompt("1", [{"role": "user", "content": "A?"}], [Image.new("RGB", (56, 56))], True)]
     with pytest.raises(UserError, match="a prompt has 0 image placeholders"):
         list(backend.generate(prompts))
+
+
+def test_a_chat_template_that_shows_one_image_of_several_is_named(random_checkpoint: Path) -> None:
+    processor = load_processor(random_checkpoint)
+    question = [{"role": "user", "content": "A?"}]
+    check_questions([question], processor, images=3)
+    processor.chat_template = processor.chat_template.replace("== 'image'", "== 'image' and loop.first")
+    check_questions([question], processor)
+    with pytest.raises(UserError, match=r"a prompt has 1 image placeholders .* and 3 images"):
+        check_questions([question], processor, images=3)

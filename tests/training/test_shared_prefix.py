@@ -64,12 +64,17 @@ def make_trainer(model: Path, rows: Any, out: Path, *, lora: dict[str, Any] | No
     return trainer
 
 
-def batch(trainer: Any, rows: Any, order: list[int] | None = None, images: int = 1) -> tuple[dict[str, Any], Tensor]:
-    """Completions of random lengths and tokens, some masked out, and the prompt of each; in another order if given."""
+def batch(
+    trainer: Any, rows: Any, order: list[int] | None = None, images: tuple[int, ...] = (1,) * PROMPTS
+) -> tuple[dict[str, Any], Tensor]:
+    """Completions of random lengths and tokens, some masked out, and the prompt of each; in another order if given.
+
+    `images` are how many each prompt shows.
+    """
     tokens = torch.Generator().manual_seed(1)
     order = list(range(PROMPTS * GROUP)) if order is None else order
     prompts = [
-        prepare_multimodal_messages(rows[i]["prompt"], images=[rows[i + j]["image"] for j in range(images)])
+        prepare_multimodal_messages(rows[i]["prompt"], images=[rows[i + j]["image"] for j in range(images[i])])
         for i in range(PROMPTS)
         for _ in range(GROUP)
     ]
@@ -107,8 +112,10 @@ def check_equal(trainer: Any, inputs: dict[str, Any], group: Tensor) -> None:
 
 
 @pytest.mark.parametrize("recipe", FAMILIES)
-@pytest.mark.parametrize("images", [1, 2])
-def test_families(recipe: str, images: int, family: Callable[[str], Path], rows: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [(1, 1, 1), (2, 2, 2), (2, 1, 3)])
+def test_families(
+    recipe: str, images: tuple[int, ...], family: Callable[[str], Path], rows: Any, tmp_path: Path
+) -> None:
     trainer = make_trainer(family(recipe), rows, tmp_path)
     inputs, group = batch(trainer, rows, images=images)
     check_equal(trainer, inputs, group)

@@ -53,6 +53,7 @@ from datagen.schema import TABLES, arrow_schemas
 from datagen.sources.split import SPLITS
 
 CHECKS = "checks"
+WORKERS_IMPORT = ("datagen.dataset.importing.run", "imagehash")
 FLUSH = 1 << 25  # bytes of images that a worker keeps before it writes them
 IMAGE_BYTES = ("image.bytes", "images.list.element.bytes")  # the path in a Parquet file, of which each table has one
 CHECKED = pa.struct(
@@ -122,7 +123,7 @@ def import_images(config: ImportConfig, out: str | Path, *, workers: int | None 
     partial_folder = begin_folder(folder)
     busy = f"another process is importing into {partial_folder}: wait for it, or name another --out"
     one = len(source.chunks) == 1  # there is nothing to share out
-    executor: Executor = map if one else process_executor(workers or available_cores())
+    executor: Executor = map if one else process_executor(workers or available_cores(), WORKERS_IMPORT)
     with locked(partial_folder / LOCK, busy):
         _record(partial_folder, config, source)
         try:

@@ -21,6 +21,7 @@ from datagen.common.errors import UserError
 from datagen.dataset.importing.splits import Rows, decide
 from datagen.dataset.reader import check_shard, most_images, open_dataset
 from datagen.export.questions import UTILS
+from datagen.hub.checkpoint import load_processor
 from datagen.interaction import question_images
 from datagen.schema import arrow_schemas
 from datagen.tasks.judges import JUDGES, OWN
@@ -31,6 +32,7 @@ from tests.datagen.test_export import function_of
 from tests.evaluation.server import playing
 from tests.hub import Hub, running
 from tests.processes import invoke, refused, run
+from training.launch.planner import largest_question
 
 TABLE = ("--images", "files", "--question", "question", "--answer", "colour", "--judge", "exact")
 
@@ -329,6 +331,29 @@ def test_there_is_a_dataset_of_several_images_for_each_judge_but_those_of_places
     assert {name for name, spec in OWN.items() if spec.several_images} == {
         f"own-{judge}-images" for judge in JUDGES if judge not in ("boxes", "points")
     }
+
+
+def test_a_plan_counts_all_images_and_tells_vllm_how_many(pairs: Path, tmp_path: Path) -> None:
+    question = largest_question("own-exact-images", ["own-exact-images"], str(pairs))
+    assert (question.width, question.height, question.images) == (96, 64, 2)
+    assert largest_question("own-exact-images", ["own-exact-images"]).images == 2  # where nothing is known
+    words = ("own-exact-images", "--data", str(pairs), "--model", "Qwen/Qwen2.5-VL-3B-Instruct", "--hardware", "4gpu")
+    done = invoke("training.cli", *words, "--dry-run", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert """--limit-mm-per-prompt '{"image": 2, "video": 0}'""" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_the_longest_prompt_is_that_of_the_most_images(pairs: Path, random_checkpoint: Path) -> None:
+    from trl.data_utils import prepare_multimodal_messages
+
+    from training.rollout.vllm import longest_prompt
+
+    processor, rows = load_processor(random_checkpoint), open_dataset(pairs).questions("test")
+    prompts = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in rows]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    lengths = [len(processor.apply_chat_template([one], **options)["input_ids"][0]) for one in prompts]
+    assert min(lengths) < max(lengths) == longest_prompt(rows, processor)
 
 
 @pytest.mark.slow

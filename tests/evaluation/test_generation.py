@@ -128,7 +128,7 @@ def test_variants_ask_what_they_say(name: str, small_datasets: dict[str, Path]) 
     for place in range(5):
         image = rows[place]["image"]
         assert len(found["blank"].prompt(rows, place).shown[0].getcolors()) == 1
-        assert found["other"].prompt(rows, place).image.tobytes() != image.tobytes()
+        assert found["other"].prompt(rows, place).shown[0].tobytes() != image.tobytes()
     if "exchanged" in found:
         judged = found["exchanged"].ground_truths(rows, questions)
         for place, (question, other) in enumerate(zip(questions, judged, strict=True)):
@@ -140,7 +140,7 @@ def test_variants_ask_what_they_say(name: str, small_datasets: dict[str, Path]) 
             right = r1_format.format_solution(TASKS[other["task"]].solve(other), other["message"])
             assert score_messages([other], [right]).correctness == 1
             assert score_messages([question], [right]).correctness == 0
-            assert found["exchanged"].prompt(rows, place).image.tobytes() != rows[place]["image"].tobytes()
+            assert found["exchanged"].prompt(rows, place).shown[0].tobytes() != rows[place]["image"].tobytes()
 
 
 def test_findings(questions: list[dict[str, Any]]) -> None:

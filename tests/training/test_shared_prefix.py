@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,8 +22,9 @@ from trl.trainer import grpo_trainer
 from benchmarks.steps import draw_for_all
 from datagen.dataset.reader import open_dataset
 from tests.processes import invoke
+from tests.training.conftest import TINY
 from training.models import load_model
-from training.rollout.parity import loss_inputs
+from training.rollout.parity import changed_weights, loss_inputs
 from training.trainers import grpo
 from training.trainers.shared_prefix import trainer as module
 from training.trainers.shared_prefix import trial
@@ -37,7 +41,15 @@ def rows(digits_folder: Path) -> Any:
     return open_dataset(digits_folder).questions("train", ["list", "sum"])
 
 
-def make_trainer(model: Path, rows: Any, out: Path, *, lora: dict[str, Any] | None = None, **settings: Any) -> Any:
+def make_trainer(
+    model: Path,
+    rows: Any,
+    out: Path,
+    *,
+    kind: type[SharedPrefix] = SharedPrefix,
+    lora: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Any:
     """A trainer that shares prompts, of which nothing has been trained yet."""
     network, processor = load_model(str(model))
     if processor.image_processor.to_dict().get("do_image_splitting"):  # into 17 tiles
@@ -52,7 +64,7 @@ def make_trainer(model: Path, rows: Any, out: Path, *, lora: dict[str, Any] | No
         gradient_checkpointing=settings.pop("gradient_checkpointing", False),
         **{**usual, **settings},
     )
-    trainer = SharedPrefix(
+    trainer = kind(
         model=network,
         processing_class=processor,
         args=config,
@@ -86,29 +98,50 @@ def batch(
     return inputs, torch.tensor([i // GROUP for i in order])
 
 
-def compute(trainer: Any, inputs: dict[str, Any], group: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Log-probabilities and entropies where there are tokens, and the gradients of a weighted sum of the former."""
+@dataclass(frozen=True)
+class Computed:
+    """A loss and its gradients; log-probabilities and entropies (tokens,) where there are tokens."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    logps: Tensor
+    entropies: Tensor
+
+
+def gradients_of(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def compute(trainer: Any, inputs: dict[str, Any], group: Tensor | None) -> Computed:
+    """The loss is a weighted mean of the log-probabilities."""
     trainer.shares_loss = group is not None
-    trainer.model.zero_grad()
     with trainer.groups(group):
         logps, entropies, _ = trainer._get_per_token_logps_and_entropies(trainer.model, compute_entropy=True, **inputs)
     real = inputs["attention_mask"][:, -inputs["logits_to_keep"] :].bool()
     weights = torch.randn(logps.shape, generator=torch.Generator().manual_seed(2))
-    ((logps.float() * weights)[real].sum() / real.sum()).backward()
-    gradients = {name: value.grad.clone() for name, value in trainer.model.named_parameters() if value.grad is not None}
-    return logps.detach()[real], entropies.detach()[real], gradients
+    loss = (logps.float() * weights)[real].sum() / real.sum()
+    gradients = gradients_of(trainer.model, loss)
+    return Computed(loss.detach(), gradients, logps.detach()[real], entropies.detach()[real])
 
 
 def check_equal(trainer: Any, inputs: dict[str, Any], group: Tensor) -> None:
-    """Both paths give the same within 1e-5, and nothing is zero."""
-    logps, entropies, gradients = compute(trainer, inputs, None)
-    shared = compute(trainer, inputs, group)
-    torch.testing.assert_close(shared[0], logps, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(shared[1], entropies, rtol=1e-5, atol=1e-5)
-    assert shared[2].keys() == gradients.keys()
-    assert any(value.any() for value in gradients.values())
-    for name, value in gradients.items():
-        torch.testing.assert_close(shared[2][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    """Both paths give the same, and nothing is zero."""
+    plain, shared = compute(trainer, inputs, None), compute(trainer, inputs, group)
+    torch.testing.assert_close(shared.logps, plain.logps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared.entropies, plain.entropies, rtol=1e-5, atol=1e-5)
+    check_same_loss(shared.loss, shared.gradients, plain.loss, plain.gradients)
+
+
+def check_same_loss(loss: Tensor, gradients: dict[str, Tensor], expected: Tensor, wanted: dict[str, Tensor]) -> None:
+    """The loss within 1e-6, every gradient within 1e-5, and some of both are not 0."""
+    assert expected.abs() > 1e-4
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-6)
+    assert gradients.keys() == wanted.keys()
+    assert any(value.abs().max() > 1e-4 for value in wanted.values())
+    for name, value in wanted.items():
+        torch.testing.assert_close(gradients[name], value, rtol=0, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize("recipe", FAMILIES)
@@ -121,13 +154,14 @@ def test_families(
     check_equal(trainer, inputs, group)
 
 
+LORA = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
 MODES: dict[str, dict[str, Any]] = {
     "checkpointing": {"gradient_checkpointing": True},
     "reentrant": {
         "gradient_checkpointing": True,
         "gradient_checkpointing_kwargs": {"use_reentrant": True},
     },
-    "lora": {"lora": {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}},
+    "lora": {"lora": LORA},
 }
 
 
@@ -139,6 +173,58 @@ def test_modes(mode: str, random_checkpoint: Path, rows: Any, tmp_path: Path) ->
     trainer.model.train()
     inputs, group = batch(trainer, rows)
     check_equal(trainer, inputs, group)
+    if mode == "lora":
+        trained = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
+        assert {"visual" in name for name in trained} == {True, False}
+
+
+class Given(grpo.R1GRPOTrainer):
+    """The trainer with completions of random tokens: some are cut off, those of the last question are all alike."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        chance, end = Random(0), self.processing_class.tokenizer.eos_token_id
+        drawn = [chance.choices(range(60, 200), k=chance.randint(1, 11)) for _ in prompt_ids]
+        drawn[-GROUP:] = [drawn[-1]] * GROUP
+        return [ids if row % GROUP == 1 else [*ids, end] for row, ids in enumerate(drawn)], None
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "reference": {"beta": 0.1, "sync_ref_model": True},
+    "reference, lora": {"beta": 0.1, "lora": LORA},
+    "old log-probabilities": {"num_iterations": 2},
+    "reference and old log-probabilities": {"beta": 0.1, "num_iterations": 2},
+    "masked": {"mask_truncated_completions": True, "loss_type": "grpo"},
+    "dropped": {"loss_type": "dapo"},
+    "two images": {"num_iterations": 2},
+}
+
+
+@pytest.mark.parametrize("mode", LOSSES)
+def test_the_loss_of_a_step_is_trls(mode: str, random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+    """From images and prompts to TRL's loss, with weights that have moved since the completions were scored."""
+    trainer = make_trainer(random_checkpoint, rows, tmp_path, kind=Given, **LOSSES[mode])
+    trainer.drop_zero_variance = mode == "dropped"
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    questions = [rows[i] for i in range(PROMPTS)]
+    if mode == "two images":
+        for i, question in enumerate(questions):
+            question["images"] = [question.pop("image"), rows[i + PROMPTS]["image"]]
+    losses, scored = [], []
+    for shares in (False, True):
+        trainer.shares_loss = shares
+        scored.append(trainer._generate_and_score_completions([one for one in questions for _ in range(GROUP)]))
+        with changed_weights(trainer.model, 0.1):
+            loss = trainer._compute_loss(trainer.model, scored[-1])
+            losses.append((loss.detach(), gradients_of(trainer.model, loss)))
+    check_same_loss(*losses[1], *losses[0])
+    plain, shared = scored
+    assert shared.keys() - plain.keys() == {"prompt_group"}
+    assert ("ref_per_token_logps" in plain) == ("reference" in mode)
+    assert ("old_per_token_logps" in plain) == ("num_iterations" in LOSSES[mode])
+    assert (plain["completion_mask"].sum(1) == 0).any() == (mode == "masked")
+    if mode == "dropped":
+        assert 0 < shared["num_items_in_batch"] <= shared["completion_mask"][:-GROUP].sum()
 
 
 def test_rows_in_any_order_and_groups_of_any_size(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
@@ -151,11 +237,15 @@ def test_rows_in_any_order_and_groups_of_any_size(random_checkpoint: Path, rows:
 def test_bfloat16_is_as_far_from_float32_as_the_plain_path(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
     trainer = make_trainer(random_checkpoint, rows, tmp_path)
     inputs, group = batch(trainer, rows)
-    exact, _, _ = compute(trainer, inputs, None)
+    exact = compute(trainer, inputs, None)
     trainer.accelerator.autocast = partial(torch.autocast, "cpu", torch.bfloat16)
-    plain, _, _ = compute(trainer, inputs, None)
-    shared, _, _ = compute(trainer, inputs, group)
-    assert 0 < (shared - exact).abs().mean() < 2 * (plain - exact).abs().mean()
+    plain, shared = compute(trainer, inputs, None), compute(trainer, inputs, group)
+    assert 0 < (shared.logps - exact.logps).abs().mean() < 2 * (plain.logps - exact.logps).abs().mean()
+
+    def apart(one: Computed) -> float:
+        return sum(float((one.gradients[name] - value).norm() ** 2) for name, value in exact.gradients.items()) ** 0.5
+
+    assert 0 < apart(shared) < 2 * apart(plain)
 
 
 def test_a_model_without_the_attention_is_no_silent_error(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
@@ -230,6 +320,25 @@ def test_a_run_takes_the_steps_of_the_plain_path(
     for row, plain in zip(*found, strict=True):
         for name in plain.keys() & compared:
             assert row[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-6), name
+
+
+def test_a_resumed_run_samples_and_takes_the_steps_of_one_that_was_not_killed(
+    random_checkpoint: Path, few_digits: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ["digits", "--data", few_digits, "--model", random_checkpoint, "--out", out, *TINY, "--no-report"]
+    words += ["--steps", "3", "--set", "save_steps=2", "--learning-rate", "1e-3"]
+    found = []
+    for more in ([], ["--resume"]):
+        done = invoke("training.cli", *words, *more)
+        assert done.returncode == 0, done.stderr
+        assert "prompts are computed once a group" in done.stdout
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        numbers = [{name: row[name] for name in ("loss", "grad_norm", "reward", "entropy")} for row in rows]
+        found.append((numbers, (out / "completions.jsonl").read_text()))
+        (out / "final").unlink()
+        shutil.rmtree(out / "checkpoint-3")  # as if it had been killed in its last step
+    assert found[0] == found[1]
 
 
 def test_what_would_differ_is_not_shared(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:

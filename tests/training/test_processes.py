@@ -22,9 +22,12 @@ from training.trainers import grpo
 
 pytestmark = pytest.mark.slow
 STEPS = 3
+FILES = Path(__file__).parents[2] / "training" / "launch" / "accelerate"
 # A reference model that follows the one in training, and adapters, each with a KL term that shows when it is lost.
 SYNCED = ["--set", "beta=0.1", "--set", "sync_ref_model=true", "--set", "ref_model_sync_steps=1"]
 SYNCED += ["--set", "ref_model_mixup_alpha=0.5"]
+SPLIT = ["--num-generations", "16"]  # one group a step
+PLAIN = ["--set", "shared_prefix=false"]
 LORA = ["--set", "beta=0.1", "--set", "lora={r: 4, target_modules: all-linear}", "--set", "learning_rate=0.01"]
 
 
@@ -50,8 +53,20 @@ def trained(
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained; score it") == 1, done.stdout
-    assert ("prompts are not shared" in done.stdout) == ("shared_prefix=false" in more), done.stdout
+    assert "prompts are not shared" not in done.stdout, done.stdout
     return metrics(out)
+
+
+def started(name: str, folder: Path) -> list[str]:
+    """How two processes are started with one of our accelerate files, changed to a CPU.
+
+    In the file: accelerate 1.15's `--cpu` makes it one process.
+    """
+    text = (FILES / f"{name}.yaml").read_text()
+    assert "use_cpu: false" in text
+    (folder / "accelerate.yaml").write_text(text.replace("use_cpu: false", "use_cpu: true"))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "accelerate.yaml")]
+    return [*launch, "--mixed_precision", "no", "--num_processes", "2", "-m"]
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
@@ -62,7 +77,8 @@ def check_same_metrics(rows: list[dict[str, Any]], expected: list[dict[str, Any]
     assert [row["step"] for row in rows] == [row["step"] for row in expected] == list(range(1, STEPS + 1))
     for name in ("loss", "grad_norm", "reward", "reward_std", "entropy", "completions/mean_length"):
         wanted = [row[name] for row in expected]
-        assert [row[name] for row in rows] == pytest.approx(wanted, rel=1e-4, abs=1e-6), name
+        allowed = {"loss": {"rel": 0, "abs": 1e-6}, "grad_norm": {"rel": 0, "abs": 1e-5}}
+        assert [row[name] for row in rows] == pytest.approx(wanted, **allowed.get(name, {"rel": 1e-4})), name
 
 
 def check_same_weights(run: Path, expected: Path) -> None:
@@ -107,13 +123,12 @@ def test_both_processes_write_one_run_folder(runs: dict[int, tuple[Path, list[di
     assert json.loads((final / "r1vlm.json").read_text())["stage"] == "grpo"
 
 
-def test_a_group_that_is_split_over_the_processes_takes_the_same_steps(
+def test_a_group_that_is_split_over_the_processes_takes_the_steps_of_trls_path(
     digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
     """Each process has half of the one group, and computes image and prompt once for it."""
-    words = ["--num-generations", "16"]
-    one = trained(1, tmp_path / "1", digits_folder, random_checkpoint, *words)
-    two = trained(2, tmp_path / "2", digits_folder, random_checkpoint, *words)
+    one = trained(1, tmp_path / "1", digits_folder, random_checkpoint, *SPLIT, *PLAIN)
+    two = trained(2, tmp_path / "2", digits_folder, random_checkpoint, *SPLIT)
     check_same_metrics(two, one)
     check_same_weights(tmp_path / "2", tmp_path / "1")
 

@@ -8,30 +8,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.training.test_processes import STEPS, SYNCED, check_same_metrics, check_same_weights, trained
+from tests.training.test_processes import (
+    PLAIN,
+    SPLIT,
+    STEPS,
+    SYNCED,
+    check_same_metrics,
+    check_same_weights,
+    started,
+    trained,
+)
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: make test-deepspeed installs it"
 )
-FILES = Path(__file__).parents[2] / "training" / "launch" / "accelerate"
-
-
-def started(name: str, folder: Path) -> list[str]:
-    """How two processes are started with one of our accelerate files, changed to a CPU.
-
-    In the file: accelerate 1.15's `--cpu` makes it one process.
-    """
-    text = (FILES / f"{name}.yaml").read_text()
-    assert "use_cpu: false" in text
-    (folder / "accelerate.yaml").write_text(text.replace("use_cpu: false", "use_cpu: true"))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "accelerate.yaml")]
-    return [*launch, "--mixed_precision", "no", "--num_processes", "2", "-m"]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +56,16 @@ def test_zero_takes_the_steps_of_one_process_and_goes_on(
     (out / "final").unlink()
     shutil.rmtree(out / f"checkpoint-{STEPS}")  # as if it had been killed in its last step
     check_like(trained(*asked, *SYNCED, "--resume", start=start), out, alone)
+
+
+def test_a_group_that_is_split_over_the_processes_takes_the_steps_of_trls_path(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Each process has half of the one group, and computes image and prompt once for it."""
+    one = trained(1, tmp_path / "1", digits_folder, random_checkpoint, *SPLIT, *PLAIN)
+    two = trained(2, tmp_path / "2", digits_folder, random_checkpoint, *SPLIT, start=started("zero2", tmp_path))
+    check_same_metrics(two, one)
+    check_same_weights(tmp_path / "2", tmp_path / "1")
 
 
 def check_like(rows: list[dict[str, Any]], out: Path, alone: tuple[Path, list[dict[str, Any]]]) -> None:

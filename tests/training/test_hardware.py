@@ -15,14 +15,15 @@ from accelerate.utils import DistributedType
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.shared_prefix import make_large
 from datagen.common.errors import UserError
 from training.config import EXTRA_SETTINGS, RunConfig, resolve_settings
 from training.launch import memory, planner, presets
 from training.launch.launch_config import check_move, hardware_record, launched_words
-from training.launch.memory import GIB, built_in, predict, shape_of
+from training.launch.memory import GIB, Workload, built_in, predict, shape_of
 from training.launch.plan_rendering import render_plan, slurm_script
 from training.launch.planner import LaunchPlan, Machine, PlanRequest, QuestionSize, check_fits, make_plan
-from training.launch.presets import GPU, PRESETS, Preset, find_preset, fit_batch, rank_presets
+from training.launch.presets import GPU, PRESETS, Batch, Preset, find_preset, fit_batch, rank_presets
 from training.models import SMALL, model_folder
 
 FAKES = {  # of Slurm: srun runs a task here
@@ -247,6 +248,40 @@ def test_memory_grows_with_what_is_asked(model: str, preset: str, lora: bool, lo
     assert all(size >= 0 for parts in (short.memory.step, short.memory.sampling) for size in parts.values())
     if lora and PRESETS[preset].sharding != "zero3":  # which puts the whole model together to merge adapters
         assert short.memory.peak < planned(preset, 80, model, max_completion_length=256).memory.peak
+
+
+@pytest.mark.parametrize(
+    ("frozen", "completion", "plain", "shared"),
+    [(False, 64, 3465, 1005), (False, 256, 4320, 2028), (True, 64, 2069, 790), (True, 256, 2885, 1803)],
+)
+def test_shared_prompts_take_the_memory_that_was_measured(
+    frozen: bool, completion: int, plain: int, shared: int, tmp_path: Path
+) -> None:
+    """In MiB, as `python -m benchmarks.shared_prefix` found it on a CPU (benchmarks/RESULTS.md)."""
+    model = shape_of(str(make_large(tmp_path)))
+    work = Workload(Batch(8, 1, 1), 300, completion, 784, bf16=False, checkpointing=False, freeze_vision=frozen)
+    for share, measured in ((False, plain), (True, shared)):
+        parts = predict(model, replace(work, shared=share), PRESETS["cpu"], None).host
+        found = sum(parts[name] for name in ("activations", "logits", "gradients")) / 2**20
+        assert found == pytest.approx(measured, rel=0.2, abs=250), share
+
+
+@given(rows=st.integers(1, 40), group=st.integers(2, 16), first=st.integers(0, 15), shared=st.booleans())
+def test_no_micro_batch_has_more_prompts_than_are_counted(rows: int, group: int, first: int, shared: bool) -> None:
+    work = Workload(Batch(rows, 1, 1), 10, 1, 1, shared=shared, generations=group)
+    whole = rows % group == 0 or group % rows == 0
+    start = first * rows if whole else first  # as micro-batches follow one another
+    there = len({row // group for row in range(start, start + rows)})
+    assert there <= work.prompts <= rows
+    if whole or not shared:
+        assert work.prompts == (there if shared else rows)
+
+
+def test_a_plan_shares_prompts_where_the_run_does() -> None:
+    plain = planned("2gpu", 80, shared_prefix=False)
+    assert planned("2gpu", 80).memory.step["activations"] < plain.memory.step["activations"]
+    other = replace(asked(), shape=replace(built_in()[MODEL], config={**built_in()[MODEL].config, "model_type": "new"}))
+    assert not make_plan(other, PRESETS["2gpu"], Machine(80 * GIB)).work.shared
 
 
 def test_the_states_of_the_optimisation_are_those_of_the_papers() -> None:

@@ -31,6 +31,7 @@ from training.launch.planner import (
 from training.launch.presets import AUTO, GPU, PRESETS, Generation, visible_gpus
 from training.models import DEFAULT_MODEL, adapter_settings, config_folder, model_folder
 from training.run_folder import read_run
+from training.turns import turns_of
 
 BATCH = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
 UNENDING = 3  # checkpoints that there must be room for where a run has no last step and keeps them all
@@ -57,7 +58,9 @@ def plan_for(
     request = PlanRequest(
         model=vllm_model_name(stage.model),
         shape=shape_of(stage.model),
-        settings=stage.settings | _lora_of(stage.model),
+        settings=stage.settings
+        | _lora_of(stage.model)
+        | ({"shared_prefix": False} if turns_of(stage.tasks) > 1 else {}),
         question=largest_question(dataset.name, stage.tasks, stage.data),
         words=launched_words(config),
         out=Path(stage.out),

@@ -169,7 +169,10 @@ def _small_shape(name: str, folder: Path) -> Shape:
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of a training process. Tokens and patches are of one completion and its question."""
+    """The work of a training process. Tokens and patches are of one completion and its question.
+
+    `shared` says that the completions of a question share its prompt and its image, `generations` how many there are.
+    """
 
     batch: Batch
     prompt_tokens: int
@@ -182,11 +185,22 @@ class Workload:
     freeze_vision: bool = False
     lora_rank: int = 0
     lora_vision: bool = False
+    shared: bool = False
+    generations: int = 8
+
+    @property
+    def prompts(self) -> int:
+        """Prompts of a micro-batch, each with its image, as often as they are computed."""
+        rows, group = self.batch.per_device, self.generations
+        if not self.shared:
+            return rows
+        cut = rows % group and group % rows  # where a micro-batch may begin and end within a group
+        return min(rows, math.ceil(rows / group) + (1 if cut else 0))
 
     @property
     def tokens(self) -> int:
         """Tokens of a micro-batch."""
-        return self.batch.per_device * (self.prompt_tokens + self.completion_tokens)
+        return self.prompts * self.prompt_tokens + self.batch.per_device * self.completion_tokens
 
     @property
     def sampled(self) -> int:
@@ -317,18 +331,33 @@ def _activations(model: Shape, work: Workload, preset: Preset) -> float:
     stream = 2 if half else 4  # bytes of the residual stream: float32 weights make it float32 under autocast, too
     number = 2 if work.bf16 else 4
 
-    def tower(tokens: int, hidden: int, inner: int, attention: int, layers: int) -> float:
+    def tower(tokens: int, hidden: int, inner: int, attention: int, layers: int, *, more: float = 0.0) -> float:
         # two norms that compute in float32; queries, keys, values and what attention gives; gate, up and their product
-        layer = tokens * (6 * 4 * hidden + number * (2 * attention + 5 * inner))
+        layer = tokens * (6 * 4 * hidden + number * (2 * attention + 5 * inner)) + more
         kept = tokens * hidden * stream
         return layers * kept + layer if work.checkpointing else layers * (kept + layer)
 
     attention = model.head_dim * 2 * (model.heads + model.kv_heads)
-    language = tower(work.tokens, model.hidden, model.intermediate, attention, model.layers)
+    shared = _shared_attention(model, work) if work.shared else 0.0
+    language = tower(work.tokens, model.hidden, model.intermediate, attention, model.layers, more=shared)
     layers = 1 if work.freeze_vision or (work.lora_rank and not work.lora_vision) else model.vision_layers
-    patches = work.batch.per_device * work.patches
+    patches = work.prompts * work.patches
     vision = tower(patches, model.vision_hidden, model.vision_intermediate, 4 * model.vision_hidden, layers)
+    if not work.checkpointing:
+        return language + vision
     return max(language + patches * model.vision_hidden * stream * layers, vision)
+
+
+def _shared_attention(model: Shape, work: Workload) -> float:
+    """What attention over shared prompts keeps of a layer: the prompt's keys and values once a completion, and scores.
+
+    PyTorch's SDPA keeps no scores where it has a kernel for a mask with fewer key heads than query heads, and else the
+    probabilities in float32. Which it does depends on its version and the GPU (transformers'
+    `integrations/sdpa_attention.py`): they are counted.
+    """
+    keys = work.batch.per_device * (work.prompt_tokens + work.completion_tokens)
+    number = 2 if work.bf16 else 4
+    return keys * (number * 2 * model.kv_heads * model.head_dim + 4 * model.heads * work.completion_tokens)
 
 
 def _logits(model: Shape, work: Workload, preset: Preset) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datagen.common.errors import UserError
+from datagen.hub.generation import FAMILIES
 from datagen.interaction import question_images
 from training.distributed import LAUNCHED
 from training.launch.memory import SERVER_SHARE, USABLE, Disk, Memory, Shape, Workload, disk, gib, predict
@@ -196,6 +197,8 @@ def _work(request: PlanRequest, batch: Batch) -> Workload:
         checkpointing=bool(settings.get("gradient_checkpointing", True)),
         reference=bool(settings.get("beta", 0.0)),
         synced=bool(settings.get("beta", 0.0)) and bool(settings.get("sync_ref_model", False)),
+        shared=bool(settings.get("shared_prefix", True)) and request.shape.config.get("model_type") in FAMILIES,
+        generations=settings.get("num_generations") or 8,
         **_trained_parts(settings),
     )
 

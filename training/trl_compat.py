@@ -12,6 +12,7 @@ where an upstream release makes a part unnecessary. Where there is no issue, loo
 | `trainers.shared_prefix.trainer` | prompts are forwarded once a completion | no issue for images |
 | `ScoredBatches` | no hook between the scoring of completions and the loss | no issue |
 | `SyncedVLLMGeneration.sync_weights` | images of old weights stay in vLLM's cache | TRL #7198, pull request #7200 |
+| `SyncedVLLMGeneration.send_adapter` | all weights are sent where an adapter would do | TRL #5975, pull request #6007 |
 | `SyncedVLLMGeneration._iter_named_params` | merging an adapter in place changes its base | TRL #6688 |
 | `engine_for` | no settings for vLLM's precision and images a prompt | TRL #6776, pull request #6816 |
 """
@@ -21,14 +22,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
 import torch
 from accelerate.utils import is_peft_model
+from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
@@ -45,6 +49,9 @@ FULL_DISK = re.compile(
     r"No space left|quota exceeded|os error (28|122)|PytorchStreamWriter|inline_container", re.IGNORECASE
 )
 REFERENCE = "reference"  # in a checkpoint
+ADAPTER = "default"  # PEFT's name of the adapter in training
+LARGEST_RANK = 512  # of the adapters that vLLM 0.31 takes
+MEMORY = "/dev/shm"  # a folder that is no disk  # noqa: S108
 
 
 def rotate_checkpoints(out: Path, limit: int | None, kept: set[int | None]) -> None:
@@ -208,6 +215,45 @@ class ScoredBatches(GRPOTrainer):  # type: ignore[misc]
 class SyncedVLLMGeneration(VLLMGeneration):  # type: ignore[misc]
     """TRL's vLLM, in this process or on a server, with weights that arrive and no stale images."""
 
+    merges: str | None = None  # why an adapter is merged into the weights that are sent; None where it is sent alone
+    adapter: Any = None  # the one that vLLM has, as its requests name it
+
+    def _init_vllm(self) -> None:
+        self.merges = adapter_obstacle(self)
+        if self.merges is not None:
+            super()._init_vllm()
+            return
+        from vllm.config.lora import MaxLoRARanks
+
+        rank = next(most for most in get_args(MaxLoRARanks) if most >= self.model.peft_config[ADAPTER].r)
+        taking = partial(vllm_generation.LLM, enable_lora=True, max_loras=1, max_lora_rank=rank)
+        with patch.object(vllm_generation, "LLM", taking):
+            super()._init_vllm()
+
+    def generate(self, *words: Any, **options: Any) -> Any:
+        """TRL's `generate`, with the adapter that was sent last."""
+        if self.adapter is None:
+            return super().generate(*words, **options)
+        with patch.object(self.llm, "generate", partial(self.llm.generate, lora_request=self.adapter)):
+            return super().generate(*words, **options)
+
+    def send_adapter(self) -> None:
+        """Have the colocated vLLM load the adapter alone, from files in memory.
+
+        It gets a new name each time. Under the old one, vLLM would keep the adapter that it has, and take what it has
+        cached of prompts for that of the new one (vLLM #42125).
+        """
+        from vllm.lora.request import LoRARequest
+
+        number = 1
+        if self.adapter is not None:
+            number = self.adapter.lora_int_id + 1
+            self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
+        with tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as folder:
+            self.model.save_pretrained(folder, selected_adapters=[ADAPTER], save_embedding_layers=False)
+            self.adapter = LoRARequest(f"adapter-{number}", number, folder)
+            self.llm.llm_engine.add_lora(self.adapter)
+
     def sync_weights(self) -> None:
         """Give vLLM the trainer's weights; collective over the trainer's processes.
 
@@ -216,6 +262,9 @@ class SyncedVLLMGeneration(VLLMGeneration):  # type: ignore[misc]
         (`dispatch_cpu_unquantized_gemm` in its `model_executor/layers/utils.py`), which TRL's way of writing into the
         layers does not expect. vLLM's own `reload_weights` packs them again.
         """
+        if self.merges is None:
+            self.send_adapter()
+            return
         if self.mode == "colocate" and self.accelerator.device.type == "cpu":
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._iter_named_params()})
             self.llm.apply_model(pack_output_layer)
@@ -248,6 +297,34 @@ class SyncedVLLMGeneration(VLLMGeneration):  # type: ignore[misc]
                     weight = weight + layers[stem].get_delta_weight(adapter).to(weight.dtype)
             plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
             yield self._fix_param_name_to_vllm(plain, ["modules_to_save.default."]), weight
+
+
+def adapter_obstacle(vllm: VLLMGeneration) -> str | None:
+    """Why vLLM can't be sent the adapter of a trainer's model alone; None where it can."""
+    if not is_peft_model(vllm.model):
+        return "there is no adapter"
+    obstacles = {
+        "a server is sent all weights": vllm.mode == "server",
+        # lora/ops/torch_ops/lora_ops.py: sampling takes several times as long (benchmarks/RESULTS.md)
+        "vLLM's code for a CPU copies the adapter for every token": vllm.accelerator.device.type == "cpu",
+        "vLLM gives up its weights while it sleeps (vllm_enable_sleep_mode)": vllm.enable_sleep_mode,
+        "they are split over the processes": vllm._dist.is_fsdp or vllm._dist.is_zero3,
+    }
+    return next((reason for reason, there in obstacles.items() if there), None) or lora_obstacle(vllm.model)
+
+
+def lora_obstacle(model: Any) -> str | None:
+    """What of an adapter vLLM does not take, but would leave out without an error; None where it takes all of it."""
+    if any(value.requires_grad and "lora_" not in name for name, value in model.named_parameters()):
+        return "more than the adapter is trained"
+    text = set(model.get_base_model().get_decoder().modules())
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    if not all(type(layer) is lora.Linear and is_plain(layer) and layer in text for layer in layers):
+        return "vLLM takes plain LoRA on linear layers of the language model"
+    config = model.peft_config[ADAPTER]
+    if config.rank_pattern or config.alpha_pattern or config.r > LARGEST_RANK:
+        return f"vLLM takes one rank for all layers, up to {LARGEST_RANK}"
+    return None
 
 
 def is_plain(layer: Any) -> bool:

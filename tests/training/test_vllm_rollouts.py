@@ -12,19 +12,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from accelerate import Accelerator
 
+from benchmarks.adapter_sync import make_trainer
 from benchmarks.eval import serving
 from datagen.common.errors import UserError
 from tests.processes import run
+from training.recipes import load_recipe
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore"),  # vLLM and what it imports warn of their own future
 ]
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm installs it")
+# What LoRA is put on, by how it gets to vLLM.
+WAYS: dict[str, dict[str, Any]] = {
+    "merged": {"target_modules": "all-linear"},
+    "alone": load_recipe("lora")["grpo"]["lora"],
+}
 SMALL = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 
 
@@ -41,55 +51,22 @@ def test_trl_leaves_the_images_of_old_weights_in_vllms_cache() -> None:
     assert "reset_encoder_cache" not in text, "TRL #7198: sync_weights need not reset the encoder's cache"
 
 
-def make_trainer(data: Path, out: Path, **vllm: Any) -> Any:
-    """A GRPO trainer of the small model with an adapter on all its linear layers, and a vLLM."""
-    from peft import LoraConfig
-    from trl import GRPOConfig
-
-    from datagen.dataset.reader import open_dataset
-    from training.models import load_model
-    from training.rollout.parity import banned_tokens
-    from training.trainers.grpo import R1GRPOTrainer, ban_tokens, rollout_backend
-    from training.trainers.rewards import RewardFunctions
-
-    questions = open_dataset(data).questions("train", ["list", "sum"])
-    model, processor = load_model(str(SMALL))
-    config = GRPOConfig(
-        output_dir=str(out),
-        use_vllm=True,
-        per_device_train_batch_size=16,
-        num_generations=4,
-        max_completion_length=32,
-        learning_rate=1e-2,
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-        remove_unused_columns=False,
-        **vllm,
-    )
-    config.generation_kwargs = ban_tokens(banned_tokens(processor), config)
-    with rollout_backend(config, questions, processor) as rollout_func:
-        return R1GRPOTrainer(
-            model=model,
-            processing_class=processor,
-            args=config,
-            train_dataset=questions,
-            reward_funcs=RewardFunctions(["list", "sum"]).functions(),
-            rollout_func=rollout_func,
-            peft_config=LoraConfig(r=4, target_modules="all-linear"),
-        )
-
-
-@pytest.fixture(scope="module")
-def trainer(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return make_trainer(digits_folder, tmp_path_factory.mktemp("trainer"), vllm_mode="colocate")
+@pytest.fixture(scope="module", params=WAYS)
+def trainer(request: pytest.FixtureRequest, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("trainer")
+    alone, lora = request.param == "alone", {"r": 4, **WAYS[request.param]}
+    made = make_trainer(SMALL, digits_folder, out, lora, alone=alone, vllm_mode="colocate")
+    assert (made.vllm_generation.merges is None) == alone
+    return made
 
 
 @pytest.fixture
-def prompts(trainer: Any) -> list[Any]:
+def prompts(digits_folder: Path) -> list[Any]:
     from trl.data_utils import prepare_multimodal_messages
 
-    rows = trainer.train_dataset.select(range(4))
+    from datagen.dataset.reader import open_dataset
+
+    rows = open_dataset(digits_folder).questions("train", ["list", "sum"]).select(range(4))
     return [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows for _ in range(4)]
 
 
@@ -118,6 +95,8 @@ def test_trl_alone_corrupts_prompts_with_images(
 def test_trl_alone_cant_give_vllm_new_weights_on_a_cpu(trainer: Any) -> None:
     from trl.generation.vllm_generation import VLLMGeneration
 
+    if trainer.vllm_generation.merges is None:
+        pytest.skip("it has an adapter")
     with pytest.raises(AttributeError, match="weight_loader"):
         VLLMGeneration.sync_weights(trainer.vllm_generation)
     trainer.model.unmerge_adapter()  # TRL was in the midst of it
@@ -125,8 +104,6 @@ def test_trl_alone_cant_give_vllm_new_weights_on_a_cpu(trainer: Any) -> None:
 
 @needs_vllm
 def test_preflight_passes_and_leaves_no_trace(trainer: Any, prompts: list[Any]) -> None:
-    import torch
-
     from training.rollout.parity import check, logprobs
 
     weights = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
@@ -145,6 +122,25 @@ def test_preflight_passes_and_leaves_no_trace(trainer: Any, prompts: list[Any]) 
     )
     banned = set(trainer.args.generation_kwargs["logit_bias"])
     assert not banned & {token for ids in answers["completion_ids"] for token in ids}
+
+
+@needs_vllm
+def test_the_loss_shares_prompts(trainer: Any, prompts: list[Any]) -> None:
+    check_shared_loss(trainer, prompts)
+
+
+def check_shared_loss(trainer: Any, prompts: list[Any]) -> None:
+    """Of completions that vLLM has sampled, the plain path and the shared one give one loss and its gradients."""
+    from tests.training.test_shared_prefix import check_equal
+    from training.rollout.parity import loss_inputs
+
+    trainer.share_prefixes()
+    assert trainer.shares_loss
+    assert not trainer.shares_generation
+    trainer.model.train()
+    inputs = loss_inputs(trainer, prompts, trainer.rollout_func(prompts, trainer)["completion_ids"])
+    check_equal(trainer, inputs, torch.arange(len(prompts)) // trainer.num_generations)
+    trainer.shares_loss = False
 
 
 def broken_template(trainer: Any, patch: pytest.MonkeyPatch) -> None:
@@ -168,6 +164,12 @@ def adapter_never_merged(trainer: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Linear, "get_delta_weight", lambda layer, adapter: 0 * layer.get_base_layer().weight)
 
 
+def adapter_never_asked_for(trainer: Any, patch: pytest.MonkeyPatch) -> None:
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    patch.setattr(type(trainer.vllm_generation), "generate", VLLMGeneration.generate)
+
+
 def never_synced(trainer: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trainer.vllm_generation, "sync_weights", lambda: None)
 
@@ -186,6 +188,7 @@ def nothing_banned(trainer: Any, patch: pytest.MonkeyPatch) -> None:
         (adapter_never_merged, "changed weights do not arrive in vLLM"),
         (never_synced, "changed weights do not arrive in vLLM"),
         (nothing_banned, "could be sampled"),
+        (adapter_never_asked_for, "changed weights do not arrive in vLLM"),  # the last: vLLM keeps a changed adapter
     ],
 )
 def test_preflight_catches(
@@ -193,6 +196,8 @@ def test_preflight_catches(
 ) -> None:
     from training.rollout.parity import check
 
+    if sabotage is (adapter_never_merged if trainer.vllm_generation.merges is None else adapter_never_asked_for):
+        pytest.skip("of the other way")
     sabotage(trainer, monkeypatch)
     with pytest.raises(UserError) as caught:
         check(trainer)
@@ -200,9 +205,40 @@ def test_preflight_catches(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("lora", "vllm", "says"),
+    [
+        ({}, {}, None),
+        ({"use_dora": True}, {}, "vLLM takes plain LoRA on linear layers of the language model"),
+        ({"target_modules": "all-linear"}, {}, "plain LoRA"),  # the vision tower among them
+        ({"target_modules": ["embed_tokens"]}, {}, "plain LoRA"),
+        ({"modules_to_save": ["lm_head"]}, {}, "more than the adapter is trained"),
+        ({"bias": "all"}, {}, "more than the adapter is trained"),
+        ({"rank_pattern": {"q_proj": 8}}, {}, "one rank for all layers"),
+        ({}, {"enable_sleep_mode": True}, "vllm_enable_sleep_mode"),
+        ({}, {"mode": "server"}, "a server is sent all weights"),
+        ({}, {"accelerator": Accelerator(cpu=True)}, "code for a CPU"),
+    ],
+)
+def test_an_adapter_is_sent_alone_where_vllm_takes_it(
+    lora: dict[str, Any], vllm: dict[str, Any], says: str | None, random_checkpoint: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+    from trl.distributed import DistributedBackend
+
+    from training.trl_compat import adapter_obstacle
+
+    network = AutoModelForImageTextToText.from_pretrained(random_checkpoint)
+    model = get_peft_model(network, LoraConfig(**WAYS["alone"] | lora))
+    usual = {"mode": "colocate", "enable_sleep_mode": False, "_dist": DistributedBackend(Accelerator(cpu=True))}
+    usual["accelerator"] = SimpleNamespace(device=torch.device("cuda"))
+    found = adapter_obstacle(SimpleNamespace(model=model, **usual | vllm))
+    assert found is None if says is None else says in (found or "")
+
+
 def test_trl_lets_a_base_in_bfloat16_drift_under_its_adapter(random_checkpoint: Path) -> None:
     """And what we hand over instead is the same model, from weights that stay as they are."""
-    import torch
     from accelerate import Accelerator
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
@@ -248,13 +284,12 @@ def served(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         with serving(str(SMALL), *options) as address:
             out = tmp_path_factory.mktemp("served")
             base = address.removesuffix("/v1")
-            yield make_trainer(digits_folder, out, vllm_mode="server", vllm_server_base_url=base)
+            lora = {"r": 4, "target_modules": "all-linear"}
+            yield make_trainer(SMALL, digits_folder, out, lora, vllm_mode="server", vllm_server_base_url=base)
 
 
 @needs_vllm
 def test_rollouts_of_a_server_agree_too(served: Any, prompts: list[Any]) -> None:
-    import torch
-
     from training.rollout.parity import sample
 
     with torch.no_grad():
@@ -262,6 +297,11 @@ def test_rollouts_of_a_server_agree_too(served: Any, prompts: list[Any]) -> None
     assert len(completions) == len(prompts)
     assert found.worst < 0.01
     assert found.ratio == pytest.approx(1, abs=0.01)
+
+
+@needs_vllm
+def test_the_loss_shares_prompts_with_a_server(served: Any, prompts: list[Any]) -> None:
+    check_shared_loss(served, prompts)
 
 
 @needs_vllm
@@ -283,16 +323,18 @@ def test_preflight_catches_on_a_server(served: Any, sabotage: Any, says: str, mo
 
 
 @needs_vllm
-def test_the_command_trains_with_vllm(digits_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [[], ["--set", "lora={r: 4, target_modules: all-linear}"]], ids=["weights", "adapter"])
+def test_the_command_trains_with_vllm(lora: list[str], digits_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["digits", "--data", digits_folder, "--model", SMALL, "--out", out, "--vllm", "colocate", "--steps", "3"]
-    words += ["--set", "per_device_train_batch_size=16", "--num-generations", "4", "--no-report"]
+    words += ["--set", "per_device_train_batch_size=16", "--num-generations", "4", "--no-report", *lora]
     taken = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # by the engine in this process
     done = run("training.cli", *words, env={name: value for name, value in os.environ.items() if name not in taken})
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert done.stdout.count("preflight: ") == 5
     assert "preflight: prompts are computed once a group" in done.stdout  # in the loss; vLLM samples
+    assert ("vLLM is sent all weights, with the adapter merged into them" in done.stdout) == bool(lora)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:

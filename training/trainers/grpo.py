@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from transformers import PrinterCallback, ProgressCallback
 
 from datagen.common.errors import UserError
@@ -69,8 +70,9 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     if stage.settings.get("drop_zero_variance"):
         check_zero_variance_settings(config)
     frozen = stage.settings.get("lora") or adapter_settings(stage.model)  # an adapter's base is never stepped
-    dtype = "bfloat16" if frozen and config.bf16 else "float32"
-    model, processor = load_model(stage.model, stage.settings, dtype=dtype)
+    model, processor = load_model(
+        stage.model, stage.settings, dtype="bfloat16" if frozen and config.bf16 else "float32"
+    )
     shown = most_images(questions)
     check_questions(questions["prompt"], processor, shown)
     turns = turns_of(stage.tasks)
@@ -115,6 +117,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     check_adapted(trainer.base_of(trainer.model), stage.settings)
     for check in checks:
         check.trainer = trainer
+    say_what_vllm_is_sent(trainer)
     if goes_on:
         trainer.goes_on = goes_on
     if stage.settings.get("shared_prefix", True):
@@ -144,6 +147,14 @@ def share_prefixes(trainer: SharedPrefix, *, tried: bool) -> None:
     except SharingError as error:
         if is_main():
             print(f"prompts are not shared, which takes longer: {error}", flush=True)
+
+
+def say_what_vllm_is_sent(trainer: Any) -> None:
+    """Print whether an adapter is sent to vLLM alone, and why not; nothing where all weights are trained."""
+    if trainer.use_vllm and is_peft_model(trainer.model) and is_main():
+        reason = trainer.vllm_generation.merges
+        way = f"all weights, with the adapter merged into them: {reason}" if reason else "the adapter alone"
+        print(f"vLLM is sent {way}", flush=True)
 
 
 def ban_tokens(tokens: Iterable[int], config: Any) -> dict[str, Any]:

@@ -263,7 +263,7 @@ def test_shared_prompts_take_the_memory_that_was_measured(
     for share, measured in ((False, plain), (True, shared)):
         parts = predict(model, replace(work, shared=share), PRESETS["cpu"], None).host
         found = sum(parts[name] for name in ("activations", "logits", "gradients")) / 2**20
-        assert found == pytest.approx(measured, rel=0.2, abs=250), share
+        assert found == pytest.approx(measured, rel=0.25, abs=250), share
 
 
 @given(rows=st.integers(1, 40), group=st.integers(2, 16), first=st.integers(0, 15), shared=st.booleans())

@@ -21,7 +21,7 @@ from training.launch import launch_config
     ("words", "says"),
     [
         (["digits"], "hardware: cpu (no GPU is visible)"),
-        (["digits", "--hardware", "1gpu"], "GPU 0: train and generate in turn, 70 GiB of 80 GiB"),
+        (["digits", "--hardware", "1gpu"], "GPU 0: train and generate in turn, 69 GiB of 80 GiB"),
         (["sum", "--hardware", "1gpu", "--gpu-memory", "24", "--set", "lora={r: 16}"], "LoRA of rank 16"),
         (["messages", "--hardware", "4gpu", "--gpu-memory", "80"], "GPU 3: generate (vLLM)"),
         (["digits", "--hardware", "8gpu", "--model", "Qwen/Qwen3-VL-8B-Instruct"], "8,767.1 million parameters"),

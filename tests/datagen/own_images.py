@@ -7,12 +7,15 @@ import io
 import json
 from collections.abc import Container
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
+
+from tests.processes import invoke
 
 COLOURS = ("red", "green", "blue", "black")
 COUNT, ROTATED, BROKEN, COPY = 200, 7, 11, 150  # of the rows; COPY shows what row 3 does
@@ -111,3 +114,16 @@ def write_classes(folder: Path, count: int = COUNT, *, splits: bool = False) -> 
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number:03}.png").write_bytes(content)
     return folder
+
+
+def import_(source: Path | str, out: Path, *words: str) -> CompletedProcess[str]:
+    """Run `r1vlm-data import` with one worker."""
+    return invoke("datagen.cli", "import", str(source), *words, "--out", out, "--workers", "1")
+
+
+def rows_of(folder: Path, table: str = "raw") -> dict[str, list[dict[str, Any]]]:
+    """The rows of each split."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((folder / table).glob("*.parquet")):
+        found.setdefault(path.name.partition("-")[0], []).extend(pq.ParquetFile(path).read().to_pylist())
+    return found

@@ -26,6 +26,7 @@ from datagen.dataset.importing.splits import Rows, decide, near_pairs
 from datagen.dataset.reader import open_dataset
 from tests.conftest import MakeOnce
 from tests.datagen import own_images as own
+from tests.datagen.own_images import import_, rows_of
 from tests.hub import Hub, running
 from tests.processes import invoke, kill_when, refused, run
 
@@ -33,18 +34,6 @@ BASE = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 Done = subprocess.CompletedProcess[str]
 TABLE = ("--image", "file", "--question", "question", "--answer", "colour", "--judge", "exact")
 CLASSES = ("--question", "Which colour has the box?", "--answer", "label", "--judge", "exact")
-
-
-def import_(source: Path | str, out: Path, *words: str) -> Done:
-    return invoke("datagen.cli", "import", str(source), *words, "--out", out, "--workers", "1")
-
-
-def rows_of(folder: Path, table: str = "raw") -> dict[str, list[dict[str, Any]]]:
-    """The rows of each split."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((folder / table).glob("*.parquet")):
-        found.setdefault(path.name.partition("-")[0], []).extend(pq.ParquetFile(path).read().to_pylist())
-    return found
 
 
 @pytest.fixture(scope="session")

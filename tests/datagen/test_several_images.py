@@ -28,6 +28,7 @@ from datagen.tasks.judges import JUDGES, OWN
 from evaluation.prompt_variants import R1, ablation_variants
 from tests.conftest import MakeOnce
 from tests.datagen import own_images as own
+from tests.datagen.own_images import import_, rows_of
 from tests.datagen.test_export import function_of
 from tests.evaluation.server import playing
 from tests.hub import Hub, running
@@ -35,18 +36,6 @@ from tests.processes import invoke, refused, run
 from training.launch.planner import largest_question
 
 TABLE = ("--images", "files", "--question", "question", "--answer", "colour", "--judge", "exact")
-
-
-def import_(source: Path | str, out: Path, *words: str) -> Any:
-    return invoke("datagen.cli", "import", str(source), *words, "--out", out, "--workers", "1")
-
-
-def rows_of(folder: Path, table: str = "raw") -> dict[str, list[dict[str, Any]]]:
-    """The rows of each split."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((folder / table).glob("*.parquet")):
-        found.setdefault(path.name.partition("-")[0], []).extend(pq.ParquetFile(path).read().to_pylist())
-    return found
 
 
 @pytest.fixture(scope="session")

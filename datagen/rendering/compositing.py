@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,22 +21,27 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; x2 and y2 are the f
 def random_boxes(rng: np.random.Generator, sides: Sequence[int], canvas: int = CANVAS) -> list[Box]:
     """Square boxes of the given sides at random places that do not overlap, in the order of `sides`."""
     while True:
-        boxes: list[Box] = []
-        for side in sides:
-            box = _free_box(rng, side, canvas, boxes)
-            if box is None:
-                break
-            boxes.append(box)
-        else:
+        tries = (
+            rng.integers(0, canvas - side, size=(TRIES if number else 1, 2), endpoint=True).tolist()
+            for number, side in enumerate(sides)
+        )
+        if (boxes := place(sides, tries)) is not None:
             return boxes
 
 
-def _free_box(rng: np.random.Generator, side: int, canvas: int, taken: list[Box]) -> Box | None:
-    for x, y in rng.integers(0, canvas - side, size=(TRIES if taken else 1, 2), endpoint=True).tolist():
-        box = x, y, x + side, y + side
-        if not any(overlap(box, other) for other in taken):
-            return box
-    return None
+def place(sides: Sequence[int], tries: Iterable[Iterable[Sequence[int]]]) -> list[Box] | None:
+    """Square boxes, each at the first of its places `tries` (upper left corners) where it overlaps none before it.
+
+    None where one has no such place; the places of those behind it are not asked for.
+    """
+    boxes: list[Box] = []
+    for side, corners in zip(sides, tries, strict=True):
+        squares = ((x, y, x + side, y + side) for x, y in corners)
+        box = next((one for one in squares if not any(overlap(one, other) for other in boxes)), None)
+        if box is None:
+            return None
+        boxes.append(box)
+    return boxes
 
 
 def overlap(one: Box, other: Box) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from datagen import r1_format
 from datagen.common.options import Option, integer_range
-from datagen.rendering.compositing import Box, colorize, composite, overlap
+from datagen.rendering.compositing import Box, colorize, composite, place
 from datagen.sources.mnist import DigitImages, resize
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
 
@@ -39,7 +39,7 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     count = int(rng.integers(low, high, endpoint=True))
     others = int(rng.integers(0 if count else 1, DISTRACTORS, endpoint=True))  # an empty image would occur twice
     target = int(rng.integers(10)) if rng.random() < 0.5 else None
-    boxes = random_boxes(rng, count + others)
+    boxes = scattered_boxes(rng, count + others)
     if target is None:
         chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
     else:
@@ -62,24 +62,18 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     )
 
 
-def random_boxes(rng: np.random.Generator, count: int) -> list[Box]:
+def scattered_boxes(rng: np.random.Generator, count: int) -> list[Box]:
     """Square boxes at random places that do not overlap, in random order."""
-    sides = sorted(
-        (SIDES[i] for i in rng.integers(len(SIDES), size=count).tolist()), reverse=True
-    )  # they fit better so
+    # The largest first: they fit better so.
+    sides = sorted((SIDES[i] for i in rng.integers(len(SIDES), size=count).tolist()), reverse=True)
+    free = [CANVAS + 1 - side for side in sides]
     while True:
-        boxes: list[Box] = []
-        for side, places in zip(sides, rng.random((count, PLACES, 2)).tolist(), strict=True):
-            free = CANVAS + 1 - side
-            for across, down in places:
-                x, y = int(across * free), int(down * free)
-                box = x, y, x + side, y + side
-                if not any(overlap(box, other) for other in boxes):
-                    boxes.append(box)
-                    break
-            else:
-                break
-        else:
+        shares = rng.random((count, PLACES, 2)).tolist()
+        tries = (
+            [(int(across * room), int(down * room)) for across, down in places]
+            for room, places in zip(free, shares, strict=True)
+        )
+        if (boxes := place(sides, tries)) is not None:
             return [boxes[i] for i in rng.permutation(count).tolist()]
 
 

@@ -5,7 +5,7 @@ Trainer and evaluator generate with it where transformers does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +21,11 @@ def draw(probabilities: Tensor, rows: Tensor, count: int) -> Tensor:
     import torch
 
     return torch.multinomial(probabilities, 1)[:, 0]
+
+
+def first_rows(group: Sequence[int]) -> list[int]:
+    """The first row of each prompt; `group` has the prompt of each row, a number from 0 on."""
+    return [group.index(prompt) for prompt in range(max(group) + 1)]
 
 
 def sample(

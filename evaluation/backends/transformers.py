@@ -61,19 +61,20 @@ class TransformersBackend:
         """
         import torch
 
+        from datagen.hub.generation import first_rows
+
         placeholder = image_placeholder(self.processor)
         heads, tails = zip(*(text.rsplit(placeholder, 1) for text in self._texts(prompts)), strict=True)
-        keys = [
-            (head, *((image.size, image.tobytes()) for image in prompt.images))
+        numbers: dict[Any, int] = {}
+        group = [
+            numbers.setdefault((head, *((image.size, image.tobytes()) for image in prompt.images)), len(numbers))
             for head, prompt in zip(heads, prompts, strict=True)
         ]
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        first = [keys.index(key) for key in numbers]
+        first = first_rows(group)
         inputs = self._encode([heads[row] + placeholder for row in first], [prompts[row].images for row in first])
-        group = torch.tensor([numbers[key] for key in keys], device=self.model.device)
         rest = self.processor.tokenizer(list(tails), add_special_tokens=False, padding=True, return_tensors="pt")
         rest = rest.to(self.model.device)
-        return inputs, group, (rest["input_ids"], rest["attention_mask"])
+        return inputs, torch.tensor(group, device=self.model.device), (rest["input_ids"], rest["attention_mask"])
 
     def _texts(self, prompts: Sequence[Prompt]) -> list[str]:
         (opening,) = {prompt.opening for prompt in prompts}

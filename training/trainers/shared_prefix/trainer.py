@@ -14,7 +14,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
-from datagen.hub.generation import draw, sample
+from datagen.hub.generation import draw, first_rows, sample
 from training.rollout.parity import is_split
 from training.trainers.shared_prefix.packing import ATTENTION, pack
 
@@ -206,11 +206,6 @@ class DistinctPrompts:
         encoded = self.processor(images=[images[row] for row in first], text=[text[row] for row in first], **options)
         encoded.update(choose_rows(encoded, [len(images[row] or ()) for row in first], self.group))
         return encoded
-
-
-def first_rows(group: Sequence[int]) -> list[int]:
-    """The first row of each prompt; `group` has the prompt of each row, a number from 0 on."""
-    return [group.index(prompt) for prompt in range(max(group) + 1)]
 
 
 def choose_rows(inputs: Mapping[str, Any], counts: Sequence[int], rows: Sequence[int]) -> dict[str, Tensor]:

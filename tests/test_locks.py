@@ -70,7 +70,7 @@ def test_a_lock_of_a_process_that_died_is_taken_over(tmp_path: Path, monkeypatch
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_FLOCK)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     without_flock(monkeypatch, errno.ENOLCK)
-    words = [*BUILD, tmp_path / "data", "--size", "3000"]
+    words = [*BUILD, tmp_path / "data", "--size", "20000"]  # it must not be done before it is asked
     lock = tmp_path / "data.partial" / LOCK
     sentences = []
 

@@ -10,11 +10,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from trl import GRPOConfig
 from trl.data_utils import prepare_multimodal_messages
 from trl.trainer import grpo_trainer
@@ -26,8 +29,8 @@ from tests.training.conftest import TINY
 from training.models import load_model
 from training.rollout.parity import changed_weights, loss_inputs
 from training.trainers import grpo
+from training.trainers.shared_prefix import packing, trial
 from training.trainers.shared_prefix import trainer as module
-from training.trainers.shared_prefix import trial
 from training.trainers.shared_prefix.packing import ATTENTION
 from training.trainers.shared_prefix.trainer import SharedPrefix, SharingError
 
@@ -154,6 +157,52 @@ def test_families(
     check_equal(trainer, inputs, group)
 
 
+def flash_on_a_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_ends: Tensor,
+    key_ends: Tensor,
+    *longest: int,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """`torch.nn.attention.varlen.varlen_attn`, which has no kernel for a CPU: SDPA, one segment after the other.
+
+    PyTorch's own operator, on tensors without numbers, has to take the call as well.
+    """
+    sizes = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa}
+    places = (one.detach().to("meta") for one in (query, key, value, query_ends, key_ends))
+    assert varlen_attn(*places, *longest, **sizes).shape == query.shape
+    assert window_size == (-1, 0)
+    assert query.dtype == key.dtype == value.dtype
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    lengths = [ends.diff().tolist() for ends in (query_ends, key_ends)]
+    assert all(max(found) <= stated for found, stated in zip(lengths, longest, strict=True))
+    parts = []
+    for q, k, v in zip(query.split(lengths[0]), key.split(lengths[1]), value.split(lengths[1]), strict=True):
+        one = [states.transpose(0, 1)[None] for states in (q, k, v)]
+        seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
+        answer = F.scaled_dot_product_attention(*one, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)
+        parts.append(answer[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("recipe", FAMILIES)
+def test_flash_attention_is_called_for_the_same_numbers(
+    recipe: str, family: Callable[[str], Path], rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the layout that FlashAttention gets on a GPU; its kernel is replaced by one that a CPU has."""
+    trainer = make_trainer(family(recipe), rows, tmp_path)
+    inputs, group = batch(trainer, rows, [7, 0, 11, 4, 5, 1, 6])
+    called = Mock(side_effect=flash_on_a_cpu)
+    monkeypatch.setattr(packing, "varlen_attn", called)
+    monkeypatch.setattr(packing, "flash_takes", lambda *_: True)
+    check_equal(trainer, inputs, group)
+    assert called.call_count == trainer.model.config.get_text_config().num_hidden_layers
+
+
 LORA = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
 MODES: dict[str, dict[str, Any]] = {
     "checkpointing": {"gradient_checkpointing": True},
@@ -234,10 +283,16 @@ def test_rows_in_any_order_and_groups_of_any_size(random_checkpoint: Path, rows:
     check_equal(trainer, {**inputs, "batch_size": 3}, group)
 
 
-def test_bfloat16_is_as_far_from_float32_as_the_plain_path(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flash", [False, True])
+def test_bfloat16_is_as_far_from_float32_as_the_plain_path(
+    flash: bool, random_checkpoint: Path, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(random_checkpoint, rows, tmp_path)
     inputs, group = batch(trainer, rows)
     exact = compute(trainer, inputs, None)
+    if flash:
+        monkeypatch.setattr(packing, "varlen_attn", flash_on_a_cpu)
+        monkeypatch.setattr(packing, "flash_takes", lambda _, dtype, dropout: dtype == torch.bfloat16 and not dropout)
     trainer.accelerator.autocast = partial(torch.autocast, "cpu", torch.bfloat16)
     plain, shared = compute(trainer, inputs, None), compute(trainer, inputs, group)
     assert 0 < (shared.logps - exact.logps).abs().mean() < 2 * (plain.logps - exact.logps).abs().mean()
@@ -341,10 +396,17 @@ def test_a_resumed_run_samples_and_takes_the_steps_of_one_that_was_not_killed(
     assert found[0] == found[1]
 
 
-def test_what_would_differ_is_not_shared(random_checkpoint: Path, rows: Any, tmp_path: Path) -> None:
+def test_what_would_differ_is_not_shared(
+    random_checkpoint: Path, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(random_checkpoint, rows, tmp_path, generation_kwargs={"repetition_penalty": 1.2})
     assert trainer.shares_loss
     assert not trainer.shares_generation
+    text = trainer.model.config.get_text_config()
+    monkeypatch.setattr(text, "layer_types", ["sliding_attention", *text.layer_types[1:]])
+    with pytest.raises(SharingError, match="layers of sliding_attention"):
+        trainer.share_prefixes()
+    monkeypatch.undo()
     trainer.model.set_attn_implementation({"text_config": "eager"})
     with pytest.raises(SharingError, match="the model's attention is eager"):
         trainer.share_prefixes()

@@ -277,9 +277,11 @@ def shuffle_groups(batch: dict[str, Any]) -> dict[str, Any]:
 
 def loss_obstacle(trainer: Any) -> str | None:
     """Why a trainer's loss can't share prompts; None where it can."""
-    attention = trainer.base_of(trainer.model).config.get_text_config()._attn_implementation
-    if attention not in ("sdpa", ATTENTION):
-        return f"the model's attention is {attention}, and prompts are shared in PyTorch's SDPA"
+    text = trainer.base_of(trainer.model).config.get_text_config()
+    if text._attn_implementation not in ("sdpa", ATTENTION):
+        return f"the model's attention is {text._attn_implementation}, and prompts are shared in PyTorch's SDPA"
+    if others := set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
+        return f"the model has layers of {', '.join(sorted(others))}, and prompts are shared in full attention"
     if trainer.tools or trainer.environment_factories:
         return "tools add images after the prompt"
     if trainer.aux_loss_enabled:

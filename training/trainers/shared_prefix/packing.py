@@ -7,7 +7,7 @@ attends to its prompt and to itself. Padding is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -175,7 +175,7 @@ def flash_takes(query: Tensor, dtype: torch.dtype, dropout: float) -> bool:
 def over_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:
     """`attend` over a packed row by FlashAttention, without padding and without a mask."""
     keys, values = (states[0].index_select(1, segments.keys).transpose(0, 1) for states in (key, value))
-    outputs: Tensor = varlen_attn(
+    outputs = varlen_attn(
         query[0].transpose(0, 1),
         keys,
         values,
@@ -186,7 +186,7 @@ def over_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments,
         window_size=(-1, 0),  # causal, the last query at the last key
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    return outputs[None]
+    return cast("Tensor", outputs)[None]  # it is a pair where more is asked for
 
 
 def over_blocks(query: Tensor, key: Tensor, value: Tensor, shared: Layout, options: dict[str, Any]) -> Tensor:

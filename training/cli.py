@@ -145,10 +145,10 @@ def command(
         ),
     ] = None,
     curriculum: Annotated[
-        Literal["none", "difficulty"] | None,
+        Literal["none", "difficulty", "pool"] | None,
         Option(
             metavar="ORDER",
-            help="Order of the questions: none (random) or difficulty (easiest first).",
+            help="Order of the questions: none (random), difficulty (easiest first) or pool (by solve rate).",
             show_default=RECIPE,
             rich_help_panel=TRAINING,
         ),

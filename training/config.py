@@ -22,7 +22,7 @@ from training.void_settings import GENERATION, RULES, Rule, Settings, find_void
 
 Stage = Literal["cold_start", "grpo"]
 VLLM = Literal["off", "colocate", "server"]
-Curriculum = Literal["none", "difficulty"]
+Curriculum = Literal["none", "difficulty", "pool"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EXTRA_SETTINGS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or not as TRL has them
@@ -35,7 +35,8 @@ EXTRA_SETTINGS: dict[str, dict[str, Any]] = {  # fields that are not TRL's, or n
     "grpo": {
         "freeze_vision": bool,
         "image_processor": dict[str, Any],
-        "curriculum": Curriculum,  # the order of the questions: random, or the easiest first
+        "curriculum": Curriculum,  # the order of the questions: see training/trainers/curriculum.py
+        "dynamic_sampling": bool,  # see training/trainers/dynamic_sampling.py
         "drop_zero_variance": bool,  # see training/trainers/zero_variance.py
         "shared_prefix": bool,  # see training/trainers/shared_prefix; on unless it is set to false
         "reward_weights": dict[str, float],  # by the reward's name; 1.0 for the others
@@ -142,7 +143,7 @@ class RunConfig(BaseModel):
     num_generations: Annotated[int, Field(ge=2)] | None = None
     """Completions of a question: the size of GRPO's groups."""
     curriculum: Curriculum | None = None
-    """The order of the questions: at random, or the easiest first."""
+    """The order of the questions: at random, the easiest first, or by a pool of their solve rates."""
     traces: Count | None = None
     """Solutions that the cold start trains on."""
     eval_steps: Count | None = None

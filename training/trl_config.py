@@ -10,6 +10,7 @@ from typing import Any
 from datagen.common.errors import UserError, suggest
 from training.config import EXTRA_SETTINGS, StageConfig, config_class
 from training.distributed import announced_waiting
+from training.turns import turns_of
 
 NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # optimizers that nothing but their package can be checked of
 TOOLS = (
@@ -45,7 +46,23 @@ def make_trl_config(stage: StageConfig) -> Any:
         config = config_class(stage.stage)(**{**fixed, **settings})
     if stage.stage == "grpo":
         check_saves(config)
+        check_sampling(stage)
     return config
+
+
+def check_sampling(stage: StageConfig) -> None:
+    """Raise a `UserError` where questions can't be chosen as asked for, by dynamic sampling or from a pool."""
+    dynamic, curriculum = stage.settings.get("dynamic_sampling"), stage.settings.get("curriculum")
+    if dynamic and curriculum == "difficulty":
+        raise UserError(
+            "curriculum=difficulty orders the questions of a run, and dynamic_sampling does not know how many it will "
+            "ask: leave one of them out, or use curriculum=pool"
+        )
+    if (dynamic or curriculum == "pool") and turns_of(stage.tasks) > 1:
+        raise UserError(
+            f"{', '.join(stage.tasks)}: questions of several turns are asked in TRL's order for now: set "
+            "dynamic_sampling=false, and --curriculum none or difficulty"
+        )
 
 
 def check_saves(config: Any) -> None:

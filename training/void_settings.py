@@ -132,7 +132,8 @@ RULES: dict[str, list[Rule]] = {
         ),
         (("label_smoothing_factor",), _always, "GRPO has no labels"),
         (("train_sampling_strategy", "length_column_name"), _always, "use --curriculum"),
-        (("shuffle_dataset",), lambda s: s["curriculum"] == "difficulty", "use --curriculum none"),
+        (("shuffle_dataset",), lambda s: s["curriculum"] in ("difficulty", "pool"), "use --curriculum none"),
+        (("shuffle_dataset",), lambda s: bool(s["dynamic_sampling"]), "use dynamic_sampling=false"),
         (
             (
                 *("use_transformers_continuous_batching", "use_transformers_paged"),

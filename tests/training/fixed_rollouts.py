@@ -12,10 +12,13 @@ WELL_FORMED = "I see {0}.</think>\n<answer>{0}</answer>"  # its format reward is
 
 
 class FixedRollouts(grpo.R1GRPOTrainer):
-    """The trainer as it is, but for what is sampled: it follows from the step and the place in the global batch."""
+    """The trainer as it is, but for what is sampled: it follows from the step and the place in the global batch.
+
+    Where questions are drawn anew for a batch, their completions are others.
+    """
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-        first = self.accelerator.process_index * len(prompt_ids)
+        first = self.sampled + self.accelerator.process_index * len(prompt_ids)
         texts = [self._text(random.Random(f"{self.state.global_step}-{first + i}")) for i in range(len(prompt_ids))]
         ends = [self.processing_class.tokenizer.eos_token_id]
         return [self.processing_class.tokenizer(text)["input_ids"] + ends for text in texts], None

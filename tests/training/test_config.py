@@ -161,6 +161,8 @@ VOID = [  # each needs what stands behind its colon, which is not set
     ("grpo", ["multi_objective_aggregation=normalize_then_sum", "scale_rewards=group"], "scale_rewards:"),
     ("grpo", ["num_completions_to_print=3"], "num_completions_to_print: log_completions=true"),
     ("grpo", ["curriculum=difficulty", "shuffle_dataset=false"], "shuffle_dataset: --curriculum"),
+    ("grpo", ["curriculum=pool", "shuffle_dataset=false"], "shuffle_dataset: --curriculum"),
+    ("grpo", ["dynamic_sampling=true", "shuffle_dataset=false"], "shuffle_dataset: dynamic_sampling=false"),
     ("grpo", ["train_sampling_strategy=sequential"], "train_sampling_strategy: --curriculum"),
     ("grpo", ["vllm_importance_sampling_correction=false", "vllm_importance_sampling_clip_min=0.5"], "clip_min:"),
 ]

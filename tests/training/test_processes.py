@@ -28,6 +28,7 @@ SYNCED = ["--set", "beta=0.1", "--set", "sync_ref_model=true", "--set", "ref_mod
 SYNCED += ["--set", "ref_model_mixup_alpha=0.5"]
 SPLIT = ["--num-generations", "16"]  # one group a step
 PLAIN = ["--set", "shared_prefix=false"]
+CHOSEN = ["--set", "dynamic_sampling=true", "--curriculum", "pool"]
 LORA = ["--set", "beta=0.1", "--set", "lora={r: 4, target_modules: all-linear}", "--set", "learning_rate=0.01"]
 
 
@@ -131,6 +132,21 @@ def test_a_group_that_is_split_over_the_processes_takes_the_steps_of_trls_path(
     two = trained(2, tmp_path / "2", digits_folder, random_checkpoint, *SPLIT)
     check_same_metrics(two, one)
     check_same_weights(tmp_path / "2", tmp_path / "1")
+
+
+def test_two_processes_replace_the_same_groups(digits_folder: Path, random_checkpoint: Path, tmp_path: Path) -> None:
+    """Each process samples a part of the groups that are missing, and half a group where one is."""
+    one, two = tmp_path / "1", tmp_path / "2"
+    rows = trained(1, one, digits_folder, random_checkpoint, *CHOSEN)
+    check_same_metrics(trained(2, two, digits_folder, random_checkpoint, *CHOSEN), rows)
+    check_same_weights(two, one)
+    assert any(row["sampling/frac_groups_replaced"] for row in rows)
+    completions, state = (
+        [(out / name).read_text() for out in (one, two)]
+        for name in ("completions.jsonl", f"checkpoint-{STEPS}/questions.json")
+    )
+    assert sorted(completions[0].splitlines()) == sorted(completions[1].splitlines())
+    assert state[0] == state[1]
 
 
 def test_a_run_that_is_complete_is_no_failure_for_its_launcher(

@@ -24,7 +24,8 @@ from training.config import StageConfig
 from training.models import model_folder
 from training.trl_compat import AtomicCheckpoints
 
-NOT_PUBLISHED = ("trainer_state.json",)  # of use to --resume alone
+QUESTIONS = "questions.json"  # what decides the next questions, where TRL's sampler does not
+NOT_PUBLISHED = ("trainer_state.json", QUESTIONS)  # of use to --resume alone
 PACKAGES = ("r1vlm", "torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 
 

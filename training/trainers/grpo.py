@@ -38,6 +38,7 @@ from training.rollout.multi_turn import MultiTurn, ToolEnvironment, check_episod
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
 from training.trainers.curriculum import easiest_first
+from training.trainers.dynamic_sampling import DynamicSampling
 from training.trainers.rewards import RewardFunctions
 from training.trainers.shared_prefix.trainer import SharedPrefix, SharingError
 from training.trainers.shared_prefix.trial import SharingTrial
@@ -49,8 +50,10 @@ from training.turns import check_turns, goes_on_rule, turns_of
 EPISODES = 4  # traces on which a chat template is tried
 
 
-class R1GRPOTrainer(RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix, MultiTurn):
-    """TRL's trainer with complete checkpoints, each with a record, shared prompts, and a count of equal groups."""
+class R1GRPOTrainer(
+    DynamicSampling, RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix, MultiTurn
+):
+    """TRL's trainer with complete checkpoints, each with a record, shared prompts, and a say in what is asked next."""
 
 
 def train(stage: StageConfig, *, preflight: bool = True) -> Path:
@@ -65,8 +68,9 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     built = open_dataset(stage.data)
     base = read_record(model_folder(stage.model))
     questions = fresh_questions(built, stage, base)
+    dataset = find_dataset_or_task(stage.tasks[0])
     if stage.settings.get("curriculum") == "difficulty":
-        questions = easiest_first(questions, find_dataset_or_task(stage.tasks[0]), config)
+        questions = easiest_first(questions, dataset, config)
     if stage.settings.get("drop_zero_variance"):
         check_zero_variance_settings(config)
     frozen = stage.settings.get("lora") or adapter_settings(stage.model)  # an adapter's base is never stepped
@@ -122,6 +126,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         trainer.goes_on = goes_on
     if stage.settings.get("shared_prefix", True):
         share_prefixes(trainer, tried=preflight)
+    trainer.choose_questions(stage, dataset, last_checkpoint(out))
     trainer.drop_zero_variance = stage.settings.get("drop_zero_variance", False)
     trainer.record = make_record(stage, "grpo")
     trainer.shown = lambda step: f"{base.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()

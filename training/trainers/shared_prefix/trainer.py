@@ -84,14 +84,18 @@ class SharedPrefix(GRPOTrainer):  # type: ignore[misc]
         finally:
             self.prompt_group = before
 
+    def groups_of(self, rows: int) -> Tensor:
+        """The prompt of each of so many rows of this process: whole groups stand one after the other, over all."""
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        places = torch.arange(rows) + self.accelerator.process_index * rows
+        group: Tensor = places // size - places[0] // size
+        return group.to(self.accelerator.device)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.shares_loss:
             plain: dict[str, Any] = super()._generate_and_score_completions(inputs)
             return plain
-        size = self.num_generations if self.model.training else self.num_generations_eval
-        # TRL's sampler hands out whole groups, one after the other, over all processes.
-        rows = torch.arange(len(inputs)) + self.accelerator.process_index * len(inputs)
-        group = (rows // size - rows[0] // size).to(self.accelerator.device)
+        group = self.groups_of(len(inputs))
         processor = self.processing_class
         self.processing_class = DistinctPrompts(processor, group.tolist())
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def test_transformers_alone_goes_on_with_the_first_weights(random_checkpoint: Pa
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     Trainer(model=fresh, args=args)._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
     assert all(torch.equal(value, before[name]) for name, value in fresh.named_parameters())
+
+
+def test_trl_has_no_dynamic_sampling() -> None:
+    named = [field.name for field in fields(GRPOConfig) if "dynamic" in field.name or "resampl" in field.name]
+    assert not named, "look whether trainers/dynamic_sampling.py is still needed"
 
 
 def test_the_r1_config_trains_with_trls_own_example(

@@ -19,7 +19,7 @@ class ZeroVarianceGroups(ScoredBatches):
     TRL 1.16 logs a `frac_reward_zero_std`, which is 0 or 1 where rewards are scaled by the batch, and has no setting to
     leave groups out. Without variance a group's advantages are 0, but the loss is still divided by its tokens, so that
     steps become smaller as questions are solved. ScaleRL drops them from the batch ("zero-variance filtering", Khatri
-    et al. 2025, https://arxiv.org/abs/2510.13786); DAPO samples others in their place, for the price of sampling.
+    et al. 2025, https://arxiv.org/abs/2510.13786); `dynamic_sampling` samples others in their place, at a price.
     """
 
     drop_zero_variance = False

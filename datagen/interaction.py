@@ -53,8 +53,8 @@ class Episode:
         return [(call, seen) for message, seen in pairs if (call := parse_call(message)) is not None]
 
 
-Respond = Callable[[Episode, Mapping[str, Any]], Observation]
-"""(episode so far, row of `r1`) -> what comes back to its last message. Pure and total."""
+Respond = Callable[[Episode, Mapping[str, Any]], Observation | None]
+"""(episode so far, row of `r1`) -> what comes back to its last message, None where nothing does. Pure and total."""
 
 Tool = Callable[[str, Mapping[str, Any]], Observation]
 """(call, row of `r1`) -> what the tool shows. Pure and total: any call whatever gets an observation."""
@@ -67,7 +67,8 @@ class Interaction:
     `turns` are the messages of an episode at most; `goes_on` says of a full message whether anything comes back to it,
     and the episode goes on: to a call, unless it says otherwise. `plan` gives the trace's full messages before the
     last: with them and the task's own solution behind them, an episode earns full marks. `usage` is the sentence of the
-    prompt that says what may be asked for; it is empty where there is no tool.
+    prompt that says what may be asked for; it is empty where there is no tool. `rechecks` says that without a tool each
+    message answers the same question again, so that an evaluation counts what was mended and spoiled.
     """
 
     respond: Respond
@@ -75,6 +76,7 @@ class Interaction:
     plan: Callable[[Mapping[str, Any]], Sequence[str]]
     usage: str = ""
     goes_on: Callable[[str], bool] = lambda message: parse_call(message) is not None
+    rechecks: bool = True
 
 
 def use_tool(tool: Tool) -> Respond:

@@ -62,6 +62,15 @@ def command(
             rich_help_panel=QUESTIONS,
         ),
     ] = None,
+    env: Annotated[
+        str | None,
+        Option(
+            metavar="PACKAGE",
+            help="Ask the taskset of verifiers in this installed package, judged by its own rewards. It is run.",
+            show_default=False,
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = None,
     split: Annotated[Split, Option(help="Split to take the questions from.", rich_help_panel=QUESTIONS)] = "test",
     limit: Annotated[
         int | None, Option(metavar="N", min=1, help="Ask only the first N questions.", rich_help_panel=QUESTIONS)

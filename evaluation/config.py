@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from datagen.common.config_file import is_config_file, read_config_file, validated
 from datagen.common.errors import UserError, require_extra, writable_folder
@@ -19,11 +19,13 @@ from datagen.hub.publish import PublishOptions, PublishTarget, RepoIdentity, pub
 from datagen.hub.record import CARD_KEYS
 from datagen.registry import add_file
 from datagen.sources.split import Split
+from datagen.taskset.questions import Taskset, TasksetDataset, open_taskset
 from evaluation.backends.base import BackendName, Sampling, check_backend
 from evaluation.metrics.external_results import Row, external_result, read_external_result
 from evaluation.model_source import ModelSource, open_model, record_mismatches, served_model
 
 Count = Annotated[int, Field(ge=1)]
+OURS_ALONE = {"data", "task", "task_file", "split", "controls", "curve", "log_samples", "push"}  # without --env
 
 
 class EvalConfig(BaseModel):
@@ -39,6 +41,8 @@ class EvalConfig(BaseModel):
     """A dataset folder, or USER/NAME on the Hub; None for the dataset in the checkpoint's record."""
     task_file: Path | None = None
     """A Python file with the dataset, where it is neither built in nor of an installed package. It is run."""
+    env: str | None = None
+    """An installed package with a taskset of verifiers 0.4: its questions are asked, by its rewards. It is run."""
     split: Split = "test"
     baseline: str | None = None
     """Another checkpoint or file of completions: it is scored too, as `before`, and compared."""
@@ -70,6 +74,14 @@ class EvalConfig(BaseModel):
     """The `metrics.jsonl` whose curves the report shows; None for that of the checkpoint's run."""
     push: PublishOptions | None = None
     """Where to publish the model's card with the results; None: nowhere."""
+
+    @model_validator(mode="after")
+    def _check_env(self) -> Self:
+        if self.env is not None:
+            for name in sorted(OURS_ALONE & self.model_fields_set):
+                flag = "push-card" if name == "push" else name.replace("_", "-")
+                raise UserError(f"--{flag} is for the datasets of r1vlm: leave it out with --env")
+        return self
 
 
 def make_config(values: Mapping[str, Any]) -> EvalConfig:
@@ -134,6 +146,11 @@ class EvalPlan:
     push: Publication | None
 
     @property
+    def taskset(self) -> Taskset | None:
+        """Whose questions are asked, where they are not of a dataset of ours."""
+        return self.dataset.taskset if isinstance(self.dataset, TasksetDataset) else None
+
+    @property
     def sides(self) -> dict[str, Side]:
         """What is scored, by its name: `after` alone, or `before` (the baseline) and `after`."""
         if self.baseline is None:
@@ -158,7 +175,7 @@ def make_plan(config: EvalConfig) -> EvalPlan:
         model = open_model(config.checkpoint)
     baseline = open_model(config.baseline) if config.baseline else None
     models = [one for one in (model, baseline) if one]
-    dataset = open_dataset(config.data) if config.data else _recorded_dataset(models)
+    dataset = _dataset(config, models)
     task = config.task or dataset.spec.name
     tasks = tasks_of(dataset, task)
     _check_backend(config, models)
@@ -238,6 +255,12 @@ def _check_overwriting(plan: EvalPlan) -> None:
     for side in plan.sides.values():
         if side.model.path in written:
             raise UserError(f"{side.model.path} would be overwritten: name another folder with --out")
+
+
+def _dataset(config: EvalConfig, models: Sequence[ModelSource]) -> BuiltDataset:
+    if config.env is None:
+        return open_dataset(config.data) if config.data else _recorded_dataset(models)
+    return open_taskset(config.env, config.limit)
 
 
 def _recorded_dataset(models: Sequence[ModelSource]) -> BuiltDataset:

@@ -30,6 +30,7 @@ from evaluation.metrics.statistics import paired_difference
 from evaluation.prompt_variants import DIRECT, R1, ablation_variants
 from evaluation.report.exports import write_samples
 from evaluation.report.results import Record, make_result
+from evaluation.taskset_variant import taskset_variant
 
 
 def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Record, Scored]:
@@ -38,8 +39,9 @@ def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Rec
     warnings: list[str]
     if side.model.is_model:
         generator = AnswerGenerator(plan, side.model)
-        answers, scored = generator.generate(R1, questions)
-        if side.model is plan.baseline:
+        variant = R1 if plan.taskset is None else taskset_variant(plan.taskset, side.model)
+        answers, scored = generator.generate(variant, questions)
+        if side.model is plan.baseline and plan.taskset is None:
             more["direct"] = summary(generator.generate(DIRECT, questions)[1])
         elif plan.controls:
             more["controls"] = run_ablations(generator, questions, scored)

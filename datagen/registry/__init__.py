@@ -114,12 +114,16 @@ def _dataset_in(name: str) -> DatasetSpec:
 
 
 def _add(spec: DatasetSpec, code: Code) -> None:
+    check_spec(spec, str(code))
+    register(spec, code)
+
+
+def register(spec: DatasetSpec, code: Code) -> None:
     """Let a dataset be found by its name, and its tasks by theirs.
 
     Raises:
         UserError: where one of these names is taken; it names both owners.
     """
-    check_spec(spec, str(code))
     if spec.name in DATASETS and not is_same(CODE.get(spec.name), code):
         raise _clash(spec.name, owner_of(spec.name), str(code))
     for other in (*DATASETS.values(), *OWN.values()):

@@ -101,7 +101,7 @@ def turn_figures(scored: Scored) -> dict[str, float]:
         task = find_task(question["task"])
         if task.has_tool:
             with_tool.append((episode, rewards))
-        elif task.interaction is not None:
+        elif task.interaction is not None and task.interaction.rechecks:
             first = score(task, Episode(episode.messages[:1]), question)
             without.append(rewards["correctness"] - first["correctness"])
     figures = {}

@@ -15,11 +15,14 @@ from datagen import r1_format
 from datagen.common.files import write_text
 from datagen.common.formatting import percent, visible
 from datagen.interaction import Episode, question_images
+from datagen.registry import find_task
+from datagen.taskset.play import reply_of
 from evaluation.config import EvalPlan
 from evaluation.metrics.comparison import certainty, headline, p_text
 from evaluation.report.checkpoint_samples import CheckpointSamples
 from evaluation.report.curves import LENGTHS, make_curve
 from evaluation.report.results import EvalResult
+from evaluation.report.tables import shown_rewards
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,6 +74,7 @@ def render(plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None
         results=result.results,
         comparison=comparison,
         summary=result.summary,
+        shown_rewards=shown_rewards(result.summary["rewards"]),
         headline=headline(comparison) if comparison else None,
         certainty=certainty(comparison) if comparison else None,
         stages=STAGES,
@@ -112,7 +116,7 @@ def render_example(result: EvalResult, index: int, difficulty: str) -> dict[str,
     """What the page shows of the answer at `index`: of two sides, also which words are not those of the other."""
     row = result.row(index)
     sides = [
-        {"name": name, **render_episode(scored.episodes[index], scored.rewards[index])}
+        {"name": name, **render_episode(scored.episodes[index], scored.rewards[index], row)}
         for name, scored in result.scored.items()
     ]
     texts = [side["text"] for side in sides]
@@ -134,12 +138,13 @@ def render_question(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def render_episode(episode: Episode, rewards: Mapping[str, float]) -> dict[str, Any]:
+def render_episode(episode: Episode, rewards: Mapping[str, float], row: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of an episode: its last message, shortened, the answer in it, and its rewards.
 
     `turns` are the messages before, each with what came back. All follow the opening words.
     """
-    answer = r1_format.extract_answer(episode.final)
+    asks_our_way = bool(find_task(row["task"]).example_answer)  # somebody else's taskset wants no answer block
+    answer = r1_format.extract_answer(episode.final) if asks_our_way else reply_of(episode.final)["content"]
     return {
         "turns": [
             {
@@ -164,7 +169,8 @@ def render_samples(result: EvalResult, samples: CheckpointSamples) -> dict[str, 
             {
                 **render_question(result.rows[index]),
                 "answers": [
-                    render_episode(scored.episodes[i], scored.rewards[i]) for scored in samples.scored.values()
+                    render_episode(scored.episodes[i], scored.rewards[i], result.rows[index])
+                    for scored in samples.scored.values()
                 ],
             }
             for i, index in enumerate(samples.indices)

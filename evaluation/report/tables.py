@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datagen.common.formatting import percent
 from evaluation.metrics.external_results import QUESTION_KEYS, Row
+from evaluation.metrics.scoring import ACCURACY
 
 COUNTS = {"calls": "calls", "refused_calls": "refused"}
 TURNS = {**COUNTS, "looked": "looked", "mended": "mended", "spoiled": "spoiled"}
@@ -18,31 +19,45 @@ def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:
     return f"{percent(accuracy):>6} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
+def shown_rewards(rewards: Iterable[str]) -> list[str]:
+    """The rewards that stand in a table beside the accuracy: the format, or all of somebody else's taskset."""
+    names = list(rewards)
+    return ["format"] if "format" in names else [name for name in names if name != ACCURACY]
+
+
 def result_table(result: Mapping[str, Any]) -> str:
     """One line a task, one for all of them where there are several, and one for each further result."""
     tasks = [(row["task"], row) for row in result["slices"]["by_task"]]
     rows = [*tasks, *([("all", result)] if len(tasks) > 1 else [])]
     columns = [name for name in TURNS if name in result]
+    rewards = shown_rewards(result["rewards"])
     lines = [
         [
             name,
             accuracy_text(row["accuracy"], row["accuracy_ci95"]),
-            percent(row["rewards"]["format"]),
+            *(percent(row["rewards"][reward]) for reward in rewards),
             *turns_texts(row, columns),
             str(row["n"]),
         ]
         for name, row in rows
     ]
+    skipped = [""] * len(rewards)
     more = [
-        [name, accuracy_text(row["accuracy"], row["accuracy_ci95"]), "", *turns_texts(row, columns), str(row["n"])]
+        [
+            name,
+            accuracy_text(row["accuracy"], row["accuracy_ci95"]),
+            *skipped,
+            *turns_texts(row, columns),
+            str(row["n"]),
+        ]
         for name, row in [*ablation_rows(result), *((row["name"], row) for row in result["beside"])]
     ]
-    blank = [""] * (len(columns) + 2)
+    blank = [*skipped, *[""] * (len(columns) + 1)]
     if result.get("samples"):
         majority = accuracy_text(result["majority"], result["majority_ci95"])
         more.insert(0, [f"majority of {result['samples']}", majority, *blank])
         more[1:1] = [[f"pass@{k}", percent(share).rjust(6), *blank] for k, share in result["pass_at"].items()]
-    head = ["task", "accuracy (95% interval)", "format", *(TURNS[name] for name in columns), "n"]
+    head = ["task", "accuracy (95% interval)", *rewards, *(TURNS[name] for name in columns), "n"]
     return _aligned([head, *lines, *more])
 
 
@@ -51,14 +66,15 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     tasks = [(row["task"], row) for row in comparison["slices"]["by_task"]]
     rows = [*tasks, *([("all", comparison)] if len(tasks) > 1 else [])]
     columns = [name for name in TURNS if name in comparison]
-    blank = [""] * (len(columns) + 2)
+    rewards = shown_rewards(comparison["rewards"])
+    blank = [""] * (len(rewards) + len(columns) + 1)
     lines = [
         [
             name,
             accuracy_text(row["before"], row["before_ci95"]),
             accuracy_text(row["after"], row["after_ci95"]),
             f"{100 * row['difference']:+.1f}",
-            " -> ".join(percent(row["rewards"]["format"][side]) for side in ("before", "after")),
+            *(" -> ".join(percent(row["rewards"][one][side]) for side in ("before", "after")) for one in rewards),
             *turns_texts(row, columns),
             str(row["n"]),
         ]
@@ -76,7 +92,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         "before (95% interval)",
         "after (95% interval)",
         "change",
-        "format",
+        *rewards,
         *(TURNS[name] for name in columns),
         "n",
     ]

@@ -25,7 +25,11 @@ DRAWING = "Drawing"
 
 
 def add_task_file(path: Path | None) -> Path | None:
-    """The callback of `--task-file`: from here on its datasets are found by name."""
+    """The callback of `--task-file`: from here on its datasets are found by name.
+
+    Raises:
+        UserError: where the file can't be loaded, or a name in it is taken.
+    """
     if path is not None:
         from datagen.registry import add_file
 
@@ -84,6 +88,9 @@ class DatasetGroup(CommandGroup):
         """The command that builds the dataset of that name, as the list of commands shows it; None for an unknown one.
 
         A package is not loaded to be listed.
+
+        Raises:
+            UserError: where one of its options has a name that every dataset's options have.
         """
         from datagen.registry import DATASETS
         from datagen.registry.code import installed, package_of
@@ -108,7 +115,11 @@ class DatasetGroup(CommandGroup):
 
 
 def make_build_command(spec: DatasetSpec) -> Any:
-    """`r1vlm-data build NAME`, which has the options of that dataset and no others."""
+    """`r1vlm-data build NAME`, which has the options of that dataset and no others.
+
+    Raises:
+        UserError: where one of its options has a name that every dataset's options have.
+    """
 
     def command(**values: Any) -> None:
         options = {option.name: values.pop(option.name) for option in spec.options}
@@ -185,7 +196,12 @@ def build(
     private: Private = False,
     force: Force = False,
 ) -> None:
-    """Draw a dataset into a folder."""
+    """Draw a dataset into a folder.
+
+    Raises:
+        UserError: where the options contradict each other, the folder holds something else, or nobody is logged in to
+            publish.
+    """
     from datagen.dataset.build import build as build_dataset
     from datagen.dataset.build import is_built
     from datagen.dataset.config import DatasetConfig

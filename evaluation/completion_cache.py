@@ -70,25 +70,41 @@ class CompletionCache:
             ) from error
 
     def reset(self, backend: Mapping[str, str]) -> None:
-        """Drop all completions: those of another backend, or of another kind of device, are not mixed with its own."""
+        """Drop all completions: those of another backend, or of another kind of device, are not mixed with its own.
+
+        Raises:
+            UserError: where the file can't be written.
+        """
         self._file.truncate(0)
         self.completions, self.backend, self.notes, self.seconds = {}, dict(backend), [], 0.0
         self._write({"engine": self.backend})
 
     def add(self, key: TurnKey, completion: str) -> None:
-        """Keep a completion."""
+        """Keep a completion.
+
+        Raises:
+            UserError: where the file can't be written; what was kept before stays.
+        """
         name, sample, turn = key
         self._write({"id": name, "sample": sample, **({"turn": turn} if turn else {}), "completion": completion})
         self.completions[key] = completion
 
     def add_note(self, sentence: str) -> None:
-        """Keep a sentence about how the questions were asked, once."""
+        """Keep a sentence about how the questions were asked, once.
+
+        Raises:
+            UserError: where the file can't be written.
+        """
         if sentence not in self.notes:
             self._write({"note": sentence})
             self.notes.append(sentence)
 
     def add_seconds(self, seconds: float) -> None:
-        """Keep how long it took to generate the completions that were added."""
+        """Keep how long it took to generate the completions that were added.
+
+        Raises:
+            UserError: where the file can't be written.
+        """
         self._write({"seconds": seconds})
         self.seconds += seconds
 

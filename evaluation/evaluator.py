@@ -40,7 +40,11 @@ def evaluate(config: EvalConfig) -> EvalResult:
 
 
 def evaluate_plan(plan: EvalPlan) -> EvalResult:
-    """The results of both sides, and their comparison; all files are written."""
+    """The results of both sides, and their comparison; all files are written into `plan.out`.
+
+    Raises:
+        UserError: where a model can't be loaded, no question gets an answer, or a file can't be written.
+    """
     questions = select_questions(plan)
     results: dict[str, Record] = {}
     scored: dict[str, Scored] = {}

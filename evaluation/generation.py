@@ -158,7 +158,12 @@ class AnswerGenerator:
         self.warnings: list[str] = []
 
     def generate(self, variant: Variant, questions: Questions) -> tuple[Answers, Scored]:
-        """The answers to all questions, asked in one way, each as often as the plan says; and their scores."""
+        """The answers to all questions, asked in one way, each as often as the plan says; and their scores.
+
+        Raises:
+            UserError: where no question got an answer, the model can't be loaded, or the cache is in use or can't be
+                written.
+        """
         truths = variant.ground_truths(questions.rows, questions.examples)
         indices = [(i, k) for i in range(len(truths)) for k in range(self.plan.sampling.samples)]
         with open_cache(self.cache_key(variant, len(indices))) as cache:

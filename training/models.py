@@ -51,12 +51,20 @@ def model_folder(model: str) -> Path:
 
 
 def config_folder(folder: Path) -> Path:
-    """Where a model's configuration is: in its folder, or, for an adapter, in that of the model that it changes."""
+    """Where a model's configuration is: in its folder, or, for an adapter, in that of the model that it changes.
+
+    Raises:
+        UserError: where the model that an adapter changes can't be found.
+    """
     return adapter_base(folder) or folder
 
 
 def adapter_settings(model: str) -> dict[str, Any]:
-    """PEFT's settings of a model that is an adapter; empty for any other."""
+    """PEFT's settings of a model that is an adapter; empty for any other.
+
+    Raises:
+        UserError: where the model is no folder here and can't be fetched.
+    """
     path = model_folder(model) / ADAPTER
     return read_settings(path) if path.is_file() else {}
 

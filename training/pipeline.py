@@ -208,7 +208,11 @@ def cold_start_stage(config: RunConfig, stage: StageConfig, recipe: str) -> Stag
 
 
 def finish(prepared: PreparedRun) -> None:
-    """Say that a run is complete, and publish its last checkpoint where it is to be."""
+    """Say that a run is complete, and publish its last checkpoint where it is to be.
+
+    Raises:
+        UserError: where the checkpoint can't be published.
+    """
     final = prepared.final
     print(f"{final}: trained; score it with  r1vlm-eval {shlex.join([str(final), *prepared.flags])}", flush=True)
     if prepared.target is not None:
@@ -270,7 +274,11 @@ def check_torch() -> None:
 
 
 def plan_of(config: RunConfig, dataset: DatasetSpec, stage: StageConfig, recipe: str) -> tuple[LaunchPlan, str]:
-    """The plan of a run of GRPO, and why it is this one."""
+    """The plan of a run of GRPO, and why it is this one.
+
+    Raises:
+        UserError: where a setting is refused, or no plan fits the hardware.
+    """
     from training.config import resolve_settings
     from training.launch.launch_config import plan_for
 
@@ -363,6 +371,10 @@ def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) ->
     """Run a stage, or go on with it; returns `final` in its folder, a link to the last checkpoint.
 
     The process ends where no step comes within `watchdog` seconds.
+
+    Raises:
+        UserError: where a setting is refused, the folder holds another run, or training meets what the user can fix; a
+            folder in which nothing was begun is removed.
     """
     from training.launch.launcher import watched
     from training.trl_config import make_trl_config
@@ -406,7 +418,11 @@ def default_model(hardware: str, dataset: DatasetSpec) -> str:
 
 
 def recipe_model(name: str | None) -> str | None:
-    """The model that a recipe is made for; None where it is made for none, or none is named."""
+    """The model that a recipe is made for; None where it is made for none, or none is named.
+
+    Raises:
+        UserError: where there is no recipe of that name.
+    """
     return load_recipe(name).get("model") if name is not None else None
 
 

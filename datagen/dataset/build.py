@@ -120,7 +120,11 @@ def begin_folder(folder: Path) -> Path:
 
 
 def record_recipe(folder: Path, ours: dict[str, Any], other: str) -> None:
-    """Note in an unfinished folder what is made there, or find that it is something else, which `other` names."""
+    """Note in an unfinished folder what is made there, or find that it is something else, which `other` names.
+
+    Raises:
+        UserError: where it is something else.
+    """
     note = folder / RECIPE
     if not note.exists():
         write_json(note, ours)

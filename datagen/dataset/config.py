@@ -69,7 +69,11 @@ class DatasetConfig(BaseModel):
 
     @property
     def spec(self) -> DatasetSpec:
-        """The definition of the dataset."""
+        """The definition of the dataset.
+
+        Raises:
+            UserError: where there is no dataset of that name.
+        """
         return find_dataset(self.dataset)
 
     def counts(self) -> dict[str, int]:

@@ -197,6 +197,9 @@ def make_manifest(
     """What a folder of drawn files holds, with the proof that its splits are disjoint and the audit of its rewards.
 
     `files` are their hashes.
+
+    Raises:
+        UserError: where the source must be downloaded and can't be, or the code of the dataset raises.
     """
     files = dict(sorted(files.items()))
     return {
@@ -229,7 +232,11 @@ def code_mismatches(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def audit_rewards(config: DatasetConfig, images: int = 12) -> dict[str, Any]:
-    """The reward attacks on each task's questions about the first images of the train split, in short."""
+    """The reward attacks on each task's questions about the first images of the train split, in short.
+
+    Raises:
+        UserError: where the code of the dataset raises; it names the line.
+    """
     questions = sample_questions(config, images)
     tasks = [task for task in config.spec.tasks if questions[task.name]]
     with errors_explained(config.dataset):

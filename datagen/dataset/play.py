@@ -122,7 +122,11 @@ class Table:
         return format_call("Look.", line)
 
     def show(self, seen: Observation) -> None:
-        """Show what came back."""
+        """Show what came back.
+
+        Raises:
+            UserError: where the folder of images can't be written.
+        """
         if seen.text:
             print(seen.text)
         if seen.image is not None and self.terminal:

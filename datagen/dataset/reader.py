@@ -61,7 +61,11 @@ class BuiltDataset:
 
     @property
     def spec(self) -> DatasetSpec:
-        """The dataset's definition."""
+        """The dataset's definition.
+
+        Raises:
+            UserError: where its code is not here.
+        """
         return find_dataset(self.manifest["recipe"]["dataset"])
 
     @property

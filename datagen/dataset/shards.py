@@ -28,7 +28,11 @@ REASON = 200  # characters of a library's message that are shown
 
 
 def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
-    """One image and its ground truth: a row of the table `raw`."""
+    """One image and its ground truth: a row of the table `raw`.
+
+    Raises:
+        UserError: where the dataset is one of images of your own, which are not drawn.
+    """
     spec = config.spec
     if spec.draw is None:
         raise UserError(f"{spec.name} is a dataset of images of your own: make it with  r1vlm-data import")
@@ -78,7 +82,11 @@ def make_questions(spec: DatasetSpec, raw: Iterable[Mapping[str, Any]]) -> list[
 
 
 def sample_questions(config: DatasetConfig, images: int) -> dict[str, list[dict[str, Any]]]:
-    """The questions about the first images of the train split, by the name of their task."""
+    """The questions about the first images of the train split, by the name of their task.
+
+    Raises:
+        UserError: where the dataset is one of images of your own, which are not drawn.
+    """
     raw = [raw_row(config, "train", index) for index in range(min(images, config.counts()["train"]))]
     questions: dict[str, list[dict[str, Any]]] = {task.name: [] for task in config.spec.tasks}
     for question in make_questions(config.spec, raw):
@@ -88,12 +96,20 @@ def sample_questions(config: DatasetConfig, images: int) -> dict[str, list[dict[
 
 @cache
 def load_material(source: str, split: str) -> Any:
-    """What a split may be drawn from; kept, since a worker draws many shards of few splits."""
+    """What a split may be drawn from; kept, since a worker draws many shards of few splits.
+
+    Raises:
+        UserError: where there is no such source, or it must be downloaded and can't be.
+    """
     return load_source(source).of_split(split)
 
 
 def draw_shard(folder: Path, config: DatasetConfig, schemas: Mapping[str, pa.Schema], shard: Shard) -> int:
-    """Draw a shard and write its two files; returns its number of images."""
+    """Draw a shard and write its two files; returns its number of images.
+
+    Raises:
+        UserError: where the dataset is one of images of your own, which are not drawn.
+    """
     raw = [raw_row(config, shard.split, index) for index in range(shard.start, shard.stop)]
     for table, rows in (("raw", raw), ("r1", make_questions(config.spec, raw))):
         with atomic_path(folder / shard.path(table)) as temporary, temporary.open("wb") as file:

@@ -146,7 +146,11 @@ def sample_indices(shards: list[Shard], count: int | None) -> dict[Shard, list[i
 
 
 def compare_shard(folder: Path, config: DatasetConfig, shard: Shard, indices: list[int]) -> int:
-    """Check a shard's rows, and draw the images `indices` again; returns how many solutions were judged."""
+    """Check a shard's rows, and draw the images `indices` again; returns how many solutions were judged.
+
+    Raises:
+        UserError: naming the first row, column or solution that is not what the recipe gives.
+    """
     spec = config.spec
     stored = {table: read_shard(folder / shard.path(table), schema) for table, schema in arrow_schemas(spec).items()}
     image_ids = [row_id(config, shard.split, index) for index in range(shard.start, shard.stop)]

@@ -18,6 +18,10 @@ def write_code(dataset: str, out: Path) -> None:
 
 
 def load_code(exported: str) -> None:
-    """Know the datasets whose files were written beside the file `exported`, which calls this."""
+    """Know the datasets whose files were written beside the file `exported`, which calls this.
+
+    Raises:
+        UserError: where one can't be loaded, or a name in it is taken.
+    """
     for path in sorted(Path(exported).parent.glob(NAME.format("*"))):
         add_file(path)

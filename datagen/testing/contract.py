@@ -71,7 +71,11 @@ def draw_sample(spec: DatasetSpec) -> Sample:
 
 
 def draw_rows(spec: DatasetSpec, split: Split, seed: int) -> Rows:
-    """The first rows of the table `raw` of a split."""
+    """The first rows of the table `raw` of a split.
+
+    Raises:
+        UserError: where the dataset is one of images of your own, which are not drawn.
+    """
     config = DatasetConfig(dataset=spec.name, size=1000, seed=seed)
     return [raw_row(config, split, index) for index in range(IMAGES)]
 

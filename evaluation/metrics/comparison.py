@@ -52,6 +52,9 @@ def compare(before: Scored, after: Scored, difficulty: str, findings: Sequence[s
     """`paired_summary` of all questions with a verdict, and `slices`: the same by task, and by task and difficulty.
 
     `findings` are sentences about answers of `after` that do not come from the image: the verdict heeds them.
+
+    Raises:
+        UserError: where the two do not answer the same questions in the same order.
     """
     pairs = [
         (name, zip(before.groups(*columns), after.groups(*columns), strict=True))

@@ -48,6 +48,9 @@ def make(
     """Make the model and write it to `out`, with its card; returns its record.
 
     A stage that is complete is kept in `OUT.partial`, so that a run that was killed goes on with the next one.
+
+    Raises:
+        UserError: where `out` is there already, or was begun with other settings.
     """
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out")

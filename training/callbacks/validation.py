@@ -115,7 +115,11 @@ def generate_with_vllm(trainer: GRPOTrainerLike, prompts: list[Any]) -> list[lis
 
 
 def generate_with_transformers(trainer: GRPOTrainerLike, prompts: list[Any]) -> list[list[int]]:
-    """Greedy completions by the model itself, as many at a time as a step trains on."""
+    """Greedy completions by the model itself, as many at a time as a step trains on.
+
+    Raises:
+        UserError: where the chat template does not write one placeholder an image.
+    """
     processor, device = trainer.processing_class, trainer.accelerator.device
     size = trainer.args.per_device_train_batch_size
     completions: list[list[int]] = []

@@ -92,7 +92,11 @@ def plan_for(
 
 
 def vllm_model_name(model: str) -> str:
-    """What vLLM's server is told to load: a name on the Hub, or a folder."""
+    """What vLLM's server is told to load: a name on the Hub, or a folder.
+
+    Raises:
+        UserError: where the model is no folder here and can't be fetched.
+    """
     if _adapter_of(model):
         return str(config_folder(model_folder(model)))
     return model if parse_repo_id(model) else str(model_folder(model))
@@ -110,7 +114,11 @@ def _lora_of(model: str) -> dict[str, Any]:
 
 
 def with_model(plan: LaunchPlan, model: str) -> LaunchPlan:
-    """The same plan for a model of the same shape: what a cold start has made of the one it was made for."""
+    """The same plan for a model of the same shape: what a cold start has made of the one it was made for.
+
+    Raises:
+        UserError: where the model can't be fetched, or the batch can't be made to fit.
+    """
     return make_plan(replace(plan.request, model=vllm_model_name(model)), plan.preset, plan.machine)
 
 

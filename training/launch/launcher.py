@@ -83,6 +83,9 @@ def supervise(out: Path, trainer: Job, server: Job | None, port: int, watchdog: 
     """Run a trainer in the folder `out`, with a server that answers at a port where there is one; see `launch`.
 
     What is ended gets `grace` seconds between SIGTERM and SIGKILL.
+
+    Raises:
+        UserError: where `out` can't be written, or the server or the trainer ends with an error, or stands still.
     """
     logs = out / "logs"
     try:
@@ -252,6 +255,9 @@ def free_ports() -> Ports:
     """Ports that nothing listens on, at random: two runs that start at the same time do not meet.
 
     They are below those that the system gives to connections, which could take one before it is used.
+
+    Raises:
+        UserError: where none is free.
     """
     free = filter(_is_free, random.SystemRandom().sample(range(10_000, 32_768), 1000))
     try:

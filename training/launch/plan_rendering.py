@@ -164,6 +164,9 @@ def presets_table(model: str, sizes: tuple[int, ...] = (24, 40, 80)) -> str:
     """A Markdown table: what each preset takes of a training GPU for a model, and on which GPUs (in GiB) that fits.
 
     For all weights and for LoRA of rank 16, with the default recipe on digits.
+
+    Raises:
+        UserError: where there is no such model.
     """
     from training.config import resolve_settings
     from training.launch.memory import built_in

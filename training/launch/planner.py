@@ -121,6 +121,9 @@ def largest_question(dataset: str, tasks: list[str], data: str = "") -> Question
     """The largest of some questions of a dataset, drawn with its default options.
 
     Images of your own are looked up in the dataset `data`; without it they are taken to have a million pixels.
+
+    Raises:
+        UserError: where there is no such dataset, or `data` can't be read.
     """
     from PIL import Image
 

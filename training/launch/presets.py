@@ -235,6 +235,9 @@ def rank_presets(
 
     `machines` is the number of machines of the allocation, `generation` how completions are to be sampled where that is
     said, `deepspeed` whether it is installed.
+
+    Raises:
+        UserError: where completions can't be sampled in the way that is said.
     """
     if not gpus:
         return [with_generation(PRESETS["cpu"], generation)], "no GPU is visible"

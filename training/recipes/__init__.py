@@ -48,6 +48,9 @@ def recipe_for(model: str, dataset: DatasetSpec) -> str:
     """The recipe that is made for a model, else `default`.
 
     Models that are built in or as small have `small`, or one of their own for a dataset, such as `small-zoom`.
+
+    Raises:
+        UserError: where the model is no folder here and can't be fetched.
     """
     hub_name = model.partition("@")[0]
     made_for = [name for name, own in recipes().items() if own.get("model") == hub_name]

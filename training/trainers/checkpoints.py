@@ -74,12 +74,20 @@ def publish_checkpoint(folder: Path, to: PublishTarget) -> Published:
 
 
 def base_model_name(model: str) -> str:
-    """What a model is called as the base of others: a published one its name, one of this machine what it came from."""
+    """What a model is called as the base of others: a published one its name, one of this machine what it came from.
+
+    Raises:
+        UserError: where the model is no folder here and can't be fetched.
+    """
     return model if parse_repo_id(model) else str(read_record(model_folder(model)).get("base_model", model))
 
 
 def make_record(stage: StageConfig, name: str) -> dict[str, Any]:
-    """What the checkpoints of a stage say of their making; step and what the model has been shown come with each."""
+    """What the checkpoints of a stage say of their making; step and what the model has been shown come with each.
+
+    Raises:
+        UserError: where the model is no folder here and can't be fetched.
+    """
     base = base_model_name(stage.model)
     identity = [name, base, stage.dataset_fingerprint, stage.tasks, stage.seed, stage.settings]
     return {

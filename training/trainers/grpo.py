@@ -187,7 +187,11 @@ def rollout_backend(
 
 
 def run_trainer(trainer: Any, out: Path) -> Path:
-    """Train from the last checkpoint in `out`, or from the start; returns the last checkpoint."""
+    """Train from the last checkpoint in `out`, or from the start; returns the last checkpoint.
+
+    Raises:
+        UserError: where a file is in a checkpoint's place, or the last checkpoint can't be resumed.
+    """
     for noisy in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(noisy)
     checkpoints, left_out = whole_checkpoints(out)

@@ -81,7 +81,11 @@ def single_traces(rows: Any, processor: Any) -> Any:
 
 def episode_traces(rows: Any, processor: Any) -> Any:
     """A row for each message of each trace, in TRL's standard prompt-completion form: what is rendered before, the
-    images in it, and the message with its end. So no token of what comes back is trained on."""
+    images in it, and the message with its end. So no token of what comes back is trained on.
+
+    Raises:
+        UserError: where the chat template ends an answer with what is no special token.
+    """
     end = end_of_turn(processor) or processor.tokenizer.eos_token
     traces = []
     for row in rows:

@@ -369,7 +369,11 @@ def _write(work: Work, jobs: Sequence[WriteJob], executor: Executor) -> None:
 
 
 def write_chunk(work: Work, job: WriteJob) -> None:
-    """Write the shards of a chunk, some megabytes at a time."""
+    """Write the shards of a chunk, some megabytes at a time.
+
+    Raises:
+        UserError: where an image has changed since it was checked, or the table can't be read.
+    """
     schemas = arrow_schemas(work.config.spec)
     with ExitStack() as stack:
         writers = {

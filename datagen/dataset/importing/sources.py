@@ -98,7 +98,11 @@ class TextTable:
         return self.path.parent
 
     def read(self, chunk: tuple[int, int], columns: Sequence[str]) -> Iterator[Row]:
-        """The rows of a chunk, in order."""
+        """The rows of a chunk, in order.
+
+        Raises:
+            UserError: where the file is not UTF-8, or a record is damaged; it names the line.
+        """
         offset, count = chunk
         with self.path.open("rb") as file:
             file.seek(offset)

@@ -8,10 +8,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from datagen.dataset.reader import open_dataset
+from datagen.registry import find_task
+from datagen.task import score
 from tests.outside import registry_restored
 from tests.processes import invoke
 from training.launch.plan_rendering import presets_table
@@ -78,6 +81,25 @@ def numbers(value: Any) -> Iterator[float]:
             yield from numbers(part)
     elif isinstance(value, int | float):
         yield float(value)
+
+
+@pytest.mark.parametrize("name", ["pipeline", "pipeline-narrow"])
+def test_the_figure_shows_what_was_measured_and_what_the_rewards_give(name: str) -> None:
+    page = (ROOT / f"docs/assets/{name}.svg").read_text(encoding="utf-8")
+    answers = [element.attrib for element in ElementTree.fromstring(page).iter() if "data-completion" in element.attrib]
+    assert len(answers) == 3
+    for answer in answers:
+        scores = score(find_task("sum"), answer["data-completion"], {"digits": [7, 8, 1]})
+        assert scores == {reward: float(answer[f"data-{reward}"]) for reward in scores}
+    assert f"{name}.svg" in PAGES["README.md"]
+    assert f"{name}.svg" in PAGES["index.md"]
+    (seed_0,) = [
+        run for run in json.loads((ROOT / "benchmarks/results/demo-digits.json").read_text()) if not run["seed"]
+    ]
+    measured = {f"{100 * number:.1f}" for number in numbers(seed_0["tasks"]["all"])}
+    written = re.findall(r"\d+\.\d(?=%| points)|(?<=\+)\d\d\.\d", page)
+    assert len(written) >= 6
+    assert set(written) <= measured
 
 
 def test_every_percentage_of_the_readme_was_measured() -> None:

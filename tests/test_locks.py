@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from datagen.common.locks import _report_no_flock
-from datagen.dataset.build import LOCK
+from datagen.dataset import build
+from datagen.dataset.build import LOCK, begin_folder
 from evaluation.completion_cache import open_cache
 from tests.processes import invoke, kill_when, refused
 from training.run_folder import hold_folder
@@ -53,6 +54,24 @@ def test_everything_that_locks_goes_on_and_says_so_once(
             cache.add_seconds(1)
     assert cache.seconds == 2
     assert capsys.readouterr().err.count("has no locks") == 2  # the run folder, and the cache
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_folder_that_is_renamed_while_its_lock_is_asked_for_is_a_sentence(
+    soft: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another build ends just now."""
+
+    def begun_and_moved(folder: Path) -> Path:
+        partial = begin_folder(folder)
+        partial.rmdir()
+        return partial
+
+    if soft:
+        without_flock(monkeypatch, errno.ENOLCK)
+    monkeypatch.setattr(build, "begin_folder", begun_and_moved)
+    assert "another process is building in" in refused(invoke("datagen.cli", *BUILD, tmp_path / "data", "--size", "40"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

@@ -19,21 +19,23 @@ SETTLED = 1.0  # seconds in which filelock finds out that the holder of a lock i
 
 @contextmanager
 def locked(path: Path, refusal: str, wait: float = 0) -> Iterator[None]:
-    """Hold the lock file `path`, in a folder that is there; `wait` seconds for another process that holds it.
+    """Hold the lock file `path`; `wait` seconds for another process that holds it.
 
     Where the file system can't lock (it has no `flock`), a line on stderr says so, and the lock is the file itself,
     which names its process. That of a process of this machine that died is taken over. One of another machine can't be
     told from one that is held.
 
     Raises:
-        UserError: with the sentence `refusal`, where another process holds it.
+        UserError: with the sentence `refusal`, where another process holds it, or has just moved its folder away.
     """
     from filelock import FileLock, SoftFileLock, Timeout
 
-    soft = not _has_flock(path.parent)
-    lock = (SoftFileLock if soft else FileLock)(path)
     try:
+        soft = not _has_flock(path.parent)
+        lock = (SoftFileLock if soft else FileLock)(path)
         lock.acquire(timeout=max(wait, SETTLED * soft), poll_interval=0.05)
+    except FileNotFoundError:
+        raise UserError(refusal) from None
     except Timeout:
         raise UserError(f"{refusal} (or delete {path}, if that process is gone)" if soft else refusal) from None
     if soft:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.code_hash import code_hash
@@ -28,10 +29,15 @@ HASH_PREFIX = "v2-"
 
 @dataclass(frozen=True)
 class DrawnExample:
-    """What is drawn for one example: the image, and the ground truth as typed columns."""
+    """What is drawn for one example: the image, and the ground truth as typed columns.
+
+    `regions` says where the image shows a text that a trace reads off it (see `DatasetSpec.reads`): its boxes, x1, y1,
+    x2, y2 in pixels. They are not stored.
+    """
 
     image: Image.Image
     truth: dict[str, Any]
+    regions: Mapping[str, Sequence[tuple[int, int, int, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ class DatasetSpec:
     evaluation can see whether a model looks there: a function of (random stream, row of `r1`, options) to the new image
     and the columns that change; `exchanged` names what it exchanges two of. `notes` are paragraphs of the card.
     `several_images` says that a question shows a list of images, in the column `images` in place of `image`; of those
-    that are drawn it shows one.
+    that are drawn it shows one. `reads` matches, in the reasoning of a trace, each text that is read off the image just
+    then; `DrawnExample.regions` says where each stands.
     """
 
     name: str
@@ -103,6 +110,7 @@ class DatasetSpec:
     exchanged: str = "letters"
     notes: str = ""
     several_images: bool = False
+    reads: re.Pattern[str] | None = None
 
     @property
     def image_column(self) -> str:

@@ -19,7 +19,7 @@ from datagen.environment import solution_messages
 from datagen.rendering.png import encode_png
 from datagen.schema import fits
 from datagen.sources.catalog import load_source
-from datagen.task import DatasetSpec, Task
+from datagen.task import DatasetSpec, DrawnExample, Task
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 REASON = 200  # characters of a library's message that are shown
 
 
-def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
-    """One image and its ground truth: a row of the table `raw`.
+def draw_example(config: DatasetConfig, split: str, index: int) -> DrawnExample:
+    """What is drawn for one image of a split.
 
     Raises:
         UserError: where the dataset is one of images of your own, which are not drawn.
@@ -37,7 +37,16 @@ def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
     if spec.draw is None:
         raise UserError(f"{spec.name} is a dataset of images of your own: make it with  r1vlm-data import")
     material = load_material(config.source, split)
-    example = spec.draw(example_rng(spec.name, spec.version, config.seed, split, index), material, config.options)
+    return spec.draw(example_rng(spec.name, spec.version, config.seed, split, index), material, config.options)
+
+
+def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
+    """One image and its ground truth: a row of the table `raw`.
+
+    Raises:
+        UserError: as `draw_example`.
+    """
+    spec, example = config.spec, draw_example(config, split, index)
     truth = {
         name: _stored(value) if spec.raw_columns[name].kind == "image" else value
         for name, value in example.truth.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.options import Option, choice, integer
-from datagen.rendering.compositing import colorize
+from datagen.rendering.compositing import Box, colorize
 from datagen.sources.vocabulary import ALPHABETS
 
 if TYPE_CHECKING:
@@ -27,28 +27,43 @@ OPTIONS = (
 )
 
 
-def draw_cipher_table(rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]) -> Image.Image:
-    """A table in random order of what each coded letter stands for: in each entry an arrow between the two letters."""
-    return draw_cipher_tables(rng, [(coded, plain)], options)
+def draw_cipher_table(
+    rng: np.random.Generator, coded: str, plain: str, options: Mapping[str, Any]
+) -> tuple[Image.Image, list[Box]]:
+    """A table in random order of what each coded letter stands for: in each entry an arrow between the two letters.
+
+    With it, the boxes of the entries in the order of the letters.
+    """
+    image, (order,) = _draw(rng, [(coded, plain)], options)
+    return image, entry_boxes(order, options["cell"])
 
 
 def draw_cipher_tables(
     rng: np.random.Generator, tables: Sequence[tuple[str, str]], options: Mapping[str, Any]
 ) -> Image.Image:
     """Tables below one another, all as high as the highest: of each the coded letters, and what they stand for."""
+    return _draw(rng, tables, options)[0]
+
+
+def _draw(
+    rng: np.random.Generator, tables: Sequence[tuple[str, str]], options: Mapping[str, Any]
+) -> tuple[Image.Image, list[list[int]]]:
+    """The tables, and of each the number of the entry in each place."""
     import numpy as np
 
     font = options["font"] if options["font"] != "any" else str(rng.choice(list(FONTS)))
     most = max(len(coded) for coded, _ in tables)
+    orders = [rng.permutation(len(coded)) for coded, _ in tables]
     numbers = [
-        np.pad(entry_indices(coded, plain)[rng.permutation(len(coded))], (0, most - len(coded)), constant_values=-1)
-        for coded, plain in tables
+        np.pad(entry_indices(coded, plain)[order], (0, most - len(coded)), constant_values=-1)
+        for (coded, plain), order in zip(tables, orders, strict=True)
     ]
     flat = np.concatenate([render_entries(one, font, options["cell"]) for one in numbers])
+    places = [order.tolist() for order in orders]
     if not options["noise"]:
-        return colorize(rng, flat, SHADES)
+        return colorize(rng, flat, SHADES), places
     change = rng.integers(-options["noise"], options["noise"], size=flat.shape, endpoint=True)
-    return colorize(rng, np.clip(flat * (255 / (SHADES - 1)) + change, 0, 255).astype(np.uint8))
+    return colorize(rng, np.clip(flat * (255 / (SHADES - 1)) + change, 0, 255).astype(np.uint8)), places
 
 
 def entry_indices(coded: str, plain: str) -> NDArray[np.int64]:
@@ -59,11 +74,26 @@ def entry_indices(coded: str, plain: str) -> NDArray[np.int64]:
     return rows * len(LETTERS) + columns
 
 
+def entry_boxes(order: Sequence[int], cell: int) -> list[Box]:
+    """Where each entry of a table stands, of which `order` has the number of the entry in each place."""
+    columns = columns_of(len(order))
+    boxes = [(0, 0, 0, 0)] * len(order)
+    for place, entry in enumerate(order):
+        row, column = divmod(place, columns)
+        boxes[entry] = (2 * cell * column, cell * row, 2 * cell * (column + 1), cell * (row + 1))
+    return boxes
+
+
+def columns_of(entries: int) -> int:
+    """How many entries of a table stand side by side."""
+    return 2 if entries <= 13 else 3
+
+
 def render_entries(numbers: NDArray[np.int64], font: str, cell: int) -> NDArray[np.uint8]:
     """Ink (0 to 31) of the entries row by row, each in two cells; two side by side, three where there are over 13."""
     import numpy as np
 
-    columns = 2 if len(numbers) <= 13 else 3
+    columns = columns_of(len(numbers))
     full = np.concatenate((numbers, np.full(-len(numbers) % columns, -1)))
     inks: NDArray[np.uint8] = _entries(font, cell)[full.reshape(-1, columns)]
     return inks.swapaxes(1, 2).reshape(-1, columns * 2 * cell)

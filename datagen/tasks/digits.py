@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,17 @@ def draw(rng: np.random.Generator, glyphs: DigitImages, options: Mapping[str, An
     count = int(rng.integers(low, high, endpoint=True))
     boxes = sorted(random_boxes(rng, [SIDE] * count))
     chosen = rng.choice(len(glyphs), size=count, replace=False).tolist()
+    digits = [int(glyphs.labels[i]) for i in chosen]
     return DrawnExample(
         image=colorize(rng, composite([glyphs.pixels[i] for i in chosen], boxes)),
         truth={
-            "digits": [int(glyphs.labels[i]) for i in chosen],
+            "digits": digits,
             "boxes": [list(box) for box in boxes],
             "glyph_ids": [glyphs.ids[i] for i in chosen],
             "num_digits": count,
+        },
+        regions={
+            str(digit): [box for other, box in zip(digits, boxes, strict=True) if other == digit] for digit in digits
         },
     )
 
@@ -102,4 +107,5 @@ DIGITS = DatasetSpec(
     difficulty="num_digits",
     disjoint=("glyph_ids",),
     tasks=(LIST, SUM),
+    reads=re.compile(r"(?<=I see )\d|(?<=, )\d"),
 )

@@ -12,7 +12,7 @@ from datagen.common.options import Option, integer_choice, integer_range
 from datagen.rendering.cipher_table import OPTIONS
 from datagen.sources.vocabulary import ALPHABETS, Vocabulary
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
-from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, encipher, lookup_trace, swap_letters
+from datagen.tasks.words import CIPHER, LETTERS, READS, VOCABULARY, encipher, lookup_trace, swap_letters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,4 +140,5 @@ MESSAGES = DatasetSpec(
     disjoint=("words", "key"),
     tasks=(message_task(1), message_task(2), message_task(3)),
     counterfactual=swap_letters,
+    reads=READS,
 )

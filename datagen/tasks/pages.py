@@ -38,8 +38,9 @@ def draw(rng: np.random.Generator, words: Vocabulary, options: Mapping[str, Any]
     (word,) = words.pick(rng, 1, most=options["vocabulary"], letters=options["letters"], alphabet=size)
     cipher = encode(rng, words, word, size)
     index = "".join(PAGES[at % len(PAGES)] for at in rng.permutation(size).tolist())
+    image, _ = draw_cipher_table(rng, ALPHABETS[size], index, options)
     return DrawnExample(
-        image=draw_cipher_table(rng, ALPHABETS[size], index, options),
+        image=image,
         truth={
             **cipher,
             "book": draw_cipher_tables(rng, tables(cipher["key"], index), options),

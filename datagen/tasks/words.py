@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ QUOTES = "\"'`“”‘’«»"
 VOCABULARY = Option("vocabulary", 20_000, integer(1, MAX_RANK), "N", "Draw from the N most frequent English words.")
 LETTERS = Option("letters", (3, 12), integer_range(3, 20), "LOW..HIGH", "Letters in a word.")
 ALPHABET = 26
+READS = re.compile(r"(?<= = )[a-z]")  # what a coded letter stands for
 
 
 def draw(rng: np.random.Generator, words: Vocabulary, options: Mapping[str, Any]) -> DrawnExample:
@@ -37,8 +39,9 @@ def encipher(
 ) -> DrawnExample:
     """The decoder of a random key of the split, with the message in that cipher (and `more`) as truth."""
     cipher = encode(rng, words, message, alphabet)
-    image = draw_cipher_table(rng, ALPHABETS[alphabet], cipher["key"], options)
-    return DrawnExample(image, {**cipher, **more})
+    image, boxes = draw_cipher_table(rng, ALPHABETS[alphabet], cipher["key"], options)
+    regions = {letter: [box] for letter, box in zip(cipher["key"], boxes, strict=True)}
+    return DrawnExample(image, {**cipher, **more}, regions)
 
 
 def encode(rng: np.random.Generator, words: Vocabulary, message: str, alphabet: int) -> dict[str, str]:
@@ -57,7 +60,7 @@ def encode(rng: np.random.Generator, words: Vocabulary, message: str, alphabet: 
 def swap_letters(rng: np.random.Generator, example: GroundTruth, options: Mapping[str, Any]) -> DrawnExample:
     """The same coded message, with two letters exchanged in the decoder's right column, one of them in the message."""
     message, key = swapped_key(rng, example)
-    image = draw_cipher_table(rng, ALPHABETS[len(key)], key, options)
+    image, _ = draw_cipher_table(rng, ALPHABETS[len(key)], key, options)
     return DrawnExample(image, {"message": message, "key": key})
 
 
@@ -121,4 +124,5 @@ WORDS = DatasetSpec(
     disjoint=("message", "key"),
     tasks=(WORD,),
     counterfactual=swap_letters,
+    reads=READS,
 )

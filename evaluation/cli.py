@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,7 +24,7 @@ PUBLISH_FLAGS = ("push_card", "repo", "revision", "create_pr")
 app = typer.Typer(**APP)
 
 
-@app.command()
+@app.command(epilog="[bold]r1vlm-eval play CHECKPOINT[/bold] opens a page to ask a checkpoint and see where it looks.")
 def command(
     context: typer.Context,
     checkpoint: Annotated[
@@ -211,7 +212,11 @@ def print_results(files: Sequence[str]) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of `r1vlm-eval`."""
+    """Entry point of `r1vlm-eval`, and of `r1vlm-eval play`, which has flags of its own."""
+    if sys.argv[1:2] == ["play"]:
+        from evaluation.play.cli import app as play_app
+
+        run_app("r1vlm-eval play", play_app, sys.argv[2:])
     run_app("r1vlm-eval", app)
 
 

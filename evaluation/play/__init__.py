@@ -1,0 +1,1 @@
+"""A page to play with a checkpoint: `r1vlm-eval play`."""

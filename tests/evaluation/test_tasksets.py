@@ -27,6 +27,7 @@ from tests.evaluation.test_servers import Asked, answering
 from tests.outside import registry_restored
 from tests.processes import refused
 from tests.tasksets import PACKAGES
+from tests.test_docs import PAGES, block_lines
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("verifiers") is None, reason="verifiers is not installed: make test-verifiers"
@@ -277,6 +278,20 @@ def test_what_cannot_be_asked_is_said_in_a_sentence(
 )
 def test_what_is_named_wrongly_is_said_in_a_sentence(words: list[str], sentence: str, r1vlm_eval: Call) -> None:
     assert sentence in refused(r1vlm_eval("served", "--endpoint", "http://127.0.0.1:9/v1", *words))
+
+
+def test_the_commands_of_the_documentation_run(r1vlm_eval: Call, random_checkpoint: Path, tmp_path: Path) -> None:
+    section = PAGES["other-tools.md"].partition("## A taskset of verifiers in r1vlm")[2]
+    commands = [line for line in block_lines(section) if line.startswith("r1vlm-eval ")]
+    assert len(commands) == 2
+    with answering(colors) as (address, _):
+        named = {"PACKAGE": "color_words", "MODEL": "served", "http://127.0.0.1:8000/v1": address, "100": "2"}
+        named["Qwen/Qwen2.5-VL-3B-Instruct"] = str(random_checkpoint)
+        for number, line in enumerate(commands):
+            _, *words = [named.get(word, word) for word in line.split()]
+            done = r1vlm_eval(*words, "--max-new-tokens", 8, "--out", tmp_path / str(number))
+            assert done.returncode == 0, done.stderr
+            assert (tmp_path / str(number) / "report.html").is_file()
 
 
 def test_verifiers_is_loaded_for_a_taskset_alone() -> None:

@@ -57,7 +57,8 @@ test-lmms-eval: .venv-lmms-eval/ready
 	.venv-lmms-eval/bin/pytest tests/evaluation/test_lmms_eval.py
 
 test-verifiers: .venv-verifiers/ready
-	.venv-verifiers/bin/pytest tests/datagen/test_verifiers.py tests/evaluation/test_tasksets.py
+	.venv-verifiers/bin/pytest tests/datagen/test_verifiers.py tests/evaluation/test_tasksets.py \
+		tests/training/test_taskset.py
 
 # The exports to other tools, each with the code of the tool itself, in an environment of its own (0.8, 5 and 5 GB).
 EXPORTS := inspect ms-swift verl

@@ -19,7 +19,7 @@ from datagen.hub.publish import PublishOptions, PublishTarget, RepoIdentity, pub
 from datagen.hub.record import CARD_KEYS
 from datagen.registry import add_file
 from datagen.sources.split import Split
-from datagen.taskset.questions import Taskset, TasksetDataset, open_taskset
+from datagen.taskset.questions import PREFIX, Taskset, TasksetDataset, open_taskset
 from evaluation.backends.base import BackendName, Sampling, check_backend
 from evaluation.metrics.external_results import Row, external_result, read_external_result
 from evaluation.model_source import ModelSource, open_model, record_mismatches, served_model
@@ -260,13 +260,20 @@ def _check_overwriting(plan: EvalPlan) -> None:
 def _dataset(config: EvalConfig, models: Sequence[ModelSource]) -> BuiltDataset:
     if config.env is None:
         return open_dataset(config.data) if config.data else _recorded_dataset(models)
-    return open_taskset(config.env, config.limit)
+    dataset = open_taskset(config.env, config.limit)
+    trained = any(one.record.get("dataset_fingerprint") == dataset.fingerprint for one in models)
+    return replace(dataset, divided=trained)  # of a model that was trained on them, on the others alone
 
 
 def _recorded_dataset(models: Sequence[ModelSource]) -> BuiltDataset:
     """The dataset that the checkpoint's record names; the baseline's, where the checkpoint has none."""
     for model in models:
         if name := model.record.get("dataset"):
+            if name.startswith(PREFIX):
+                env = name.removeprefix(PREFIX)
+                raise UserError(
+                    f"{model.label} was trained on the taskset {env}, whose code is run: name it with --env {env}"
+                )
             if not parse_repo_id(name) and not Path(name).is_dir():
                 raise UserError(f"the dataset of {model.path}, {name}, is gone: name one with --data")
             return open_dataset(name)

@@ -55,6 +55,14 @@ def command(
     task_file: Annotated[
         Path | None, Option(metavar="FILE.py", help="Know the datasets of this file. It is run.", show_default=False)
     ] = None,
+    env: Annotated[
+        str | None,
+        Option(
+            metavar="PACKAGE",
+            help="In place of TASK: the taskset of verifiers in this installed package. It is run.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path | None, Option(metavar="DIR", help="Run folder.", show_default="runs/TASK")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue the run in --out.")] = False,
     cold_start: Annotated[bool, Option("--cold-start", help="Train on traces only, then stop.")] = False,
@@ -223,6 +231,12 @@ def command(
 
         examine()
         return
+    if env is not None:
+        from datagen.taskset.questions import dataset_name
+
+        if name not in (None, dataset_name(env)):
+            raise UserError("--env names what to train on: leave out TASK")
+        name = dataset_name(env)
     if name is None:
         raise UserError("name a TASK to train on, digits for example (see r1vlm-train --help)")
     push = publish_options(push_to_hub, "--push-to-hub", PublishOptions(repo, revision, create_pr, private, force))

@@ -112,6 +112,8 @@ class RunConfig(BaseModel):
     """`small`, `small-ciphers`, a folder or a model on the Hub; None for the recipe's, or the hardware's."""
     task_file: Path | None = None
     """A Python file with the dataset, where it is neither built in nor of an installed package. It is run."""
+    env: str | None = None
+    """An installed package with a taskset of verifiers 0.4, whose name is the task. It is run."""
     data: str | None = None
     """A dataset folder, or USER/NAME on the Hub; None for `data/` and the name of the dataset."""
     out: Path | None = None

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from datagen.common.errors import UserError, require_extra, writable_folder
 from training.config import RunConfig, Stage, StageConfig, check_adapter, check_generation, settings_of
@@ -40,10 +40,12 @@ from training.trl_config import check_tools
 from training.turns import check_turns
 
 if TYPE_CHECKING:
+    from datagen.dataset.reader import BuiltDataset
     from datagen.hub.publish import PublishTarget
     from datagen.task import DatasetSpec
     from training.launch.planner import LaunchPlan
 
+TASKSET_LIMIT = 512  # tokens of an answer to a question of a taskset, where the recipe sets no limit
 Role = Literal["standalone", "launcher", "launched"]
 """What this process is: it trains alone, it starts the processes that train, or it is one of these."""
 
@@ -72,7 +74,8 @@ class PreparedRun:
     @property
     def flags(self) -> list[str]:
         """What `r1vlm-eval` needs to know the dataset."""
-        return [] if self.config.task_file is None else ["--task-file", str(self.config.task_file)]
+        named = {"--task-file": self.config.task_file, "--env": self.config.env}
+        return [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
 
     @property
     def gpus(self) -> int:
@@ -120,14 +123,12 @@ def prepare(config: RunConfig) -> PreparedRun:
     Raises:
         UserError: for every mistake that can be found without loading a model.
     """
-    from datagen.dataset.reader import open_dataset, tasks_of
-    from datagen.registry import add_file, find_dataset_or_task, find_task
+    from datagen.dataset.reader import tasks_of
+    from datagen.registry import find_task
     from datagen.task import reward_hash
 
-    if config.task_file is not None:
-        add_file(config.task_file)
     check_ranks()
-    built = open_dataset(config.data or Path("data") / find_dataset_or_task(config.task).name)
+    built = open_questions(config)
     tasks = tasks_of(built, config.task)
     out = writable_folder(config.out or Path("runs") / config.task)
     if is_main() and not has_plan():
@@ -136,6 +137,11 @@ def prepare(config: RunConfig) -> PreparedRun:
     require_extra("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
     silence_libraries()
     model = pin_model(config.model or recipe_model(config.recipe) or default_model(config.hardware, built.spec))
+    if config.env is not None and model in SMALL:
+        raise UserError(
+            f"{model} needs a cold start on traces, and a taskset has none: name a model with --model that answers "
+            "without one"
+        )
     recipe = config.recipe or recipe_for(model, built.spec)
     target = publish_target(config, tasks, model)
     kind: Stage = "cold_start" if config.cold_start else "grpo"
@@ -146,7 +152,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         tasks=tasks,
         out=str(out),
         seed=config.seed,
-        settings=settings_of(config, recipe, kind),
+        settings=stage_settings(config, recipe, kind, built),
         dataset_fingerprint=built.fingerprint,
         reward_hash={task: reward_hash(find_task(task)) for task in tasks},
     )
@@ -168,6 +174,43 @@ def prepare(config: RunConfig) -> PreparedRun:
     if role != "launched":
         check_disk(stage, plan, cold_start_stage(config, stage, recipe))
     return PreparedRun(config, stage, recipe, plan, reason, role, target)
+
+
+def open_questions(config: RunConfig) -> BuiltDataset:
+    """The dataset of a run, with the code that the user names for it.
+
+    Raises:
+        UserError: where there is none, or it can't be trained on.
+    """
+    from datagen.dataset.reader import open_dataset
+    from datagen.registry import add_file, find_dataset_or_task
+    from datagen.taskset.questions import open_to_train
+
+    if config.env is not None:
+        for flag in ("data", "task_file", "cold_start", "traces", "push"):
+            if getattr(config, flag):
+                name = {"push": "push-to-hub"}.get(flag, flag.replace("_", "-"))
+                raise UserError(f"--{name} is for the datasets of r1vlm: leave it out with --env")
+        return open_to_train(config.env)
+    if config.task_file is not None:
+        add_file(config.task_file)
+    return open_dataset(config.data or Path("data") / find_dataset_or_task(config.task).name)
+
+
+def stage_settings(config: RunConfig, recipe: str, stage: Stage, built: BuiltDataset) -> dict[str, Any]:
+    """The settings of a stage; on a taskset its own weights of rewards, and a limit of answers, which no trace gives.
+
+    Raises:
+        UserError: as `settings_of`.
+    """
+    from datagen.taskset.questions import TasksetDataset
+
+    settings = settings_of(config, recipe, stage)
+    if isinstance(built, TasksetDataset):
+        weights = {**built.taskset.weights, **config.settings.get("reward_weights", {})}
+        limit = settings.get("max_completion_length") or TASKSET_LIMIT
+        settings |= {"reward_weights": weights, "max_completion_length": limit}
+    return settings
 
 
 def publish_target(config: RunConfig, tasks: list[str], model: str) -> PublishTarget | None:
@@ -347,6 +390,8 @@ def dry_run(config: RunConfig) -> None:
     from datagen.registry import add_file, find_dataset_or_task
     from training.launch.launch_config import planned_model, print_plan
 
+    if config.env is not None:
+        raise UserError("--dry-run plans runs on r1vlm's own datasets: leave it out with --env")
     if config.task_file is not None:
         add_file(config.task_file)
     dataset = find_dataset_or_task(config.task)

@@ -196,12 +196,20 @@ def check_image(content: bytes) -> None:
             raise ValueError("an image that is not upright, by its EXIF data")
 
 
+OPENED: dict[str, BuiltDataset] = {}
+"""What this process has opened that no folder holds, by its name: tasksets of verifiers."""
+
+
 def open_dataset(name: str | Path) -> BuiltDataset:
     """The dataset built in the folder `name`, or published as USER/NAME or USER/NAME@revision, fetched for its `r1`.
+
+    A taskset of verifiers is found by its name where `open_taskset` has opened it before.
 
     Raises:
         UserError: where there is no such folder or repository, or it holds no complete dataset.
     """
+    if str(name) in OPENED:
+        return OPENED[str(name)]
     if parse_repo_id(str(name)):
         folder, full_name = download(str(name), "dataset", (CARD, MANIFEST, "r1/*"))
     else:

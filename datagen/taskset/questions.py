@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
-from datagen.dataset.reader import BuiltDataset
+from datagen.dataset.reader import OPENED, BuiltDataset
 from datagen.interaction import Episode, Interaction, Observation
+from datagen.r1_format import full_message
 from datagen.registry import register
+from datagen.sources.split import SPLITS
 from datagen.task import DatasetSpec, Task
 from datagen.taskset.package import Package, check_task, load_package
 from datagen.taskset.play import Played, Turn, play
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST = 20  # messages of an episode, where the environment sets no max_turns
 ACCURACY = "correctness"
+PREFIX = "verifiers:"  # of a dataset's name: it is a taskset
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,15 @@ class Key:
 
 @dataclass
 class Taskset:
-    """A taskset that is asked: its tasks in order, the names of its rewards, and the messages of an episode at most."""
+    """A taskset that is asked: its tasks in order, and the messages of an episode at most.
+
+    `weights` are those of its rewards in verifiers, by name. That of `correctness` is 0 where it is no reward there.
+    """
 
     package: Package
     tasks: list[Any]
     most: int
-    rewards: list[str] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
     _last: tuple[Any, Played] | None = None
 
     def play(self, number: int, messages: Sequence[str]) -> Played:
@@ -74,41 +80,82 @@ class Taskset:
 
 @dataclass(frozen=True)
 class TasksetDataset(BuiltDataset):
-    """The questions of a taskset in the place of a dataset folder; all are of the test split."""
+    """The questions of a taskset in the place of a dataset folder.
+
+    Where it is `divided` a tenth of them is validation and a tenth test, by a hash of their images; else all are asked.
+    """
 
     taskset: Taskset
     rows: Any
+    divided: bool = False
 
     def questions(self, split: str, tasks: list[str] | None = None) -> Dataset:
-        """The rows; `split` and `tasks` leave none out."""
+        """The rows of a split; there is one task."""
         rows: Dataset = self.rows
-        return rows
+        return rows.select([at for at, one in enumerate(rows["split"]) if one == split]) if self.divided else rows
+
+
+def dataset_name(env: str) -> str:
+    """The name of the dataset, and of its only task, that the taskset of a package is."""
+    return env.replace("_", "-").lower()
 
 
 def open_taskset(name: str, limit: int | None = None) -> TasksetDataset:
     """The first `limit` tasks (None: all) of the taskset of an installed package, whose code is run.
+
+    `open_dataset` finds it afterwards, by `verifiers:` and its name.
 
     Raises:
         UserError: where there is none, or it can't be asked or judged here.
     """
     package = load_package(name)
     if limit is None and not package.env.taskset.bounded:
-        raise UserError(f"{package.code} has tasks without end: say how many with --limit")
-    key = Key(name.replace("_", "-").lower(), limit, _digest(package))
+        raise UserError(f"{package.code} has tasks without end: say how many r1vlm-eval is to ask with --limit")
+    key = Key(dataset_name(name), limit, _digest(package))
     taskset = opened(key)
     asked = [taskset.play(number, ()).turns for number in range(len(taskset.tasks))]
-    rows = [_row(key.name, number, turns) for number, turns in enumerate(asked)]
+    rows = [_row(key.name, number, taskset.tasks[number], turns) for number, turns in enumerate(asked)]
     for row in rows:
         if not row["images"]:
             raise UserError(f"{package.code} asks {row['id']} without an image, and r1vlm asks about images")
     register(_spec(key, taskset), package.code)
-    hashes = "\n".join([key.code, *(task.hash for task in taskset.tasks)])
-    manifest = {
-        "recipe": {"dataset": key.name, "options": {}},
-        "fingerprint": hashlib.sha256(hashes.encode()).hexdigest(),
-        "files": {},
-    }
-    return TasksetDataset(str(package.code), Path(package.code.path).parent, manifest, taskset, _table(rows))
+    # The ids have a hash of their tasks: the fingerprint is the code's, however many of the tasks are taken.
+    manifest = {"recipe": {"dataset": key.name, "options": {}}, "fingerprint": key.code, "files": {}}
+    dataset = TasksetDataset(
+        PREFIX + key.name, Path(package.code.path).parent, manifest, taskset=taskset, rows=_table(rows)
+    )
+    OPENED[dataset.name] = dataset
+    return dataset
+
+
+def open_to_train(name: str) -> TasksetDataset:
+    """The taskset of an installed package, with its questions divided into splits.
+
+    Raises:
+        UserError: as `open_taskset`, and where it can't be trained on: TRL puts the images of a question before its
+            text, and a question is answered by one message.
+    """
+    opened_here = open_taskset(name)
+    code = opened_here.taskset.package.code
+    if opened_here.taskset.package.plays:
+        raise UserError(f"{code} has several turns: r1vlm-eval asks them, and r1vlm-train takes tasksets of one")
+    for number in range(len(opened_here.taskset.tasks)):
+        *before, question = opened_here.taskset.play(number, ()).turns
+        texts = [isinstance(part, str) for part in question.parts]
+        plain = not any(turn.images for turn in before) and [turn.role for turn in before] in ([], ["system"])
+        if not plain or texts != [False] * (len(texts) - 1) + [True]:
+            raise UserError(
+                f"{code} does not ask its question {number} by images with a text behind them, as TRL shows them: "
+                "r1vlm-eval asks it, and it can't be trained on"
+            )
+    divided = replace(opened_here, divided=True)
+    for split in SPLITS:
+        if not len(divided.questions(split)):
+            raise UserError(
+                f"{code} has {len(opened_here.rows)} questions, and none falls into {split}: there are too few"
+            )
+    OPENED[divided.name] = divided
+    return divided
 
 
 @cache
@@ -122,7 +169,10 @@ def opened(key: Key) -> Taskset:
         check_task(task, package.code)
     most = (package.turns or LONGEST) if package.plays else 1
     taskset = Taskset(package, tasks, most)
-    taskset.rewards = list(taskset.judge(0, [""] * most))  # of an episode in which nothing is said
+    silence = [""] * most
+    names = taskset.judge(0, silence)
+    found = taskset.play(0, silence).rewards
+    taskset.weights = {name: found[name].weight if name in found else 0.0 for name in names}
     return taskset
 
 
@@ -131,7 +181,7 @@ def reward_of(key: Key, name: str, said: str | Episode, row: Mapping[str, Any]) 
     messages = said.messages if isinstance(said, Episode) else [said]
     taskset = opened(key)
     scores = taskset.judge(row["number"], messages)
-    if scores.keys() != {*taskset.rewards}:
+    if scores.keys() != taskset.weights.keys():
         raise UserError(f"{taskset.package.code} gives other rewards to {row['id']} than to its first task")
     return scores[name]
 
@@ -177,7 +227,7 @@ def _spec(key: Key, taskset: Taskset) -> DatasetSpec:
         example_answer="",
         answer=lambda row: "",
         solve=lambda row: "",
-        rewards={name: partial(reward_of, key, name) for name in taskset.rewards},
+        rewards={name: partial(reward_of, key, name) for name in taskset.weights},
         interaction=several if package.plays else None,
     )
     return DatasetSpec(
@@ -196,18 +246,20 @@ def _spec(key: Key, taskset: Taskset) -> DatasetSpec:
     )
 
 
-def _row(name: str, number: int, turns: Sequence[Turn]) -> dict[str, Any]:
+def _row(name: str, number: int, task: Any, turns: Sequence[Turn]) -> dict[str, Any]:
     images = [image for turn in turns for image in turn.images]
     pixels = hashlib.sha256(b"".join(repr(image.size).encode() + image.tobytes() for image in images)).hexdigest()
     return {
-        "id": f"{name}-{number:06d}",
+        "id": f"{name}-{number:06d}-{task.hash[:8]}",
         "number": number,
         "task": name,
         "image_id": pixels[:16],
+        "split": ("validation", "test", *["train"] * 8)[int(pixels[:8], 16) % 10],
         "images": images,
         "shown": len(images),
         "prompt": [{"role": turn.role, "content": turn.text} for turn in turns],
         "answer": "",
+        "solution": full_message("</think>\n"),  # a taskset has none; the length of answers is not taken from it
     }
 
 
@@ -215,7 +267,7 @@ def _table(rows: list[dict[str, Any]]) -> Dataset:
     from datasets import Dataset, Features, Image, List, Value
 
     message = {"role": Value("string"), "content": Value("string")}
-    texts = dict.fromkeys(("id", "task", "image_id", "answer"), Value("string"))
+    texts = dict.fromkeys(("id", "task", "image_id", "split", "answer", "solution"), Value("string"))
     numbers = dict.fromkeys(("number", "shown"), Value("int64"))
     features = Features({**texts, **numbers, "images": List(Image()), "prompt": List(message)})
     return Dataset.from_list(rows, features=features)

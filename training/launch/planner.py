@@ -130,14 +130,19 @@ def largest_question(dataset: str, tasks: list[str], data: str = "") -> Question
     from datagen.dataset.config import DatasetConfig
     from datagen.dataset.shards import sample_questions
     from datagen.registry import find_dataset
+    from datagen.taskset.questions import TasksetDataset
 
     spec, images = find_dataset(dataset), 1
     if spec.draw is None:
         from datagen.dataset.importing.describe import first_rows, judge_questions
-        from datagen.dataset.reader import most_images, open_dataset
+        from datagen.dataset.reader import most_images, open_dataset, undecoded
 
         built = open_dataset(data) if data else None
-        rows = first_rows(built.folder, spec, "r1", 64) if built else judge_questions(spec)
+        if isinstance(built, TasksetDataset):
+            asked = undecoded(built.questions("train"))
+            rows = asked.select(range(min(64, len(asked)))).to_list()
+        else:
+            rows = first_rows(built.folder, spec, "r1", 64) if built else judge_questions(spec)
         if built and spec.several_images:
             images = max(most_images(built.questions(split)) for split in ("train", "validation"))
     else:

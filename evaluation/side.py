@@ -27,10 +27,10 @@ from evaluation.metrics.ablations import findings
 from evaluation.metrics.external_results import mark_other_questions
 from evaluation.metrics.scoring import Scored, score_episodes, summary
 from evaluation.metrics.statistics import paired_difference
-from evaluation.prompt_variants import DIRECT, R1, ablation_variants
+from evaluation.prompt_variants import DIRECT, ablation_variants
 from evaluation.report.exports import write_samples
 from evaluation.report.results import Record, make_result
-from evaluation.taskset_variant import taskset_variant
+from evaluation.taskset_variant import usual_variant
 
 
 def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Record, Scored]:
@@ -39,8 +39,7 @@ def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Rec
     warnings: list[str]
     if side.model.is_model:
         generator = AnswerGenerator(plan, side.model)
-        variant = R1 if plan.taskset is None else taskset_variant(plan.taskset, side.model)
-        answers, scored = generator.generate(variant, questions)
+        answers, scored = generator.generate(usual_variant(plan.taskset, side.model), questions)
         if side.model is plan.baseline and plan.taskset is None:
             more["direct"] = summary(generator.generate(DIRECT, questions)[1])
         elif plan.controls:

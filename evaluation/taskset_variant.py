@@ -12,7 +12,7 @@ from datagen.taskset.play import Turn
 from datagen.taskset.questions import Taskset
 from evaluation.backends.base import Prompt
 from evaluation.model_source import ModelSource
-from evaluation.prompt_variants import SILENCE, Variant, unchanged
+from evaluation.prompt_variants import R1, SILENCE, Variant, unchanged
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,8 +60,10 @@ class TasksetVariant(Variant):
         return r1_format.full_message(completion) if self.opening else completion
 
 
-def taskset_variant(taskset: Taskset, model: ModelSource) -> TasksetVariant:
-    """The way in which a model is asked the questions of a taskset."""
+def usual_variant(taskset: Taskset | None, model: ModelSource) -> Variant:
+    """The way in which a model is asked what is to be asked: as the taskset does, or (None) as our datasets do."""
+    if taskset is None:
+        return R1
     opening = bool(model.record)
     name = "as the taskset asks" if opening else "as the taskset asks, without the opening words"
     return TasksetVariant(name, "as it is asked", unchanged, opening, taskset=taskset)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from datagen.common.errors import UserError, require_extra, writable_folder
 from training.config import RunConfig, Stage, StageConfig, check_adapter, check_generation, settings_of
@@ -27,6 +27,7 @@ from training.models import (
     model_folder,
     pin_model,
 )
+from training.questions import open_questions, stage_settings
 from training.recipes import load_recipe, recipe_for
 from training.run_folder import (
     COLD_START,
@@ -40,12 +41,10 @@ from training.trl_config import check_tools
 from training.turns import check_turns
 
 if TYPE_CHECKING:
-    from datagen.dataset.reader import BuiltDataset
     from datagen.hub.publish import PublishTarget
     from datagen.task import DatasetSpec
     from training.launch.planner import LaunchPlan
 
-TASKSET_LIMIT = 512  # tokens of an answer to a question of a taskset, where the recipe sets no limit
 Role = Literal["standalone", "launcher", "launched"]
 """What this process is: it trains alone, it starts the processes that train, or it is one of these."""
 
@@ -174,43 +173,6 @@ def prepare(config: RunConfig) -> PreparedRun:
     if role != "launched":
         check_disk(stage, plan, cold_start_stage(config, stage, recipe))
     return PreparedRun(config, stage, recipe, plan, reason, role, target)
-
-
-def open_questions(config: RunConfig) -> BuiltDataset:
-    """The dataset of a run, with the code that the user names for it.
-
-    Raises:
-        UserError: where there is none, or it can't be trained on.
-    """
-    from datagen.dataset.reader import open_dataset
-    from datagen.registry import add_file, find_dataset_or_task
-    from datagen.taskset.questions import open_to_train
-
-    if config.env is not None:
-        for flag in ("data", "task_file", "cold_start", "traces", "push"):
-            if getattr(config, flag):
-                name = {"push": "push-to-hub"}.get(flag, flag.replace("_", "-"))
-                raise UserError(f"--{name} is for the datasets of r1vlm: leave it out with --env")
-        return open_to_train(config.env)
-    if config.task_file is not None:
-        add_file(config.task_file)
-    return open_dataset(config.data or Path("data") / find_dataset_or_task(config.task).name)
-
-
-def stage_settings(config: RunConfig, recipe: str, stage: Stage, built: BuiltDataset) -> dict[str, Any]:
-    """The settings of a stage; on a taskset its own weights of rewards, and a limit of answers, which no trace gives.
-
-    Raises:
-        UserError: as `settings_of`.
-    """
-    from datagen.taskset.questions import TasksetDataset
-
-    settings = settings_of(config, recipe, stage)
-    if isinstance(built, TasksetDataset):
-        weights = {**built.taskset.weights, **config.settings.get("reward_weights", {})}
-        limit = settings.get("max_completion_length") or TASKSET_LIMIT
-        settings |= {"reward_weights": weights, "max_completion_length": limit}
-    return settings
 
 
 def publish_target(config: RunConfig, tasks: list[str], model: str) -> PublishTarget | None:

@@ -14,7 +14,7 @@ from evaluation.config import EvalPlan
 from evaluation.generation import AnswerGenerator, Questions
 from evaluation.metrics.scoring import Question, Scored
 from evaluation.model_source import open_model
-from evaluation.prompt_variants import R1
+from evaluation.taskset_variant import usual_variant
 
 MAX_CHECKPOINTS = 7  # each is loaded
 MAX_QUESTIONS = 8
@@ -44,7 +44,8 @@ def sample_checkpoints(plan: EvalPlan, questions: Questions) -> CheckpointSample
     scored: dict[str, Scored] = {}
     for name, path in named.items() if len(named) > 1 else ():
         try:
-            scored[name] = AnswerGenerator(short, open_model(path)).generate(R1, few)[1]
+            model = open_model(path)
+            scored[name] = AnswerGenerator(short, model).generate(usual_variant(plan.taskset, model), few)[1]
         except UserError as error:  # the results are there: the report does without
             left_out.append(f"{name} is left out: {error}")
     for sentence in left_out:

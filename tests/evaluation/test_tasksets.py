@@ -281,7 +281,7 @@ def test_what_is_named_wrongly_is_said_in_a_sentence(words: list[str], sentence:
 
 
 def test_the_commands_of_the_documentation_run(r1vlm_eval: Call, random_checkpoint: Path, tmp_path: Path) -> None:
-    section = PAGES["other-tools.md"].partition("## A taskset of verifiers in r1vlm")[2]
+    section = PAGES["other-tools.md"].partition("## A taskset of verifiers in r1vlm")[2].partition("`r1vlm-train")[0]
     commands = [line for line in block_lines(section) if line.startswith("r1vlm-eval ")]
     assert len(commands) == 2
     with answering(colors) as (address, _):

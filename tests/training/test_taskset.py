@@ -30,7 +30,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_grpo_on_a_taskset(random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "answers"))
     out = tmp_path / "run"
-    words = ["--model", random_checkpoint, "--hardware", "cpu", "--steps", 2, "--no-report", "--eval-steps", 2]
+    words = ["--model", random_checkpoint, "--hardware", "cpu", "--steps", 2, "--no-report", "--eval-steps", 1]
     sets = ["per_device_train_batch_size=16", "max_completion_length=12", "drop_zero_variance=false"]
     sets = [word for one in sets for word in ("--set", one)]
     done = invoke("training.cli", "--env", "square_first", *map(str, words), *sets, "--out", out)
@@ -46,13 +46,14 @@ def test_grpo_on_a_taskset(random_checkpoint: Path, tmp_path: Path, monkeypatch:
     assert first["reward"] == pytest.approx(mean)
     trained = str(out / "final")
     assert "name it with --env square-first" in refused(invoke("evaluation.cli", trained, "--out", tmp_path / "eval"))
-    done = invoke(
-        "evaluation.cli", trained, "--env", "square_first", "--max-new-tokens", "8", "--out", tmp_path / "eval"
-    )
+    asks = ["--env", "square_first", "--max-new-tokens", "8", "--report", "--baseline", str(random_checkpoint)]
+    done = invoke("evaluation.cli", trained, *asks, "--out", tmp_path / "eval")
     assert done.returncode == 0, done.stderr
-    asked = [json.loads(line)["id"] for line in (tmp_path / "eval" / "completions.jsonl").read_text().splitlines()]
+    completions = (tmp_path / "eval" / "after.completions.jsonl").read_text().splitlines()
+    asked = [json.loads(line)["id"] for line in completions]
     assert asked == built.questions("test")["id"]
     assert not rows.keys() & {*asked}
+    assert "step 1" in (tmp_path / "eval" / "report.html").read_text()
 
 
 def test_splits_share_no_image() -> None:

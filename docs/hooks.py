@@ -33,6 +33,15 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep each option of a command on one line: browsers break lines behind its hyphens."""
+
+    def keep(code: re.Match[str]) -> str:
+        return re.sub(r"(?<![\w-])--?[a-z][\w-]*", r'<span class="option">\g<0></span>', code[0])
+
+    return re.sub(r"<code>[^<]*</code>", keep, html)
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links to a file of `ELSEWHERE` at its page, and drop links to files that have none."""
     source = ELSEWHERE.get(page.file.src_uri)

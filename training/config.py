@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from datagen.common.config_file import dump_yaml, parse_yaml, read_config_file
-from datagen.common.errors import UserError
+from datagen.common.errors import UserError, check_torchvision
 from datagen.hub.publish import PublishOptions
 from training.recipes import load_recipe
 from training.void_settings import GENERATION, RULES, Rule, Settings, find_void
@@ -389,7 +389,12 @@ def _impossible(name: str, value: Any) -> str | None:
 
 
 def config_class(stage: Stage) -> Any:
-    """TRL's configuration class of a stage."""
+    """TRL's configuration class of a stage.
+
+    Raises:
+        UserError: where torchvision is of another build than torch, so that TRL can't be imported.
+    """
+    check_torchvision()
     if stage == "grpo":
         from trl import GRPOConfig
 

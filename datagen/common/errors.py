@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
@@ -60,6 +61,22 @@ def require_extra(extra: str, *modules: str) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise UserError(f"this needs {', '.join(missing)}: install it with  pip install 'r1vlm[{extra}]'")
+
+
+def check_torchvision() -> None:
+    """Check that torchvision is of the same build as torch; without that transformers can't be imported.
+
+    Raises:
+        UserError: where it is of another one, as when pip finds torch for CPUs on one index and torchvision on another.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:  # "operator torchvision::nms does not exist"
+        found = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+        raise UserError(
+            f"{found} are of different builds ({error}): install both again, in one command and from one index:  "
+            "pip install --force-reinstall torch torchvision"
+        ) from error
 
 
 def writable_folder(path: Path) -> Path:

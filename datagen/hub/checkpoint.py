@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datagen.common.errors import UserError
+from datagen.common.errors import UserError, check_torchvision
 from datagen.common.untrusted import read_object
 from datagen.hub.chat_template import check_template, end_of_turn
 from datagen.hub.fetch import download, parse_repo_id
@@ -143,8 +143,9 @@ def load_processor(folder: Path) -> Any:
 
     Raises:
         UserError: where it can't be loaded, has no chat template or one that can't be rendered, or no token that ends
-            an answer.
+            an answer; where torchvision is of another build than torch.
     """
+    check_torchvision()
     from transformers import AutoProcessor
 
     try:

@@ -43,6 +43,24 @@ def test_a_torch_that_can_not_be_imported_is_named(monkeypatch: pytest.MonkeyPat
     assert "pip install 'r1vlm[train]'" in finding.line()
 
 
+def test_a_torchvision_of_another_build_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_folder: Path, random_checkpoint: Path
+) -> None:
+    (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    (finding,) = (one for one in doctor.packages() if "different builds" in one.detail)
+    assert not finding.passed
+    for command in (
+        ["training.cli", "digits", "--dry-run"],
+        ["evaluation.cli", str(random_checkpoint), "--data", str(digits_folder)],
+    ):
+        done = invoke(*command)
+        assert done.returncode == 2, done.stdout
+        assert "pip install --force-reinstall torch torchvision" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from datagen.common.errors import UserError, check_torchvision
 from training.launch.launch_config import free_disk
 from training.launch.memory import GIB
 from training.launch.planner import Ports
@@ -51,7 +52,7 @@ def python() -> list[Check]:
 
 
 def packages() -> list[Check]:
-    """The versions of what a run depends on: against those that r1vlm asks for, and against one another."""
+    """The versions of what a run depends on, against those that r1vlm asks for and one another; torchvision's build."""
     from packaging.requirements import Requirement
 
     declared = [Requirement(text) for text in requires("r1vlm") or []]
@@ -64,7 +65,14 @@ def packages() -> list[Check]:
     checks = [_package(requirement.name, str(requirement.specifier), extra) for requirement, extra in needed]
     names = [requirement.name for requirement, _ in needed]
     clashes = [clash for name in names for clash in _clashes(name, names)]
-    return checks + [Check("versions", False, clash, "install them together, in one command") for clash in clashes]
+    checks += [Check("versions", False, clash, "install them together, in one command") for clash in clashes]
+    try:
+        check_torchvision()
+    except UserError as error:
+        checks.append(Check("torchvision", False, str(error)))
+    except (ImportError, OSError):
+        pass  # it is missing, or torch is, which has a line
+    return checks
 
 
 def _installed(name: str) -> str | None:

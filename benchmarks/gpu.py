@@ -3,9 +3,11 @@
 Each part is written to the JSON file as soon as it is there, and one that fails with its error; the same command goes
 on with the parts that are missing. Then the table is printed.
 
-- `full`: GRPO of Qwen2.5-VL-3B's architecture with random weights on words, transformers generating: time, tokens,
-  MFU, and memory beside what `training/launch/memory.py` predicted. It is paired with a script straight from TRL's
-  documentation, in fresh processes in the order script, ours, ours, script.
+- `full`: GRPO of Qwen2.5-VL-3B's architecture with random weights on words (images of 54 tokens), transformers
+  generating: time, tokens, MFU, and memory beside what `training/launch/memory.py` predicted. It is paired with a
+  script straight from TRL's documentation, in fresh processes in the order script, ours, ours, script. Ours shares
+  prompts, the script does not.
+- `small-image`, `large-image`: the same on digits (9 tokens) and on words of large letters (864 tokens).
 - `lora`: adapters alone, without the script.
 - `vllm`: all weights, with vLLM in the same process. TRL alone trains on garbage there: nothing to pair it with.
 - `digits`, `messages`: what `make demo` does, on this GPU.
@@ -33,6 +35,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ from datagen.common.errors import UserError
 from datagen.common.files import write_json
 from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
+from datagen.dataset.reader import open_dataset
 from training.launch.memory import GIB, Shape, built_in, shape_of
 from training.launch.planner import LaunchPlan, Machine, PlanRequest, check_fits, choose_plan, largest_question
 from training.launch.presets import GPU, Generation, visible_gpus
@@ -49,6 +53,11 @@ from training.launch.presets import GPU, Generation, visible_gpus
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 PEAKS = {"H100 80GB HBM3": 989.4e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989.4e12, "A100": 311.9e12}
 # Dense bfloat16 operations a second, as NVIDIA's data sheets have them. MFU is left out on other GPUs.
+WORDS = DatasetConfig(dataset="words", size=500, seed=0)
+DATASETS = {
+    "small-image": DatasetConfig(dataset="digits", size=500, seed=0),
+    "large-image": DatasetConfig(dataset="words", size=500, seed=0, options={"cell": 112}),
+}  # of the parts that have others than words
 
 
 @dataclass(frozen=True)
@@ -173,9 +182,10 @@ class Bench:
             raise WorkerError("there was no time left: run it again for this part")
         return left
 
-    def prepared(self) -> tuple[Path, Path]:
-        """The folders of the random model and of its dataset, made where they are missing."""
-        model, data = self.work / "model", self.work / "words-3b"
+    def prepared(self, name: str) -> tuple[Path, Path]:
+        """The folders of the random model and of a part's dataset, made where they are missing."""
+        drawn = DATASETS.get(name, WORDS)
+        model, data = self.work / "model", self.work / f"{drawn.dataset}-{drawn.options.get('cell', 0)}"
         if not (model / "config.json").exists():  # in a process of its own, which gives the GPU back
             process = multiprocessing.get_context("spawn").Process(target=make_model, args=(model, self.size))
             process.start()
@@ -184,20 +194,21 @@ class Bench:
                 process.kill()
                 raise WorkerError("the random model could not be made: see above")
         if not data.exists():
-            build(DatasetConfig(dataset="words", size=500, seed=0), data, workers=2)
+            build(drawn, data, workers=2)
         return model, data
 
-    def planned(self, model: Path, lora: dict[str, Any], generation: Generation) -> LaunchPlan:
+    def planned(self, model: Path, data: Path, lora: dict[str, Any], generation: Generation) -> LaunchPlan:
         """The plan of `r1vlm-train` for this GPU.
 
         Raises:
             UserError: where it does not fit.
         """
+        spec = open_dataset(data).spec
         asked = PlanRequest(
             model=str(model),
             shape=shape_of(str(model)),
             settings=settings(self.size, bf16=self.gpu is not None) | lora,
-            question=largest_question("words", ["word"]),
+            question=largest_question(spec.name, [task.name for task in spec.tasks], str(data)),
             words=[],
             out=self.work,
             fixed=True,
@@ -215,8 +226,8 @@ def steps_of(
     """The steps of some ways, each in a fresh process, one after the other, and what follows from them."""
     from training.launch.launch_config import hardware_record
 
-    model, data = bench.prepared()
-    plan = bench.planned(model, lora, generation)
+    model, data = bench.prepared(name)
+    plan = bench.planned(model, data, lora, generation)
     taken: dict[str, list[Step]] = {way: [] for way in ways}
     memory: dict[str, int] = {}
     starts = []
@@ -295,9 +306,9 @@ def beside_predicted(plan: LaunchPlan, found: dict[str, int], generation: Genera
     }
 
 
-def full(bench: Bench) -> dict[str, Any]:
+def paired(bench: Bench, name: str) -> dict[str, Any]:
     """All weights, beside TRL's trainer alone."""
-    return steps_of(bench, "full", ["plain", "ours", "ours", "plain"][: 2 * bench.size.rounds], {})
+    return steps_of(bench, name, ["plain", "ours", "ours", "plain"][: 2 * bench.size.rounds], {})
 
 
 def lora(bench: Bench) -> dict[str, Any]:
@@ -351,7 +362,7 @@ def pipeline(bench: Bench, name: str, model: str, drawn: list[str], trained: lis
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "full": full,
+    **{name: partial(paired, name=name) for name in ("full", *DATASETS)},
     "lora": lora,
     "vllm": with_vllm,
     "digits": digits,

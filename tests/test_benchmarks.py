@@ -27,7 +27,7 @@ def bench(folder: Path, *parts: str) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.slow
 def test_steps_of_both_ways_are_measured_and_a_part_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
-    found, table = bench(tmp_path, "vllm", "full")
+    found, table = bench(tmp_path, "vllm", "full", "large-image")
     assert "vLLM is not installed" in found["parts"]["vllm"]["error"] or "ways" in found["parts"]["vllm"]
     full = found["parts"]["full"]
     assert set(full["ways"]) == {"plain", "ours"}
@@ -39,6 +39,11 @@ def test_steps_of_both_ways_are_measured_and_a_part_that_fails_does_not_stop_the
         assert row["loss"] == pytest.approx(row["seconds"] - row["generation"])
         assert 0 < row["completion_tokens"] <= 8 * 96
         assert row["image_tokens"] > 0
+    images = [
+        {row["image_tokens"] for row in found["parts"][name]["ways"]["ours"]["steps"]}
+        for name in ("full", "large-image")
+    ]
+    assert min(images[1]) > 10 * max(images[0])
     assert full["ratio"]["low"] <= full["ratio"]["median"] <= full["ratio"]["high"]
     assert "| full | ours |" in table
 

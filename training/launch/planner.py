@@ -118,9 +118,9 @@ class LaunchPlan:
 
 
 def largest_question(dataset: str, tasks: list[str], data: str = "") -> QuestionSize:
-    """The largest of some questions of a dataset, drawn with its default options.
+    """The largest of some questions of the dataset `data`; without it, of questions drawn with the default options.
 
-    Images of your own are looked up in the dataset `data`; without it they are taken to have a million pixels.
+    Without it, images of your own are taken to have a million pixels.
 
     Raises:
         UserError: where there is no such dataset, or `data` can't be read.
@@ -128,26 +128,28 @@ def largest_question(dataset: str, tasks: list[str], data: str = "") -> Question
     from PIL import Image
 
     from datagen.dataset.config import DatasetConfig
+    from datagen.dataset.importing.describe import first_rows, judge_questions
+    from datagen.dataset.reader import most_images, open_dataset, undecoded
     from datagen.dataset.shards import sample_questions
     from datagen.registry import find_dataset
     from datagen.taskset.questions import TasksetDataset
 
     spec, images = find_dataset(dataset), 1
-    if spec.draw is None:
-        from datagen.dataset.importing.describe import first_rows, judge_questions
-        from datagen.dataset.reader import most_images, open_dataset, undecoded
-
-        built = open_dataset(data) if data else None
+    if data:
+        built = open_dataset(data)
         if isinstance(built, TasksetDataset):
             asked = undecoded(built.questions("train"))
             rows = asked.select(range(min(64, len(asked)))).to_list()
         else:
-            rows = first_rows(built.folder, spec, "r1", 64) if built else judge_questions(spec)
-        if built and spec.several_images:
+            rows = first_rows(built.folder, spec, "r1", 256)
+        if spec.several_images:
             images = max(most_images(built.questions(split)) for split in ("train", "validation"))
+    elif spec.draw is None:
+        rows = judge_questions(spec)
     else:
         drawn = sample_questions(DatasetConfig(dataset=dataset, size=1000, seed=0), 16)
-        rows = [row for task, rows in drawn.items() if task in tasks for row in rows]
+        rows = [row for of_task in drawn.values() for row in of_task]
+    rows = [row for row in rows if row["task"] in tasks]
     shown = [question_images(row) for row in rows]
     contents = [image["bytes"] for of_row in shown for image in of_row]
     sizes = [Image.open(io.BytesIO(content)).size if content else (1000, 1000) for content in contents]

@@ -173,7 +173,8 @@ def test_a_signal_to_the_launcher_ends_even_what_ignores_signals(
     if run.process.poll() is None:
         run.process.send_signal(signal.SIGINT)  # impatience
     code, said = run.end()
-    assert code == 130
+    # A signal in the interpreter's last moment ends it by itself: a shell says 130 of that as well.
+    assert code in {130, -signal.SIGINT}
     assert "--resume" in said
     assert said.count("r1vlm-train:") == 1
 

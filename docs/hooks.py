@@ -19,7 +19,12 @@ ELSEWHERE = {  # address in the documentation: file in the repository
     "findings.md": "findings/README.md",
     "results.md": "benchmarks/RESULTS.md",
 }
-COMMANDS = {"r1vlm-data": "datagen.cli", "r1vlm-train": "training.cli", "r1vlm-eval": "evaluation.cli"}
+COMMANDS = {
+    "r1vlm-data": "datagen.cli",
+    "r1vlm-train": "training.cli",
+    "r1vlm-eval": "evaluation.cli",
+    "r1vlm-eval play": "evaluation.play.cli",
+}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -29,7 +34,7 @@ def on_files(files: Any, config: Any) -> Any:
     for name, module in COMMANDS.items():
         words = [sys.executable, "-m", "typer", module, "utils", "docs", "--name", name]
         text = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        files.append(File.generated(config, f"reference/{name}.md", content=text))
+        files.append(File.generated(config, f"reference/{name.replace(' ', '-')}.md", content=text))
     return files
 
 

@@ -12,6 +12,7 @@ from evaluation.metrics.scoring import Scored
 from evaluation.report.checkpoint_samples import sample_checkpoints
 from evaluation.report.exports import write_rows
 from evaluation.report.html import write_report
+from evaluation.report.look_ups import find_look_ups
 from evaluation.report.results import EvalResult, Record, make_comparison
 from evaluation.report.tables import comparison_table, result_table
 from evaluation.side import evaluate_side
@@ -57,7 +58,8 @@ def evaluate_plan(plan: EvalPlan) -> EvalResult:
         write_json(plan.out / "comparison.json", comparison)
     result = EvalResult(plan.out, questions.rows, plan.sampling.samples, results, scored, comparison)
     if plan.report:
-        write_report(plan.out / "report.html", plan, result, sample_checkpoints(plan, questions))
+        samples, look_ups = sample_checkpoints(plan, questions), find_look_ups(plan, questions, result)
+        write_report(plan.out / "report.html", plan, result, samples, look_ups)
     return result
 
 

@@ -22,6 +22,7 @@ ELSEWHERE = {  # commands that are not run here, by what is in them, and where t
     r"USER/|--push\b": "tests/test_hub.py, on a Hub of its own",
     r"--engine ray": "tests/datagen/test_executors.py, on a cluster of its own",
     r"^r1vlm-data play": "tests/datagen/test_play.py: it asks a person",
+    r"^r1vlm-eval play": "tests/evaluation/test_play.py: it serves a page",
     r"^(vf-eval|lmms-eval) |--env ": "make test-verifiers, make test-lmms-eval",
     r"^(pytest r1vlm-my-task|r1vlm-data build my-task)$": "tests/test_outside_tasks.py installs the package first",
     r"--hardware 4gpu$|--recipe lora|own-exact": "needs GPUs",

@@ -21,6 +21,7 @@ from datagen.common.code_hash import code_hash
 from datagen.common.errors import UserError
 from datagen.common.files import cache_folder, local_folder, sha256
 from datagen.common.options import as_text
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.manifest import ADVICE, MANIFEST, check_files, find_built_dataset, read_manifest
 from datagen.dataset.shards import damaged, read_shard
 from datagen.environment import trace_of
@@ -225,6 +226,14 @@ def open_dataset(name: str | Path) -> BuiltDataset:
         raise UserError(f"{folder / MANIFEST} is damaged (its options): {ADVICE}") from error
     check_files(folder, manifest, "r1/")
     return BuiltDataset(full_name, folder.resolve(), manifest)
+
+
+def recipe_of(built: BuiltDataset) -> DatasetConfig | None:
+    """The recipe that more examples of a dataset are drawn by; None where its images were not drawn."""
+    if built.spec.draw is None:
+        return None
+    recipe = built.manifest["recipe"]
+    return DatasetConfig(**{key: recipe[key] for key in ("dataset", "seed", "source", "options")})
 
 
 def undecoded(questions: Dataset) -> Dataset:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datagen import r1_format
+from datagen.common.errors import UserError
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.shards import draw_example, r1_row, raw_row
 from datagen.interaction import decode_image
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 64  # half to choose by, half to measure on
 MOST = 8  # heads
-ROUNDING = 1e-6  # pixels
+COVERED = 0.25  # of a cell, or of a box
 FALLBACK = "digits"  # for datasets of which it is not known where a text is read
 
 
@@ -70,7 +71,7 @@ def choose_heads(backend: TransformersBackend, config: DatasetConfig | None, exa
     images that are not drawn) where a text is read.
 
     Raises:
-        UserError: for a model whose image tokens can't be placed.
+        UserError: for a model whose image tokens can't be placed, or where no trace reads a text with a known place.
     """
     import numpy as np
 
@@ -79,6 +80,10 @@ def choose_heads(backend: TransformersBackend, config: DatasetConfig | None, exa
     half = examples // 2
     choosing = [one for index in range(half) for one in look_ups(backend, config, index)]
     measuring = [one for index in range(half, examples) for one in look_ups(backend, config, index)]
+    if not choosing or not measuring:
+        raise UserError(
+            f"no heads are chosen: no trace of {config.dataset} reads a text that its drawing has a region of"
+        )
     shares = np.mean([one.weights[..., one.right].sum(-1) for one in choosing], axis=0)
     best = sorted(np.ndindex(*shares.shape), key=lambda head: -shares[head])[:MOST]
     heads = tuple((layer, head) for layer, head in best if shares[layer, head] >= shares[best[0]] / 2)
@@ -103,6 +108,8 @@ def look_ups(backend: TransformersBackend, config: DatasetConfig, index: int) ->
     prompt = Prompt(row["id"], row["prompt"], [decode_image(row["image"])], opening=True)
     looked = attention(backend, prompt, tokens["input_ids"])
     for match in read_texts(config.spec, text):
+        if match[0] not in drawn.regions:
+            continue
         token = next(i for i, (_, end) in enumerate(tokens["offset_mapping"]) if match.start() < end)
         right = cells_of(drawn.regions[match[0]], drawn.image.size, looked.grids[0])
         yield LookUp(looked.weights[:, :, token], right)
@@ -118,22 +125,18 @@ def cells_of(
 ) -> NDArray[np.bool_]:
     """Which cells of a grid (rows, columns) on an image of a size (width, height) show one of the boxes, row by row.
 
-    A cell shows a box where they share half of a side of the smaller one, both across and down.
+    A cell shows a box where a quarter of it is covered, or of the box where that is smaller; one cell at least does.
     """
     import numpy as np
 
+    rows, columns = grid
+    height, width = size[1] / rows, size[0] / columns
+    x, y = np.arange(columns) * width, np.arange(rows) * height
     covered = np.zeros(grid, dtype=bool)
     for left, top, right, bottom in boxes:
-        covered |= np.outer(_parts_of(top, bottom, size[1], grid[0]), _parts_of(left, right, size[0], grid[1]))
+        across = np.clip(np.minimum(right, x + width) - np.maximum(left, x), 0, None)
+        down = np.clip(np.minimum(bottom, y + height) - np.maximum(top, y), 0, None)
+        shared = np.outer(down, across)
+        enough = COVERED * min(width * height, (right - left) * (bottom - top))
+        covered |= shared >= min(enough, shared.max())
     return covered.reshape(-1)
-
-
-def _parts_of(start: int, stop: int, length: int, parts: int) -> NDArray[np.bool_]:
-    """Which of the equal parts of a length share at least half of themselves, or of the range, with the range."""
-    import numpy as np
-
-    side = length / parts
-    begin = np.arange(parts) * side
-    shared = np.minimum(stop, begin + side) - np.maximum(start, begin)
-    least = min(side, stop - start) / 2
-    return np.asarray(shared >= least - ROUNDING)

@@ -12,7 +12,7 @@ from datagen import r1_format
 from datagen.common.errors import UserError
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.importing.images import BrokenImageError, check_image
-from datagen.dataset.reader import BuiltDataset, open_dataset
+from datagen.dataset.reader import BuiltDataset, open_dataset, recipe_of
 from datagen.dataset.shards import r1_row, raw_row
 from datagen.hub.fetch import parse_repo_id
 from datagen.interaction import decode_image, question_images
@@ -102,10 +102,7 @@ def question_source(name: str | None, model: ModelSource) -> QuestionSource:
             raise UserError(f"{name} has images of your own: name the folder of the dataset with --data")
         return QuestionSource(spec, DatasetConfig(dataset=spec.name, seed=0), None)
     built = open_dataset(name)
-    if built.spec.draw is None:
-        return QuestionSource(built.spec, None, built)
-    recipe = {key: built.manifest["recipe"][key] for key in ("dataset", "source", "options")}
-    return QuestionSource(built.spec, DatasetConfig(**recipe), built)
+    return QuestionSource(built.spec, recipe_of(built), built)
 
 
 def own_image(content: bytes) -> Image:

@@ -21,6 +21,7 @@ from evaluation.config import EvalPlan
 from evaluation.metrics.comparison import certainty, headline, p_text
 from evaluation.report.checkpoint_samples import CheckpointSamples
 from evaluation.report.curves import LENGTHS, make_curve
+from evaluation.report.look_ups import LookUps
 from evaluation.report.results import EvalResult
 from evaluation.report.tables import shown_rewards
 
@@ -34,12 +35,16 @@ SIDE, BYTES = 384, 30_000  # pixels of an image, bytes of a question's images: a
 STAGES = {"base": "base model", "cold-start": "cold start", "grpo": "GRPO"}
 
 
-def write_report(path: Path, plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None) -> None:
+def write_report(
+    path: Path, plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None, look_ups: LookUps | None = None
+) -> None:
     """Write the page, in one step. `samples` are answers of earlier checkpoints, where there are any."""
-    write_text(path, render(plan, result, samples))
+    write_text(path, render(plan, result, samples, look_ups))
 
 
-def render(plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None) -> str:
+def render(
+    plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None, look_ups: LookUps | None = None
+) -> str:
     """The page as HTML. Every text in it is escaped, and none holds a control character.
 
     Its only script is ours: the page names the script's hash, and a browser runs no other.
@@ -81,6 +86,7 @@ def render(plan: EvalPlan, result: EvalResult, samples: CheckpointSamples | None
         rewards_curve=make_curve(plan.metrics) if plan.metrics else None,
         lengths_curve=make_curve(plan.metrics, LENGTHS, 0.0) if plan.metrics else None,
         samples=render_samples(result, samples) if samples else None,
+        look_ups=render_look_ups(result, look_ups) if look_ups and look_ups.strips else None,
         totals={kind: len(indices) for kind, indices in groups.items()},
         examples=[
             {"kind": kind, **render_example(result, index, difficulty)}
@@ -174,6 +180,17 @@ def render_samples(result: EvalResult, samples: CheckpointSamples) -> dict[str, 
                 ],
             }
             for i, index in enumerate(samples.indices)
+        ],
+    }
+
+
+def render_look_ups(result: EvalResult, look_ups: LookUps) -> dict[str, Any]:
+    """What the page shows of look-ups."""
+    return {
+        "heads": str(look_ups.heads),
+        "strips": [
+            {"id": result.row(strip.index)["id"], "looks": [(text, image_url(image)) for text, image in strip.looks]}
+            for strip in look_ups.strips
         ],
     }
 

@@ -88,9 +88,9 @@ def test_cells_by_hand() -> None:
         return np.flatnonzero(cells_of(boxes, (90, 60), (2, 3))).tolist()
 
     assert cells((0, 0, 30, 30)) == [0]
-    assert cells((15, 15, 45, 45)) == [0, 1, 3, 4]  # half of a side of each
+    assert cells((15, 15, 45, 45)) == [0, 1, 3, 4]  # a quarter of each
     assert cells((5, 0, 35, 30)) == [0]  # a sixth of the second
-    assert cells((29, 29, 31, 31)) == [0, 1, 3, 4]  # half of a side of the box in each
+    assert cells((29, 29, 31, 31)) == [0, 1, 3, 4]  # a quarter of the box in each
     assert cells((0, 0, 90, 30), (60, 30, 90, 60)) == [0, 1, 2, 5]
 
 

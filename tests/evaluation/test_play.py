@@ -197,6 +197,7 @@ def page(address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(**kinds[request.param])
+        page.set_default_timeout(180_000)  # on a machine that has much else to do
         page.on("console", lambda message: logged.append(message.text))
         page.on("pageerror", lambda error: logged.append(str(error)))
         page.on("request", lambda request: requested.append(request.url))

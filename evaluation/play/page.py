@@ -65,6 +65,17 @@ def serve(table: Table, port: int | None) -> None:
     Raises:
         UserError: where the port is taken.
     """
+    page = open_page(table, port)
+    print(f"page: {page.local_url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+
+
+def open_page(table: Table, port: int | None) -> Any:
+    """The page, served on 127.0.0.1 by a thread; None for a port that is free.
+
+    Raises:
+        UserError: where the port is taken.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
     page, look = build(table)
     try:
@@ -80,11 +91,9 @@ def serve(table: Table, port: int | None) -> None:
             **look,
         )
     except OSError as error:  # Gradio's word for a port that is taken
-        raise UserError(
-            f"port {port or '7860 and those behind it'} can't be used: name another one with --port"
-        ) from error
-    print(f"page: {page.local_url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
+        taken = f"port {port}" if port else "every port from 7860 on"
+        raise UserError(f"{taken} is taken: name another one with --port") from error
+    return page
 
 
 def build(table: Table) -> tuple[Any, dict[str, Any]]:

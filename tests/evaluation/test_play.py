@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,13 +18,16 @@ import pytest
 from PIL import Image
 
 from datagen.common.errors import UserError
+from evaluation.attention import heads
 from evaluation.backends import transformers
 from evaluation.backends.base import Sampling
 from evaluation.model_source import ModelSource, open_model
+from evaluation.play.command import PlayConfig, make_table
+from evaluation.play.page import Table, open_page
 from evaluation.play.player import Message, Played, Player, load_player
 from evaluation.play.questions import own_image, question_source
 from evaluation.play.render import render
-from tests.processes import command, invoke, refused
+from tests.processes import invoke, refused
 
 BASE = Path(__file__).parents[2] / "training" / "builtin_models" / "base"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -158,29 +158,23 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def address(random_checkpoint: Path) -> Iterator[str]:
-    """The page of the command itself, with two checkpoints."""
-    words = ("play", random_checkpoint, "--baseline", BASE, "--data", "digits", "--max-new-tokens", "24")
-    arguments = command("evaluation.cli", *words, "--port", str(free_port()))
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:
-        assert process.stdout
-        line = next((line for line in process.stdout if line.startswith("page: ")), "")
-        assert line, "it ended before there was a page"
-        yield line.split()[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) in (0, 130)
+    """The page with two checkpoints, whose heads are chosen on a few examples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads.choose_heads, "__defaults__", (8,))
+        config = PlayConfig(str(random_checkpoint), baseline=str(BASE), data="digits", max_new_tokens=24)
+        page = open_page(make_table(config), free_port())
+    yield page.local_url
+    page.close()
 
 
 @needs_gradio
 @pytest.mark.slow
-def test_a_port_that_is_taken_gets_a_sentence(address: str) -> None:
-    port = address.rstrip("/").rpartition(":")[2]
-    done = subprocess.run(
-        command("evaluation.cli", "play", BASE, "--data", "digits", "--port", port),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(f"port {port} can't be used: name another one with --port")
-    assert "Traceback" not in done.stderr
+def test_a_port_that_is_taken_gets_a_sentence(player: Player) -> None:
+    table = Table(question_source("digits", player.model), [("checkpoint", player)])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is taken: name another one with --port"):
+            open_page(table, port)
 
 
 @pytest.fixture(params=["wide", "phone, dark"])

@@ -110,7 +110,7 @@ def build(table: Table) -> tuple[Any, dict[str, Any]]:
                 task = gr.Dropdown(tasks, value=tasks[0], label="Task", elem_id="task")
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90, elem_id="seed")
-                    another = gr.Button("Draw another", elem_id="another", min_width=120)
+                    another = gr.Button("Another", elem_id="another", min_width=100)
                 image = gr.UploadButton(
                     "Use an image of your own", file_types=["image"], type="binary", size="sm", elem_id="upload"
                 )

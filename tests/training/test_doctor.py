@@ -52,7 +52,8 @@ def test_a_torchvision_of_another_build_is_named(
     (finding,) = (one for one in doctor.packages() if "different builds" in one.detail)
     assert not finding.passed
     for command in (
-        ["training.cli", "digits", "--dry-run"],
+        ["training.cli", "digits", "--data", str(digits_folder), "--out", str(tmp_path / "run")],
+        ["training.cli", "digits", "--dry-run", "--steps", "2"],
         ["evaluation.cli", str(random_checkpoint), "--data", str(digits_folder)],
     ):
         done = invoke(*command)

@@ -15,16 +15,17 @@ from tests.processes import invoke
 from tests.test_docs import MODULES, PAGES, block_lines
 
 pytestmark = pytest.mark.slow
-OURS = ("r1vlm-", "make ", "pip ", "pytest ", "vf-eval ", "lmms-eval ")
+OURS = ("r1vlm-", "make ", "pip ", "python -m pytest ", "vf-eval ", "lmms-eval ")
 ELSEWHERE = {  # commands that are not run here, by what is in them, and where they are
     r"^make (demo|test|setup)": ".ci/run runs `make test`, which is this; benchmarks/demo.py runs the demos",
     r"^pip ": "make test-install",
     r"USER/|--push\b": "tests/test_hub.py, on a Hub of its own",
+    r"--endpoint ": "tests/evaluation/test_servers.py, with servers of its own",
     r"--engine ray": "tests/datagen/test_executors.py, on a cluster of its own",
     r"^r1vlm-data play": "tests/datagen/test_play.py: it asks a person",
     r"^r1vlm-eval play": "tests/evaluation/test_play.py: it serves a page",
     r"^(vf-eval|lmms-eval) |--env ": "make test-verifiers, make test-lmms-eval",
-    r"^(pytest r1vlm-my-task|r1vlm-data build my-task)$": "tests/test_outside_tasks.py installs the package first",
+    r"^(python -m pytest r1vlm-my-task|r1vlm-data build my-task)$": "tests/test_outside_tasks.py installs it first",
     r"--hardware 4gpu$|--recipe lora|own-exact": "needs GPUs",
 }
 SMALLER = {  # what is added to a command, and stands for the options of the page where it has them

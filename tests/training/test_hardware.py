@@ -21,10 +21,10 @@ from training.config import EXTRA_SETTINGS, RunConfig, resolve_settings
 from training.launch import memory, planner, presets
 from training.launch.launch_config import check_move, hardware_record, launched_words
 from training.launch.memory import GIB, Workload, built_in, predict, shape_of
-from training.launch.plan_rendering import render_plan, slurm_script
+from training.launch.plan_rendering import presets_table, render_plan, slurm_script
 from training.launch.planner import LaunchPlan, Machine, PlanRequest, QuestionSize, check_fits, make_plan
 from training.launch.presets import GPU, PRESETS, Batch, Preset, find_preset, fit_batch, rank_presets
-from training.models import SMALL, model_folder
+from training.models import DEFAULT_MODEL, SMALL, model_folder
 
 FAKES = {  # of Slurm: srun runs a task here
     "scontrol": '#!/bin/bash\nprintf "n1\\nn2\\nn3\\nn4\\n"\n',
@@ -527,7 +527,7 @@ def test_the_trainers_command_says_where_it_runs_once() -> None:
 
 
 def write_golden() -> None:
-    """Write the golden plans anew:  python -m tests.training.test_hardware."""
+    """Write the golden plans anew, and print the table for the documentation: python -m tests.training.test_hardware."""
     GOLDEN.mkdir(exist_ok=True)
     for preset in PRESETS:
         (GOLDEN / f"{preset}.txt").write_text(text(preset), encoding="utf-8")
@@ -535,3 +535,4 @@ def write_golden() -> None:
 
 if __name__ == "__main__":
     write_golden()
+    print(presets_table(DEFAULT_MODEL))

@@ -527,7 +527,7 @@ def test_the_trainers_command_says_where_it_runs_once() -> None:
 
 
 def write_golden() -> None:
-    """Write the golden plans anew, and print the table for the documentation: python -m tests.training.test_hardware."""
+    """Write the golden plans anew and print the table of presets:  python -m tests.training.test_hardware."""
     GOLDEN.mkdir(exist_ok=True)
     for preset in PRESETS:
         (GOLDEN / f"{preset}.txt").write_text(text(preset), encoding="utf-8")

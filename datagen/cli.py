@@ -136,7 +136,8 @@ def import_(
         f"  {done.decision.duplicates} images are duplicates, {done.decision.near_duplicates} near-duplicates; rows "
         f"left out of a split for that: {done.decision.across}"
     )
-    print(f"  r1vlm-train {config.spec.name} --data {out}")
+    needs = "" if config.solution else "   # without --solution not on a built-in model"
+    print(f"  r1vlm-train {config.spec.name} --data {out}{needs}")
 
 
 @app.command()

@@ -189,7 +189,9 @@ def test_without_solutions_grpo_alone_is_trained(kind: str, sources: Path, tmp_p
 
 @pytest.mark.slow
 def test_without_solutions_a_cold_start_is_refused(sources: Path, tmp_path: Path) -> None:
-    assert import_(sources / "classes", tmp_path / "out", *CLASSES).returncode == 0
+    imported = import_(sources / "classes", tmp_path / "out", *CLASSES)
+    assert imported.returncode == 0
+    assert "without --solution not on a built-in model" in imported.stdout
     words = ("own-exact", "--data", tmp_path / "out", "--cold-start", "--out", tmp_path / "run")
     assert "--solution" in refused(run("training.cli", *words))
     assert not (tmp_path / "run").exists()

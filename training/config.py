@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from datagen.common.config_file import dump_yaml, parse_yaml, read_config_file
 from datagen.common.errors import UserError, check_torchvision
@@ -131,8 +131,8 @@ class RunConfig(BaseModel):
     """Machines of a preset of several; one of them generates."""
     gpu_memory: Annotated[float, Field(ge=1, le=10_000)] | None = None
     """Memory of a GPU in GiB; None for what is there."""
-    vllm: Annotated[VLLM, BeforeValidator(lambda value: "off" if value is False else value)] | None = None
-    """Where vLLM generates; None for what the preset says. (In YAML, a plain `off` is false.)"""
+    vllm: VLLM | None = None
+    """Where vLLM generates; None for what the preset says."""
     preflight: bool = True
     """Check before the first step that the trainer and vLLM agree."""
     watchdog: Positive = 30.0

@@ -91,6 +91,19 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pyte
         assert done.returncode == 0, f"{line}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
 
 
+def test_the_python_of_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["quickstart-cpu.md"], flags=re.DOTALL)
+    for whole, less in {
+        "size=2000": "size=40",
+        "report=False": "report=False, steps=1, traces=4, settings={'per_device_train_batch_size': 8}",
+        "checkpoint=str(final)": "checkpoint=str(final), limit=4, max_new_tokens=8",
+    }.items():
+        assert whole in code
+        code = code.replace(whole, less)
+    exec(compile(code, "quickstart-cpu.md", "exec"), {"__name__": "quickstart"})
+
+
 def test_no_reason_is_left_over() -> None:
     lines = [line for page in PAGES for line in commands(page)]
     for pattern in ELSEWHERE:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.gpu import operations
+from benchmarks.sampling import curve, reached
 from benchmarks.steps import ratios
 from tests.processes import run
 from training.launch.memory import built_in
@@ -74,6 +75,17 @@ def test_the_work_of_a_step_is_what_its_matrices_have(lengths: list[tuple[int, i
     )
     seen = operations(step | {"image": [9] * len(lengths)}, shape) - operations(step, shape)
     assert seen == pytest.approx(6 * shape.vision_parameters * 36 * len(lengths))
+
+
+def test_completions_until_the_target_are_those_up_to_the_step_that_reached_it(tmp_path: Path) -> None:
+    steps = [1] * 4 + [2] * 8 + [3] * 4 + [4] * 4
+    (tmp_path / "completions.jsonl").write_text("".join(json.dumps({"step": step}) + "\n" for step in steps))
+    scored = [{"step": step, "held_out/correctness": value} for step, value in ((1, 0.5), (3, 0.9), (4, 0.8))]
+    rows = [{"step": 1, "reward": 0.3}, *scored]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert curve(tmp_path) == [(1, 4, 0.5), (3, 16, 0.9), (4, 20, 0.8)]
+    assert reached(curve(tmp_path)) == (3, 16, 0.9)
+    assert reached(curve(tmp_path)[:1]) is None
 
 
 def test_the_ratio_is_of_pairs() -> None:

@@ -109,7 +109,7 @@ def parts(source: Path, count: int = 300) -> dict[str, float]:
         "read": lambda: [path.read_bytes() for path in paths],
         "SHA-256 of the bytes": lambda: [hashlib.sha256(content).digest() for content in contents],
         "decode": lambda: [image.load() for image in images],
-        "SHA-256 of the pixels": lambda: list(map(hash_pixels, images)),
+        "hash of the pixels": lambda: list(map(hash_pixels, images)),
         "perceptual hash": lambda: list(map(perceptual_hash, images)),
         "all of the check": lambda: list(map(check_image, contents)),
     }

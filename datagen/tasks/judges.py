@@ -464,7 +464,7 @@ COLUMNS = {
     "id": Column("string", "the row's name: dataset, and number of the row in the table it came from"),
     "image": Column("image", "PNG, JPEG or WebP; RGB as `datasets` decodes it"),
     "image_id": Column("string", "the first row with the same pixels: rows with one image_id show one image"),
-    "pixels": Column("string", "the image: half the SHA-256 of its size and its pixels as RGB"),
+    "pixels": Column("string", "the image: XXH3 (128 bits) of its size and its pixels as RGB"),
     "group": Column("string", "what may not be in two splits: a group of the table's rows, else the image"),
     "question": Column("string", "the question"),
     "right": Column("string", "the right answer, as its judge reads it"),
@@ -477,7 +477,7 @@ COLUMNS = {
 OF_SEVERAL = {
     "images": Column(["image"], "PNG, JPEG or WebP, in the order in which they are shown; RGB in `datasets`"),
     "image_id": Column("string", "the first of the rows that images connect: rows with one image_id may share images"),
-    "pixels": Column(["string"], "each image: half the SHA-256 of its size and its pixels as RGB"),
+    "pixels": Column(["string"], "each image: XXH3 (128 bits) of its size and its pixels as RGB"),
     "group": Column("string", "what may not be in two splits: a group of the table's rows, else the first image"),
 }
 PLACES = ("boxes", "points")  # judges of answers in pixels, which are those of the only image

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -227,7 +228,7 @@ def _check_row(work: Work, row: Mapping[str, Any]) -> dict[str, Any]:
     check_row(config, raw_row(config, prepared, [Shown(b"", "", size) for size in sizes]), sizes[0])
     return {
         "reason": None,
-        "group": images[0]["pixels"] if prepared.group is None else _digest(prepared.group.encode()),
+        "group": images[0]["pixels"] if prepared.group is None else _hash_group(prepared.group),
         "given": -1 if prepared.split is None else SPLITS.index(prepared.split),
         "images": images,
     }
@@ -238,15 +239,15 @@ def _check_image(content: bytes) -> dict[str, Any]:
     return {
         "pixels": image.pixels,
         "near": image.near,
-        "digest": _digest(content),
+        "digest": xxhash.xxh3_128_digest(content),
         "changes": ",".join(image.changes),
         "width": image.size[0],
         "height": image.size[1],
     }
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()[:16]
+def _hash_group(group: str) -> bytes:
+    return hashlib.sha256(group.encode()).digest()[:16]
 
 
 @dataclass(frozen=True)
@@ -422,7 +423,7 @@ def _raw_rows(work: Work, job: WriteJob) -> Iterator[tuple[str, dict[str, Any]]]
             continue
         number = job.job.first + at
         contents = read_images(config, row, work.source.root)
-        if [_digest(content) for content in contents] != [check["digest"] for check in checked]:
+        if [xxhash.xxh3_128_digest(content) for content in contents] != [check["digest"] for check in checked]:
             raise RefusedImportError(f"an image of row {number} has changed since it was checked: import again")
         images = [_as_checked(content, check) for content, check in zip(contents, checked, strict=True)]
         raw = raw_row(config, prepare(config, row), images, number, int(job.firsts[at]))

@@ -58,7 +58,11 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("package", "extras"),
-    [("datagen", ("train", "ray", "inspect")), ("training", ("train", "vllm")), ("evaluation", ("eval", "vllm"))],
+    [
+        ("datagen", ("train", "ray", "inspect", "verifiers")),
+        ("training", ("train", "vllm")),
+        ("evaluation", ("eval", "vllm")),
+    ],
 )
 def test_what_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()

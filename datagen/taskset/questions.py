@@ -51,11 +51,15 @@ class Taskset:
     weights: dict[str, float] = field(default_factory=dict)
     _last: tuple[Any, Played] | None = None
 
-    def play(self, number: int, messages: Sequence[str]) -> Played:
-        """The episode about a task in which these full messages are said; the last one is remembered."""
-        about = number, tuple(messages)
+    def play(self, number: int, messages: Sequence[str], *, ended: bool = False) -> Played:
+        """The episode about a task in which these full messages are said; the last one is remembered.
+
+        Where it has `ended`, it is judged as it stands: no further message came.
+        """
+        about = number, tuple(messages), ended
         if self._last is None or self._last[0] != about:
-            self._last = about, play(self.package, self.tasks[number], messages, self.most)
+            most = len(messages) if ended else self.most
+            self._last = about, play(self.package, self.tasks[number], messages, most)
         return self._last[1]
 
     def judge(self, number: int, messages: Sequence[str]) -> dict[str, float]:
@@ -66,7 +70,7 @@ class Taskset:
         Raises:
             UserError: where a reward is not in [0, 1].
         """
-        rewards = self.play(number, messages).rewards
+        rewards = self.play(number, messages, ended=True).rewards
         scores = {name: float(reward.score) for name, reward in rewards.items()}
         weights = sum(reward.weight for reward in rewards.values())
         if weights <= 0 or min(reward.weight for reward in rewards.values()) < 0:
@@ -171,7 +175,7 @@ def opened(key: Key) -> Taskset:
     taskset = Taskset(package, tasks, most)
     silence = [""] * most
     names = taskset.judge(0, silence)
-    found = taskset.play(0, silence).rewards
+    found = taskset.play(0, silence, ended=True).rewards
     taskset.weights = {name: found[name].weight if name in found else 0.0 for name in names}
     return taskset
 
@@ -205,11 +209,6 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
     for place, image in enumerate(images):
         strip.paste(image, (sum(before.width for before in images[:place]), 0))
     return strip
-
-
-def conversation(key: Key, number: int, messages: Sequence[str]) -> list[Turn]:
-    """What a model is asked about a task, behind these full messages."""
-    return opened(key).play(number, messages).turns
 
 
 def always(message: str) -> bool:

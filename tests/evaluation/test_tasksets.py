@@ -203,6 +203,17 @@ def test_an_evaluation_goes_on_and_its_completions_are_scored_again(tmp_path: Pa
     assert again.scored["after"].rewards == first.scored["after"].rewards
 
 
+def test_an_episode_that_breaks_off_is_judged_as_it_stands(tmp_path: Path) -> None:
+    def breaks_off(body: dict[str, Any], number: int) -> Any:
+        late = len(body["messages"]) > 2 and number % 2
+        return (400, {"error": "too long"}) if late else colors(body, number)
+
+    with answering(breaks_off) as (address, _):
+        done = ask("color_words", tmp_path / "out", endpoint=address, limit=4, batch_size=1)
+    assert 0 < done.summary["unanswered"] < 4
+    assert [len(one.messages) for one in done.scored["after"].episodes].count(3) < 4
+
+
 @pytest.mark.parametrize(
     ("message", "content"),
     [

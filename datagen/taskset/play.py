@@ -99,7 +99,7 @@ async def _play(stage: Stage, task: Any) -> Played:
     over = not stage.waits.is_set() or limit
     if over:
         stage.trace.is_completed = True
-        stage.trace.stop("max_turns" if stage.waits.is_set() else "agent_completed")
+        stage.trace.stop("max_turns" if stage.waits.is_set() else "user_closed")  # unless it says already
         await stage.task.score(stage.trace)
     rewards = {name: reward for name, reward in stage.trace.rewards.items() if reward is not None}
     return Played(stage.turns, over, rewards)
@@ -128,6 +128,7 @@ class Stage:
         """One message about a task."""
         async with self.interaction(task) as talk:
             await talk.turn()
+        self.trace.stop("agent_completed")
         return self.trace
 
     @asynccontextmanager

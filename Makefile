@@ -67,7 +67,7 @@ test-exports: setup $(EXPORTS:%=.venv-%/ready)
 
 # The page of r1vlm-eval play, in Chromium, in an environment of its own: Gradio does not take the Pillow of the others.
 test-play: setup .venv-demo/ready
-	.venv-demo/bin/pytest tests/evaluation/test_play.py
+	.venv-demo/bin/pytest -W ignore::ResourceWarning tests/evaluation/test_play.py  # Gradio leaves event loops open
 
 # What users install: the wheel with each extra alone, in the newest and the oldest versions that it allows.
 test-install: setup

@@ -33,6 +33,10 @@ class EvalResult:
     (the baseline) and `after`. `scored` holds their messages and rewards, in the order of the dataset, with `samples`
     answers to each question one after the other. `comparison` is the record of both sides, None without a baseline.
     `rows` are the questions with their images.
+
+    A result has `n` questions, `accuracy`, `accuracy_ci95` (two numbers) and the mean of each reward, as shares from 0
+    to 1, and `seconds` of generation. A comparison has `before`, `after`, `difference`, and `difference_ci95` in their
+    place.
     """
 
     out: Path
@@ -48,7 +52,11 @@ class EvalResult:
         return self.comparison or self.results["after"]
 
     def row(self, answer: int) -> dict[str, Any]:
-        """The question that an answer belongs to, by the answer's index in `scored`."""
+        """The question that an answer belongs to, by the answer's index in `scored`.
+
+        Raises:
+            IndexError: where there is no such answer.
+        """
         row: dict[str, Any] = self.rows[answer // self.samples]
         return row
 

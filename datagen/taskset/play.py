@@ -125,7 +125,11 @@ class Stage:
         return self
 
     async def run(self, task: Any, **_: Any) -> Any:
-        """One message about a task."""
+        """One message about a task.
+
+        Raises:
+            UserError: where the episode holds a second conversation.
+        """
         async with self.interaction(task) as talk:
             await talk.turn()
         self.trace.stop("agent_completed")
@@ -133,7 +137,11 @@ class Stage:
 
     @asynccontextmanager
     async def interaction(self, task: Any, **_: Any) -> AsyncIterator[Stage]:
-        """The conversation about a task, of which there is one in an episode."""
+        """The conversation about a task, of which there is one in an episode.
+
+        Raises:
+            UserError: where the episode holds a second one.
+        """
         import verifiers.v1 as vf
         from verifiers.v1.state import state_cls
 

@@ -164,7 +164,11 @@ def open_to_train(name: str) -> TasksetDataset:
 
 @cache
 def opened(key: Key) -> Taskset:
-    """The taskset of a key, its tasks checked and its rewards known."""
+    """The taskset of a key, its tasks checked and its rewards known.
+
+    Raises:
+        UserError: where there is no such package, or it has no tasks or some that can't be asked here.
+    """
     package = load_package(key.name)
     tasks = list(islice(package.env.taskset, key.limit))
     if not tasks:
@@ -181,7 +185,11 @@ def opened(key: Key) -> Taskset:
 
 
 def reward_of(key: Key, name: str, said: str | Episode, row: Mapping[str, Any]) -> float:
-    """One reward of what was said about a row."""
+    """One reward of what was said about a row.
+
+    Raises:
+        UserError: as `opened`.
+    """
     messages = said.messages if isinstance(said, Episode) else [said]
     taskset = opened(key)
     scores = taskset.judge(row["number"], messages)
@@ -191,7 +199,11 @@ def reward_of(key: Key, name: str, said: str | Episode, row: Mapping[str, Any]) 
 
 
 def respond(key: Key, episode: Episode, row: Mapping[str, Any]) -> Observation | None:
-    """What the environment shows in answer to the last message, several images side by side; None where it is over."""
+    """What the environment shows in answer to the last message, several images side by side; None where it is over.
+
+    Raises:
+        UserError: as `opened`.
+    """
     played = opened(key).play(row["number"], episode.messages)
     if played.over:
         return None

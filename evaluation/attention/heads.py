@@ -99,7 +99,11 @@ def choose_heads(backend: TransformersBackend, config: DatasetConfig | None, exa
 
 
 def look_ups(backend: TransformersBackend, config: DatasetConfig, index: int) -> Iterator[LookUp]:
-    """The look-ups in the trace of an example of the validation split."""
+    """The look-ups in the trace of an example of the validation split.
+
+    Raises:
+        UserError: where the dataset is one of images of your own, which are not drawn.
+    """
     raw, drawn = raw_row(config, "validation", index), draw_example(config, "validation", index)
     tasks = [task for task in config.spec.tasks if task.applies_to(raw)]
     row = r1_row(config.spec, tasks[index % len(tasks)], raw)

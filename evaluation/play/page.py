@@ -42,7 +42,11 @@ class Table:
         return self._show(self.source.question(task, max(0, int(seed or 0))))
 
     def upload(self, content: bytes | None, question: Question) -> tuple[Any, ...]:
-        """The question about another image."""
+        """The question about another image.
+
+        Raises:
+            UserError: where it is no image that can be decoded.
+        """
         if content is None:
             return self._show(question)
         return self._show(Question([own_image(content)], question.text, question.example_answer))

@@ -64,6 +64,14 @@ def digits_folder(make_once: MakeOnce) -> Path:
     return make_once("data", fill) / "digits"
 
 
+@pytest.fixture(scope="session")
+def pairs(make_once: MakeOnce) -> Path:
+    """A dataset of pictures in which every second question shows two, with solutions: 199 questions."""
+    from tests.datagen.own_images import write_pairs
+
+    return make_once("own-pairs", write_pairs) / "pairs"
+
+
 @dataclass(frozen=True)
 class Asked:
     """A batch of `r1vlm-eval`: what transformers' own `generate` would take, what the model was given, what it said.

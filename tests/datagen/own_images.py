@@ -127,3 +127,12 @@ def rows_of(folder: Path, table: str = "raw") -> dict[str, list[dict[str, Any]]]
     for path in sorted((folder / table).glob("*.parquet")):
         found.setdefault(path.name.partition("-")[0], []).extend(pq.ParquetFile(path).read().to_pylist())
     return found
+
+
+def write_pairs(folder: Path, count: int = COUNT, *words: str) -> Path:
+    """A dataset in which every second question shows two images, with solutions."""
+    table = write_csv(folder / "csv", count, twos=range(0, count, 2))
+    asked = ("--images", "files", "--question", "question", "--answer", "colour", "--judge", "exact")
+    done = import_(table, folder / "pairs", *asked, "--solution", "why", *words)
+    assert done.returncode == 0, done.stderr
+    return folder / "pairs"

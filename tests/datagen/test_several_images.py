@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, List, Value
@@ -28,6 +29,7 @@ from datagen.tasks.judges import JUDGES, OWN
 from evaluation.prompt_variants import R1, ablation_variants
 from tests.conftest import MakeOnce
 from tests.datagen import own_images as own
+from tests.datagen.exports.answers import BASE
 from tests.datagen.own_images import import_, rows_of
 from tests.datagen.test_export import function_of
 from tests.evaluation.server import playing
@@ -51,28 +53,20 @@ def several(make_once: MakeOnce) -> Path:
     return make_once("own-several", fill) / "colours"
 
 
-@pytest.fixture(scope="session")
-def pairs(make_once: MakeOnce) -> Path:
-    """A dataset in which every second question shows two images, with solutions."""
+def check(folder: Path, count: int = own.COUNT - 1, first: int = 3, copy: int = own.COPY) -> None:
+    """The faults are found, one of `count` rows has two images, and no image is in two splits.
 
-    def fill(folder: Path) -> None:
-        table = own.write_csv(folder / "csv", twos=range(0, own.COUNT, 2))
-        assert import_(table, folder / "pairs", *TABLE, "--solution", "why").returncode == 0
-
-    return make_once("own-pairs", fill) / "pairs"
-
-
-def check(folder: Path) -> None:
-    """The faults are found, a row has two images, and no image is in two splits."""
+    `first` is the number of the first row that shows what the row `copy` shows.
+    """
     (line,) = folder.with_name(folder.name + ".broken.jsonl").read_text(encoding="utf-8").splitlines()
     assert "its image 1 can't be decoded" in json.loads(line)["reason"]
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["imported"]["changed"] == {"rotated": 1}
     assert manifest["imported"]["duplicates"] == 2  # the copy, and the picture that two rows show
-    assert manifest["recipe"]["size"] == sum(manifest["splits"]["images"].values()) == own.COUNT
+    assert manifest["recipe"]["size"] == sum(manifest["splits"]["images"].values()) == count + 1
     splits = rows_of(folder)
     counts = [len(row["images"]) for rows in splits.values() for row in rows]
-    assert sorted(counts) == [1] * (own.COUNT - 2) + [2]
+    assert sorted(counts) == [1] * (count - 1) + [2]
     pixels = {split: {one for row in rows for one in row["pixels"]} for split, rows in splits.items()}
     assert len(set().union(*pixels.values())) == sum(map(len, pixels.values())) == own.COUNT - 2
     rows = {int(row["id"][-8:]): row for found in splits.values() for row in found}
@@ -80,11 +74,11 @@ def check(folder: Path) -> None:
     assert [image["bytes"] for image in two["images"]] == [own.contents()[own.TWO + at] for at in (0, 1)]
     assert two["images"][1] == next_one["images"][0]
     assert two["image_id"] == next_one["image_id"] == two["id"]
-    assert rows[own.COPY]["image_id"] == rows[3]["id"]
+    assert rows[copy]["image_id"] == rows[first]["id"]
     done = invoke("datagen.cli", "verify", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{own.COUNT} of {own.COUNT} images decoded again" in done.stdout
-    assert f"  {own.COUNT - 1} of their solutions judged" in done.stdout
+    assert f"{count + 1} of {count + 1} images decoded again" in done.stdout
+    assert f"  {count} of their solutions judged" in done.stdout
 
 
 def test_a_csv_with_lists_of_paths(several: Path, tmp_path: Path) -> None:
@@ -128,18 +122,29 @@ def test_a_parquet_file_with_images_inside(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dataset_of_the_hub(hub: Hub, tmp_path: Path) -> None:
-    table = pq.read_table(own.write_parquet(tmp_path / "part.parquet")).select(["images", "question", "colour"])
+def test_a_dataset_of_the_hub_is_trained_on(hub: Hub, tmp_path: Path) -> None:
+    """It has splits of its own; a picture of train is also in test."""
+    table = pq.read_table(own.write_parquet(tmp_path / "part.parquet"))
     features = Features({"images": List(Image()), "question": Value("string"), "colour": Value("string")})
-    Dataset(table).cast(features).to_parquet(tmp_path / "hub.parquet")
-    content = (tmp_path / "hub.parquet").read_bytes()
-    hub.put("datasets/ada/pairs", {"data/train-00000-of-00001.parquet": content})
+    files = {}
+    for split in ("train", "test"):
+        rows = table.filter(pc.equal(table["part"], split)).select(list(features))
+        Dataset(rows).cast(features).to_parquet(tmp_path / "hub.parquet")
+        files[f"data/{split}-00000-of-00001.parquet"] = (tmp_path / "hub.parquet").read_bytes()
+    hub.put("datasets/ada/pairs", files)
     here = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
     env = os.environ | here | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    words = ("--images", "images", *TABLE[2:], "--out", tmp_path / "out")
-    done = run("datagen.cli", "import", "ada/pairs", *words, env=env)
+    words = ("import", "ada/pairs", "--images", "images", *TABLE[2:], "--split", "split", "--out", tmp_path / "out")
+    assert "1 rows show what a row of another split shows" in refused(run("datagen.cli", *words, env=env))
+    done = run("datagen.cli", *words, "--drop-duplicates", env=env)
     assert (done.returncode, done.stderr) == (0, "")
-    check(tmp_path / "out")
+    check(tmp_path / "out", own.COUNT - 2, first=159, copy=159)  # the first row of test
+    assert len(rows_of(tmp_path / "out")["test"]) == 41  # all that were given
+    train = ("own-exact-images", "--data", tmp_path / "out", "--model", BASE, "--steps", "2", "--no-report")
+    done = run("training.cli", *train, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len([step for step in steps if "reward" in step]) == 2
 
 
 REFUSALS: dict[str, tuple[Any, tuple[str, ...], str]] = {

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import ImageChops
 from trl import GRPOTrainer
 
 from datagen.dataset.reader import open_dataset
 from datagen.export.trl import export
+from datagen.interaction import question_images
 from datagen.r1_format import OPENING
 from tests.datagen.exports.answers import BASE, answered, worth
 
@@ -23,9 +23,9 @@ SETTINGS = (
 
 @pytest.mark.slow
 def test_it_trains_asks_what_we_ask_and_judges_as_we_judge(
-    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = open_dataset(digits_folder)
+    built = open_dataset(folder)
     export(built, tmp_path)
     asked: list[tuple[str, Any]] = []
     own = GRPOTrainer._tokenize_prompts
@@ -43,17 +43,19 @@ def test_it_trains_asks_what_we_ask_and_judges_as_we_judge(
     assert trainer.state.global_step == 2
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
-    questions = {row["prompt"][1]["content"]: [] for row in built.questions("train").remove_columns("image")}
+    questions: dict[str, list[list[bytes]]] = {}
     for row in built.questions("train"):
-        questions[row["prompt"][1]["content"]].append(row["image"])
+        pixels = [image.tobytes() for image in question_images(row)]
+        questions.setdefault(row["prompt"][1]["content"], []).append(pixels)
     assert len(asked) >= 4
-    for prompt, (image,) in asked:
-        [(text, images)] = [(text, images) for text, images in questions.items() if text in prompt]
-        assert any(ImageChops.difference(image, one).getbbox() is None for one in images)
-        assert prompt.index("<|image_pad|>") < prompt.index(text)
+    for prompt, images in asked:
+        [(text, known)] = [(text, known) for text, known in questions.items() if text in prompt]
+        assert [image.convert("RGB").tobytes() for image in images] in known
+        assert prompt.count("<|vision_start|>") == len(images)
+        assert prompt.rindex("<|image_pad|>") < prompt.index(text)
         assert prompt.endswith(OPENING)
 
-    answers = answered(digits_folder, "train")
+    answers = answered(folder, "train")
     rows, texts = zip(*answers, strict=True)
     said = [[{"role": "assistant", "content": text}] for text in texts]
     got = trainer._calculate_rewards(list(rows), [row["prompt"] for row in rows], said, [[0]] * len(rows))

@@ -197,9 +197,13 @@ def after_cold_start(prepared: PreparedRun) -> StageConfig:
     if cold_start is None or cold_start is stage:
         return stage
     if prepared.role != "launcher" and not prepared.final.exists():  # TRL's rule on batches needs all processes
+        from datagen.dataset.reader import open_dataset
+        from training.trainers.curriculum import check_enough, first_untraced
         from training.trl_config import make_trl_config
 
-        make_trl_config(stage)  # settings of GRPO that TRL refuses end here, before the cold start is trained
+        config = make_trl_config(stage)  # settings of GRPO that TRL refuses end here, before the cold start is trained
+        questions = len(open_dataset(stage.data).questions("train", stage.tasks))
+        check_enough(questions - first_untraced(questions, cold_start.settings["traces"]), config)
     return replace(stage, model=str(run_stage(cold_start, 60 * prepared.config.watchdog)))
 
 

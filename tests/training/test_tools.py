@@ -49,6 +49,14 @@ def test_what_is_not_installed_is_found_before_the_cold_start(
     assert not (tmp_path / "run").exists()
 
 
+def test_fewer_questions_than_a_step_asks_are_found_before_the_cold_start(few_digits: Path, tmp_path: Path) -> None:
+    """TRL would take no step, and say nothing: 64 questions less 48 traces are 16."""
+    words = ["digits", "--data", few_digits, "--model", "small", "--out", tmp_path / "run"]
+    said = refused(invoke("training.cli", *words, "--set", "gradient_accumulation_steps=2", "--set", "max_steps=1"))
+    assert "a step asks 32 questions, and only 16 without a trace are in the train split" in said
+    assert not (tmp_path / "run" / "cold-start").exists()
+
+
 @pytest.mark.parametrize("kwargs", ["{min_lr: 1e-7}", "{min_lr: 1.0e-7}", "{min_lr_rate: 1E-1}"])
 def test_a_number_in_a_nested_setting_makes_a_scheduler(kwargs: str, few_digits: Path, tmp_path: Path) -> None:
     words = ["digits", "--data", few_digits, "--model", "small", "--out", tmp_path / "run", *TINY]

@@ -7,11 +7,30 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from datagen.common.errors import UserError
 from datagen.task import DatasetSpec
 
 UNKNOWN = 0.25  # the weight of a question of which nothing is known: as if it were solved every other time
 LEAST = 0.02  # of one that is solved always or never: training changes that
 MEMORY = 16  # questions over which the weight of a kind is averaged
+
+
+def first_untraced(questions: int, traces: int) -> int:
+    """Where, of so many questions, those begin of which a model was shown no trace; 0 where it was shown all."""
+    return traces if traces < questions else 0
+
+
+def check_enough(questions: int, config: Any) -> None:
+    """Raise a `UserError` where there are fewer questions than one step asks: TRL would take no step, and not say so.
+
+    `config` is the trainer's GRPOConfig.
+    """
+    asked = config.generation_batch_size // config.num_generations
+    if questions < asked:
+        raise UserError(
+            f"a step asks {asked} questions, and only {questions} without a trace are in the train split: build a "
+            "larger dataset, or lower per_device_train_batch_size or gradient_accumulation_steps with --set"
+        )
 
 
 def easiest_first(questions: Any, dataset: DatasetSpec, config: Any) -> Any:

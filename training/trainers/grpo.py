@@ -37,7 +37,7 @@ from training.models import (
 from training.rollout.multi_turn import MultiTurn, ToolEnvironment, check_episode, longest_trace, own_parser
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
 from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
-from training.trainers.curriculum import easiest_first
+from training.trainers.curriculum import check_enough, easiest_first, first_untraced
 from training.trainers.dynamic_sampling import DynamicSampling
 from training.trainers.rewards import RewardFunctions
 from training.trainers.shared_prefix.trainer import SharedPrefix, SharingError
@@ -60,14 +60,15 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     """Run GRPO, or go on with it from the last checkpoint in its folder; returns the last checkpoint.
 
     Raises:
-        UserError: for settings that TRL refuses, a completion limit that the longest solution does not fit, and what
-            `preflight` finds.
+        UserError: for settings that TRL refuses, too few questions for a step, a completion limit that the longest
+            solution does not fit, and what `preflight` finds.
     """
     out = Path(stage.out)
     config = make_trl_config(stage)
     built = open_dataset(stage.data)
     base = read_record(model_folder(stage.model))
     questions = fresh_questions(built, stage, base)
+    check_enough(len(questions), config)
     dataset = find_dataset_or_task(stage.tasks[0])
     if stage.settings.get("curriculum") == "difficulty":
         questions = easiest_first(questions, dataset, config)
@@ -138,8 +139,7 @@ def fresh_questions(built: BuiltDataset, stage: StageConfig, base: Mapping[str, 
     questions = built.questions("train", stage.tasks)
     if base.get("dataset_fingerprint") != built.fingerprint or base.get("tasks") != stage.tasks:
         return questions
-    traces = base.get("traces", 0)
-    return questions.select(range(traces if traces < len(questions) else 0, len(questions)))
+    return questions.select(range(first_untraced(len(questions), base.get("traces", 0)), len(questions)))
 
 
 def share_prefixes(trainer: SharedPrefix, *, tried: bool) -> None:

@@ -61,7 +61,7 @@ def imported(path: Path) -> set[str]:
     [
         ("datagen", ("train", "ray", "inspect", "verifiers")),
         ("training", ("train", "vllm")),
-        ("evaluation", ("eval", "vllm")),
+        ("evaluation", ("eval", "vllm", "demo")),
     ],
 )
 def test_what_is_imported_is_declared(package: str, extras: tuple[str, ...]) -> None:

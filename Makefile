@@ -66,8 +66,9 @@ test-exports: setup $(EXPORTS:%=.venv-%/ready)
 	$(BIN)/pytest tests/datagen/exports
 
 # The page of r1vlm-eval play, in Chromium, in an environment of its own: Gradio does not take the Pillow of the others.
+# It leaves event loops open, and sets an option of pandas that is deprecated.
 test-play: setup .venv-demo/ready
-	.venv-demo/bin/pytest -W ignore::ResourceWarning tests/evaluation/test_play.py  # Gradio leaves event loops open
+	.venv-demo/bin/pytest -W ignore::ResourceWarning -W ignore::pandas.errors.Pandas4Warning tests/evaluation/test_play.py
 
 # What users install: the wheel with each extra alone, in the newest and the oldest versions that it allows.
 test-install: setup

@@ -192,7 +192,7 @@ def page(address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(**kinds[request.param])
         page.set_default_timeout(180_000)  # on a machine that has much else to do
-        page.on("console", lambda message: logged.append(message.text))
+        page.on("console", lambda message: logged.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: logged.append(str(error)))
         page.on("request", lambda request: requested.append(request.url))
         page.goto(address)

@@ -137,7 +137,7 @@ def test_gemma_trains_and_is_evaluated(digits_folder: Path, tmp_path: Path) -> N
     done = invoke("training.cli", *words)
     assert done.returncode == 0, done.stderr
     assert "one placeholder an image, the opening words once, no vision token can be sampled" in done.stdout
-    assert "prompts are not shared, which takes longer: the model takes token_type_ids" in done.stdout
+    assert "prompts are not shared, which takes longer: the model has layers of sliding_attention" in done.stdout
     completions = (out / "completions.jsonl").read_text()
     assert not any(token in completions for token in IMAGE_TOKENS.values())
     config = json.loads((out / "final" / "generation_config.json").read_text())

@@ -407,6 +407,8 @@ def test_what_would_differ_is_not_shared(
     with pytest.raises(SharingError, match="layers of sliding_attention"):
         trainer.share_prefixes()
     monkeypatch.undo()
+    with pytest.raises(SharingError, match="the model takes token_type_ids"):  # as Gemma 3 does
+        module.select_images({"token_type_ids": torch.zeros(1, 2)}, [0])
     trainer.model.set_attn_implementation({"text_config": "eager"})
     with pytest.raises(SharingError, match="the model's attention is eager"):
         trainer.share_prefixes()

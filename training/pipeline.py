@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from datagen.common.errors import UserError, check_torchvision, require_extra, writable_folder
+from datagen.common.errors import UserError, require_extra, writable_folder
 from training.config import RunConfig, Stage, StageConfig, check_adapter, check_generation, settings_of
 from training.distributed import check_ranks, finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
@@ -134,7 +134,6 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_folder(out, config.resume)
     check_flags(config)
     require_extra("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
-    check_torchvision()
     silence_libraries()
     model = pin_model(config.model or recipe_model(config.recipe) or default_model(config.hardware, built.spec))
     if config.env is not None and model in SMALL:

@@ -89,6 +89,10 @@ class BuiltDataset:
                 raise UserError(f"{path} is damaged, or was changed since it was built: build or download it again")
         return {self.folder / name: digest for name, digest in recorded.items()}
 
+    def first_questions(self, count: int) -> list[dict[str, Any]]:
+        """The first questions of the train split, their images as mappings with their `bytes`; only they are read."""
+        return first_rows(self.folder, count)
+
     def questions(self, split: str, tasks: list[str] | None = None) -> Dataset:
         """The rows of the table `r1` of a split, those of `tasks` alone where given, in the order of the files.
 
@@ -234,6 +238,16 @@ def recipe_of(built: BuiltDataset) -> DatasetConfig | None:
         return None
     recipe = built.manifest["recipe"]
     return DatasetConfig(**{key: recipe[key] for key in ("dataset", "seed", "source", "options")})
+
+
+def first_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+    """The first questions of the train split in a folder, their images as mappings with their `bytes`.
+
+    Only they are read.
+    """
+    with pq.ParquetFile(min((folder / "r1").glob("train-*.parquet"))) as file:
+        rows: list[dict[str, Any]] = next(file.iter_batches(batch_size=count)).to_pylist()
+    return rows
 
 
 def undecoded(questions: Dataset) -> Dataset:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datagen.common.errors import UserError
-from datagen.dataset.reader import OPENED, BuiltDataset
+from datagen.dataset.reader import OPENED, BuiltDataset, undecoded
 from datagen.interaction import Episode, Interaction, Observation
 from datagen.r1_format import full_message
 from datagen.registry import register
@@ -92,6 +92,11 @@ class TasksetDataset(BuiltDataset):
     taskset: Taskset
     rows: Any
     divided: bool = False
+
+    def first_questions(self, count: int) -> list[dict[str, Any]]:
+        """As of a dataset folder."""
+        asked = undecoded(self.questions("train"))
+        return list(asked.select(range(min(count, len(asked)))))
 
     def questions(self, split: str, tasks: list[str] | None = None) -> Dataset:
         """The rows of a split; there is one task."""

@@ -127,29 +127,27 @@ def largest_question(dataset: str, tasks: list[str], data: str = "") -> Question
     """
     from PIL import Image
 
-    from datagen.dataset.config import DatasetConfig
-    from datagen.dataset.importing.describe import first_rows, judge_questions
-    from datagen.dataset.reader import most_images, open_dataset, undecoded
-    from datagen.dataset.shards import sample_questions
     from datagen.registry import find_dataset
-    from datagen.taskset.questions import TasksetDataset
 
     spec, images = find_dataset(dataset), 1
     if data:
+        from datagen.dataset.reader import most_images, open_dataset
+
         built = open_dataset(data)
-        if isinstance(built, TasksetDataset):
-            asked = undecoded(built.questions("train"))
-            rows = asked.select(range(min(64, len(asked)))).to_list()
-        else:
-            rows = first_rows(built.folder, spec, "r1", 256)
+        rows = built.first_questions(256)
         if spec.several_images:
             images = max(most_images(built.questions(split)) for split in ("train", "validation"))
     elif spec.draw is None:
+        from datagen.dataset.importing.describe import judge_questions
+
         rows = judge_questions(spec)
     else:
+        from datagen.dataset.config import DatasetConfig
+        from datagen.dataset.shards import sample_questions
+
         drawn = sample_questions(DatasetConfig(dataset=dataset, size=1000, seed=0), 16)
         rows = [row for of_task in drawn.values() for row in of_task]
-    rows = [row for row in rows if row["task"] in tasks]
+    rows = [row for row in rows if row["task"] in tasks] or rows  # a task may be rarer than that
     shown = [question_images(row) for row in rows]
     contents = [image["bytes"] for of_row in shown for image in of_row]
     sizes = [Image.open(io.BytesIO(content)).size if content else (1000, 1000) for content in contents]

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from datagen.dataset.executors import Executor
 from datagen.dataset.importing.config import SOURCE, ImportConfig
 from datagen.dataset.importing.images import hash_pixels
 from datagen.dataset.manifest import MANIFEST, compare_splits, example_path, hash_files, table_sizes
-from datagen.dataset.reader import check_shard
+from datagen.dataset.reader import check_shard, first_rows
 from datagen.dataset.reward_audit import audit, summary
 from datagen.dataset.shards import make_questions, read_shard
 from datagen.hub.cards import CARD, dataset_metadata, front_matter, render, reward_definitions
@@ -41,7 +40,7 @@ def write_description(folder: Path, config: ImportConfig, facts: Mapping[str, An
     Raises:
         RuntimeError: where two splits share what they must not. That is a mistake of ours.
     """
-    for path, picture in example_files(folder, config.spec).items():
+    for path, picture in example_files(folder).items():
         write_bytes(folder / path, picture)
     recipe = {
         "dataset": config.spec.name,
@@ -92,17 +91,9 @@ def judge_questions(spec: DatasetSpec) -> list[dict[str, Any]]:
     return make_questions(spec, sample_rows(judge))
 
 
-def first_rows(folder: Path, spec: DatasetSpec, table: str, count: int) -> list[dict[str, Any]]:
-    """The first rows of the train split; only they are read."""
-    path = min((folder / table).glob("train-*.parquet"))
-    with pq.ParquetFile(path) as file:
-        rows: list[dict[str, Any]] = next(file.iter_batches(batch_size=count)).to_pylist()
-    return rows
-
-
-def example_files(folder: Path, spec: DatasetSpec) -> dict[str, bytes]:
+def example_files(folder: Path) -> dict[str, bytes]:
     """The pictures that the card shows, by their paths in the folder."""
-    return {example_path(row): encode_png(_picture(row)) for row in first_rows(folder, spec, "r1", SHOWN)}
+    return {example_path(row): encode_png(_picture(row)) for row in first_rows(folder, SHOWN)}
 
 
 def _picture(row: Mapping[str, Any]) -> Image.Image:
@@ -132,7 +123,7 @@ def make_card(folder: Path, manifest: Mapping[str, Any]) -> str:
         front=front_matter(metadata),
         spec=spec,
         manifest=manifest,
-        examples=[(example_path(row), row) for row in first_rows(folder, spec, "r1", SHOWN)],
+        examples=[(example_path(row), row) for row in first_rows(folder, SHOWN)],
         columns=dataset_columns(spec),
         rewards=reward_definitions(spec.tasks[0]),
     )
@@ -164,7 +155,7 @@ def verify_imported(folder: Path, manifest: Mapping[str, Any]) -> tuple[int, int
         raise UserError(f"{folder} has splits that share {shared}: do not use it")
     if manifest["recipe"]["size"] != images or set(again["splits"]["images"]) != set(SPLITS):
         raise UserError(f"{folder / MANIFEST}: its recipe names another number of images than the files hold")
-    for path, picture in example_files(folder, spec).items():
+    for path, picture in example_files(folder).items():
         if not (folder / path).is_file() or (folder / path).read_bytes() != picture:
             raise UserError(f"{folder / path} is not what the files give: import again")
     card = folder / CARD

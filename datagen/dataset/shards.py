@@ -46,12 +46,16 @@ def raw_row(config: DatasetConfig, split: str, index: int) -> dict[str, Any]:
     Raises:
         UserError: as `draw_example`.
     """
-    spec, example = config.spec, draw_example(config, split, index)
+    return stored_row(config.spec, row_id(config, split, index), draw_example(config, split, index))
+
+
+def stored_row(spec: DatasetSpec, raw_id: str, example: DrawnExample) -> dict[str, Any]:
+    """What was drawn, as a row of `raw` with an id."""
     truth = {
         name: _stored(value) if spec.raw_columns[name].kind == "image" else value
         for name, value in example.truth.items()
     }
-    return {"id": row_id(config, split, index), "image": _stored(example.image), **truth}
+    return {"id": raw_id, "image": _stored(example.image), **truth}
 
 
 def _stored(image: Image.Image) -> dict[str, Any]:

@@ -30,10 +30,15 @@ class Attention:
     weights: NDArray[np.float32]
     grids: Sequence[tuple[int, int]]
 
+    def mean(self, heads: Sequence[Head]) -> NDArray[np.float32]:
+        """The mean share of some heads, (tokens, image tokens)."""
+        layers, numbers = zip(*heads, strict=True)
+        shares: NDArray[np.float32] = self.weights[list(layers), list(numbers)].mean(0)
+        return shares
+
     def maps(self, heads: Sequence[Head]) -> list[NDArray[np.float32]]:
         """For each image (tokens, rows, columns): the mean share of some heads."""
-        mean = self.weights[[layer for layer, _ in heads], [head for _, head in heads]].mean(0)
-        found, start = [], 0
+        mean, found, start = self.mean(heads), [], 0
         for rows, columns in self.grids:
             found.append(mean[:, start : start + rows * columns].reshape(-1, rows, columns))
             start += rows * columns

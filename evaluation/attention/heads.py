@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from datagen import r1_format
 from datagen.common.errors import UserError
 from datagen.dataset.config import DatasetConfig
-from datagen.dataset.shards import draw_example, r1_row, raw_row
+from datagen.dataset.shards import draw_example, r1_row, row_id, stored_row
 from datagen.interaction import decode_image
 from datagen.task import DatasetSpec
 from evaluation.attention.forward import Head, attention
@@ -104,7 +104,8 @@ def look_ups(backend: TransformersBackend, config: DatasetConfig, index: int) ->
     Raises:
         UserError: where the dataset is one of images of your own, which are not drawn.
     """
-    raw, drawn = raw_row(config, "validation", index), draw_example(config, "validation", index)
+    drawn = draw_example(config, "validation", index)
+    raw = stored_row(config.spec, row_id(config, "validation", index), drawn)
     tasks = [task for task in config.spec.tasks if task.applies_to(raw)]
     row = r1_row(config.spec, tasks[index % len(tasks)], raw)
     text = r1_format.completion_of(row["solution"])

@@ -75,8 +75,7 @@ def _tokens(message: Message, heads: HeadChoice | None, spec: DatasetSpec) -> It
     """
     mean, end = None, 0
     if message.looked is not None and heads is not None:
-        layers, numbers = zip(*heads.heads, strict=True)
-        mean = message.looked.weights[list(layers), list(numbers)].mean(0)
+        mean = message.looked.mean(heads.heads)
     spans = [match.span() for match in read_texts(spec, message.text)]
     for number, text in enumerate(message.tokens):
         start, end = end, end + len(text)

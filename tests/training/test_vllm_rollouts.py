@@ -51,12 +51,16 @@ def test_trl_leaves_the_images_of_old_weights_in_vllms_cache() -> None:
     assert "reset_encoder_cache" not in text, "TRL #7198: sync_weights need not reset the encoder's cache"
 
 
+KEPT: list[Any] = []  # an engine that is collected ends the process group that the next one has just begun
+
+
 @pytest.fixture(scope="module", params=WAYS)
 def trainer(request: pytest.FixtureRequest, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("trainer")
     alone, lora = request.param == "alone", {"r": 4, **WAYS[request.param]}
     made = make_trainer(SMALL, digits_folder, out, lora, alone=alone, vllm_mode="colocate")
     assert (made.vllm_generation.merges is None) == alone
+    KEPT.append(made)
     return made
 
 

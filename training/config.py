@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from datagen.common.config_file import dump_yaml, parse_yaml, read_config_file
-from datagen.common.errors import UserError, check_torchvision
+from datagen.common.errors import UserError
 from datagen.hub.publish import PublishOptions
 from training.recipes import load_recipe
+from training.trl_fields import trl_fields
 from training.void_settings import GENERATION, RULES, Rule, Settings, find_void
 
 Stage = Literal["cold_start", "grpo"]
@@ -246,9 +246,7 @@ def check_void(rules: list[Rule], stage: Stage, given: Settings, without: Settin
     """
     if not given:
         return
-    usual = dict.fromkeys(EXTRA_SETTINGS[stage]) | {
-        field.name: field.default for field in fields(config_class(stage)) if field.default is not MISSING
-    }
+    usual = dict.fromkeys(EXTRA_SETTINGS[stage]) | {name: field.default for name, field in trl_fields(stage).items()}
     if reason := find_void(rules, given, {**usual, **without}, {**usual, **merged}):
         raise UserError(reason)
 
@@ -321,7 +319,7 @@ def validate_settings(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]
     from huggingface_hub import get_token
     from pydantic import TypeAdapter, ValidationError
 
-    types = typing.get_type_hints(config_class(stage)) | EXTRA_SETTINGS[stage]
+    types = {name: field.type for name, field in trl_fields(stage).items()} | EXTRA_SETTINGS[stage]
     result = {}
     token = get_token()
     for name, value in values.items():
@@ -386,19 +384,3 @@ def _impossible(name: str, value: Any) -> str | None:
     if name == "lora" and not (isinstance(rank := value.get("r", 8), int) and rank > 0):
         return "its r should be a whole number above 0"
     return None
-
-
-def config_class(stage: Stage) -> Any:
-    """TRL's configuration class of a stage.
-
-    Raises:
-        UserError: where torchvision is of another build than torch, so that TRL can't be imported.
-    """
-    check_torchvision()
-    if stage == "grpo":
-        from trl import GRPOConfig
-
-        return GRPOConfig
-    from trl import SFTConfig
-
-    return SFTConfig

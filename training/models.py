@@ -14,6 +14,7 @@ from datagen.common.errors import UserError, suggest
 from datagen.hub.chat_template import stop_token_ids
 from datagen.hub.checkpoint import ADAPTER, CONFIG, adapter_base, load_checkpoint, load_processor, read_settings
 from datagen.hub.fetch import download, parse_repo_id
+from datagen.hub.record import read_record
 from datagen.r1_format import vision_token_ids, with_opening
 
 SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
@@ -67,6 +68,15 @@ def adapter_settings(model: str) -> dict[str, Any]:
     """
     path = model_folder(model) / ADAPTER
     return read_settings(path) if path.is_file() else {}
+
+
+def base_model_name(model: str) -> str:
+    """What a model is called as the base of others: a published one its name, one of this machine what it came from.
+
+    Raises:
+        UserError: where the model is no folder here and can't be fetched.
+    """
+    return model if parse_repo_id(model) else str(read_record(model_folder(model)).get("base_model", model))
 
 
 def is_small(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from training.models import (
     DEFAULT_MODEL,
     SMALL,
     adapter_settings,
+    base_model_name,
     check_image_processor,
     model_folder,
     pin_model,
@@ -37,7 +38,7 @@ from training.run_folder import (
     record_stage,
     remove_unbegun,
 )
-from training.trl_config import check_tools
+from training.trl_config import check_tools, reward_weights
 from training.turns import check_turns
 
 if TYPE_CHECKING:
@@ -134,7 +135,6 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_folder(out, config.resume)
     check_flags(config)
     require_extra("train", "torch", "transformers", "trl", "accelerate", "yaml", "matplotlib")
-    silence_libraries()
     model = pin_model(config.model or recipe_model(config.recipe) or default_model(config.hardware, built.spec))
     if config.env is not None and model in SMALL:
         raise UserError(
@@ -156,9 +156,6 @@ def prepare(config: RunConfig) -> PreparedRun:
         reward_hash={task: reward_hash(find_task(task)) for task in tasks},
     )
     role: Role = "launched" if is_launched() else "standalone"
-    if role == "standalone":
-        check_tools(stage)
-        check_image_processor(model, stage.settings.get("image_processor") or {})
     plan, reason = None, ""
     if kind == "grpo" and not (out / FINAL).exists() and (role == "standalone" or has_plan()):
         plan, reason = plan_of(config, built.spec, stage, recipe)
@@ -167,10 +164,14 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_adapter(stage, adapter_settings(model))
         use_vllm, processes = bool(plan.settings.get("use_vllm")), plan.batch.processes
         check_turns(tasks, use_vllm=use_vllm, processes=processes)
+        reward_weights(stage)
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"
+    silence_libraries()
     if role != "launched":
+        check_tools(stage)
+        check_image_processor(model, stage.settings.get("image_processor") or {})
         check_disk(stage, plan, cold_start_stage(config, stage, recipe))
     return PreparedRun(config, stage, recipe, plan, reason, role, target)
 
@@ -185,7 +186,6 @@ def publish_target(config: RunConfig, tasks: list[str], model: str) -> PublishTa
         return None
     from datagen.hub.cards import model_repository
     from datagen.hub.publish import resolve_target
-    from training.trainers.checkpoints import base_model_name
 
     return resolve_target(config.push, "model", model_repository(tasks, base_model_name(model)))
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from datagen.common.errors import UserError, suggest
-from training.config import EXTRA_SETTINGS, StageConfig, config_class
+from datagen.common.errors import UserError, check_torchvision, suggest
+from training.config import EXTRA_SETTINGS, Stage, StageConfig
 from training.distributed import announced_waiting
 from training.turns import turns_of
 
@@ -152,3 +152,19 @@ def trl_errors_explained() -> Iterator[None]:
 def precision(args: Any) -> str:
     """What a TRL configuration computes in: `float32`, `bfloat16` or `float16`."""
     return "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
+
+
+def config_class(stage: Stage) -> Any:
+    """TRL's configuration class of a stage.
+
+    Raises:
+        UserError: where torchvision is of another build than torch, so that TRL can't be imported.
+    """
+    check_torchvision()
+    if stage == "grpo":
+        from trl import GRPOConfig
+
+        return GRPOConfig
+    from trl import SFTConfig
+
+    return SFTConfig

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -18,11 +19,11 @@ from training.config import (
     StageConfig,
     check_adapter,
     check_generation,
-    config_class,
     parse_assignments,
     resolve_settings,
 )
-from training.trl_config import make_trl_config
+from training.trl_config import config_class, make_trl_config
+from training.trl_fields import trl_fields
 from training.void_settings import GENERATION, RULES
 
 STAGES: list[Stage] = ["cold_start", "grpo"]
@@ -197,6 +198,18 @@ def test_a_setting_that_another_makes_void_is_refused(
 def test_a_setting_that_takes_effect_is_accepted(stage: Stage, assignments: list[str]) -> None:
     given = parse_assignments(assignments)
     assert resolve_settings("small", stage, settings=given).items() >= given.items()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_source_of_trl_gives_the_fields_that_its_class_has(stage: Stage) -> None:
+    own, read = {field.name: field for field in fields(config_class(stage))}, trl_fields(stage)
+    types = get_type_hints(config_class(stage))
+    assert set(read) == set(own)
+    computed = {name for name in own if read[name].default is None and own[name].default is not None}
+    assert computed <= {"optim", "include_for_metrics"}
+    assert all(read[name].default == own[name].default for name in own if name not in computed)
+    others = {name for name in own if read[name].type != types[name]}
+    assert others == {name for name in own if re.search("transformers|accelerate", str(types[name]))}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -15,13 +15,13 @@ from datagen.common.files import CURVE, RECORD, write_json, write_text
 from datagen.common.versions import installed_versions
 from datagen.dataset.manifest import code_record
 from datagen.hub.cards import CARD, license_of, model_card, public_record
-from datagen.hub.fetch import MODEL_FILES, parse_repo_id
+from datagen.hub.fetch import MODEL_FILES
 from datagen.hub.publish import Published, PublishTarget, RepoIdentity, publish
 from datagen.hub.record import CARD_KEYS, read_record
 from datagen.hub.run_folder import whole_checkpoints
 from datagen.registry import find_dataset_or_task
 from training.config import StageConfig
-from training.models import model_folder
+from training.models import base_model_name, model_folder
 from training.trl_compat import AtomicCheckpoints
 
 QUESTIONS = "questions.json"  # what decides the next questions, where TRL's sampler does not
@@ -71,15 +71,6 @@ def publish_checkpoint(folder: Path, to: PublishTarget) -> Published:
     files[CARD] = model_card(record, repo=to.repo, curve=curve.is_file()).encode()
     # With the same weights and record it is the same checkpoint: a card with results, published since, stays.
     return publish(to, files, RepoIdentity(RECORD, "run_hash", record["run_hash"]), no_change=CARD)
-
-
-def base_model_name(model: str) -> str:
-    """What a model is called as the base of others: a published one its name, one of this machine what it came from.
-
-    Raises:
-        UserError: where the model is no folder here and can't be fetched.
-    """
-    return model if parse_repo_id(model) else str(read_record(model_folder(model)).get("base_model", model))
 
 
 def make_record(stage: StageConfig, name: str) -> dict[str, Any]:

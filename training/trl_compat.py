@@ -11,6 +11,7 @@ where an upstream release makes a part unnecessary. Where there is no issue, loo
 | `ResumeDataOrder` | each later epoch of a resumed run has the order of the first | no issue |
 | `trainers.shared_prefix.trainer` | prompts are forwarded once a completion | no issue for images |
 | `trainers.dynamic_sampling` | no dynamic sampling, and no say in what is asked next | no issue |
+| `MultiTurn._get_tool_suffix_ids` | what came back is tokenized anew in each episode, its images too | no issue |
 | `ScoredBatches` | no hook between the scoring of completions and the loss | no issue |
 | `SyncedVLLMGeneration.sync_weights` | images of old weights stay in vLLM's cache | TRL #7198, pull request #7200 |
 | `SyncedVLLMGeneration.send_adapter` | all weights are sent where an adapter would do | TRL #5975, pull request #6007 |

@@ -41,6 +41,7 @@ SETTINGS = {
     "gradient_checkpointing": False,
     "loss_type": "dr_grpo",
     "beta": 0.0,
+    "freeze_vision": True,  # so that features of images are looked up
 }
 
 
@@ -115,6 +116,7 @@ def test_the_loss_gets_what_was_sampled_and_every_image_that_was_shown(
     with patch.object(grpo, "R1GRPOTrainer", trainer_class), patch.object(grpo, "run_trainer", train):
         grpo.train(run)
     (trainer,) = kept
+    assert trainer.image_features.known
     processor, batch = trainer.processing_class, trainer.seen
     rows = {row["id"]: row for row in open_dataset(folder).questions("train")}
     lines = [json.loads(line) for line in Path(run.out, "completions.jsonl").read_text().splitlines()]

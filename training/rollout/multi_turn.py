@@ -23,6 +23,7 @@ from datagen.hub.chat_template import image_placeholder
 from datagen.interaction import Episode, Observation, continued, decode_image, observation_parts, question_images
 from datagen.r1_format import completion_of, full_message, with_image
 from datagen.registry import find_task
+from training.rollout.image_features import ImageFeatures, keep_image_features
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `environment_factory` is experimental: TRL's version is pinned
 Conversation = list[dict[str, Any]]
@@ -67,13 +68,33 @@ def own_parser(tokenizer: Any, goes_on: GoesOn) -> Iterator[None]:
 
 
 class MultiTurn(GRPOTrainer):  # type: ignore[misc]
-    """A mixin for TRL's trainer: in episodes of several turns `goes_on` says which messages something comes back to."""
+    """A mixin for TRL's trainer: in episodes of several turns `goes_on` says which messages something comes back to.
+
+    Private parts of TRL that it overrides are listed in `training.trl_compat`.
+    """
 
     goes_on: GoesOn
+    image_features: ImageFeatures | None = None
+
+    def play_episodes(self, goes_on: GoesOn, model: Any) -> None:
+        """Play episodes of several turns from now on; `model` is that of transformers inside wrappers and adapters."""
+        self.goes_on = goes_on
+        self.image_features = keep_image_features(model)
+        self.suffixes: dict[Any, list[int]] = {}
+
+    def _get_tool_suffix_ids(self, tool_messages: list[dict[str, Any]]) -> list[int]:
+        """TRL's tokens of what came back, which depend on its text and on the size of its images alone."""
+        parts = [part for message in tool_messages for part in message["content"]]
+        key = tuple((part["type"], part["image"].size if part["type"] == "image" else part["text"]) for part in parts)
+        if key not in self.suffixes:
+            self.suffixes[key] = super()._get_tool_suffix_ids(tool_messages)
+        return self.suffixes[key]
 
     def _generate(self, prompts: list[Any]) -> Any:
         if self.environment_factories is None:
             return super()._generate(prompts)
+        if self.image_features is not None:
+            self.image_features.forget()  # the images of the batch before
         with own_parser(self._tokenizer, self.goes_on):
             return super()._generate(prompts)
 

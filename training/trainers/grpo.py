@@ -124,7 +124,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         check.trainer = trainer
     say_what_vllm_is_sent(trainer)
     if goes_on:
-        trainer.goes_on = goes_on
+        trainer.play_episodes(goes_on, trainer.base_of(trainer.model))
     if stage.settings.get("shared_prefix", True):
         share_prefixes(trainer, tried=preflight)
     trainer.choose_questions(stage, dataset, last_checkpoint(out))

@@ -21,7 +21,7 @@ from datagen.r1_format import extract_answer, read_integer
 from datagen.rendering.compositing import CANVAS, colorize, composite, random_boxes
 from datagen.sources.mnist import SIDE, DigitImages
 from datagen.task import Column, DatasetSpec, DrawnExample, GroundTruth, Task
-from datagen.tasks.digits import add_up
+from datagen.tasks.digits import additions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,8 +101,19 @@ def economy(episode: Episode, example: GroundTruth) -> float:
 
 
 def look(example: GroundTruth) -> list[str]:
-    """The calls of the trace: one cell after the other."""
-    return [format_call(f"Look at {cell}.", f"zoom {cell}") for cell in example["cells"]]
+    """The calls of the trace: one cell after the other, each behind what was seen in the cell before.
+
+    The thoughts name no cell: a small model takes the number of a cell for a digit that it saw.
+    """
+    thoughts = ["Look.", *(f"I see {digit}." for digit in example["digits"][:-1])]
+    return [format_call(thought, f"zoom {cell}") for thought, cell in zip(thoughts, example["cells"], strict=True)]
+
+
+def conclude(example: GroundTruth) -> str:
+    """The trace of the last message: the digit seen last, then all of them, lowest first, and their additions."""
+    digits = sorted(example["digits"])
+    seen = f"I see {example['digits'][-1]}."
+    return seen if len(digits) == 1 else f"{seen} {', '.join(map(str, digits))}. {additions(digits)}"
 
 
 def swap_cells(rng: np.random.Generator, row: GroundTruth, options: Mapping[str, Any]) -> DrawnExample:
@@ -136,7 +147,7 @@ CELL = Task(
     ask=lambda example: f"Which digit is in cell {example['cells'][0]}?",
     example_answer="42",
     answer=lambda example: str(sum(example["digits"])),
-    solve=add_up,
+    solve=conclude,
     rewards=REWARDS,
     applies_to=lambda example: len(example["cells"]) == 1,
     interaction=INTERACTION,
@@ -152,7 +163,7 @@ CELL_SUM = replace(
 
 ZOOM_DATASET = DatasetSpec(
     name="zoom",
-    version="1",
+    version="2",
     summary="nine handwritten digits, too coarse to be read: look at cells with a tool, say or add what is in them",
     draw=draw,
     sources=("mnist-5k", "mnist"),
@@ -178,7 +189,7 @@ ZOOM_DATASET = DatasetSpec(
 A message calls the tool with `<tool>zoom 5</tool>`, and gets the image of cell 5, 84 x 84 pixels of `scene`. `turns`
 are the messages of the trace before `solution`. The rewards judge the whole episode, and none pays for a call.
 
-The image that is shown gives something away: a reader by 15 nearest neighbours names 22.0% of its digits at coarseness
-9, 22.9% at 12, 25.6% at 18 and 42.1% at 36, and the most frequent digit alone 9.1% (n = 1,800;
+The image that is shown gives something away: a reader by 15 nearest neighbours names 23.4% of its digits at coarseness
+9, 22.7% at 12, 27.3% at 18 and 39.9% at 36, and the most frequent digit alone 8.0% (n = 1,800;
 `python -m benchmarks.zoom_leak`).""",
 )

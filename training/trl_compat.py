@@ -12,6 +12,7 @@ where an upstream release makes a part unnecessary. Where there is no issue, loo
 | `trainers.shared_prefix.trainer` | prompts are forwarded once a completion | no issue for images |
 | `trainers.dynamic_sampling` | no dynamic sampling, and no say in what is asked next | no issue |
 | `MultiTurn._get_tool_suffix_ids` | what came back is tokenized anew in each episode, its images too | no issue |
+| `ReadableCompletions.log` | trackers get conversations as objects: trackio 0.43 shows `[object Object]` | no issue |
 | `ScoredBatches` | no hook between the scoring of completions and the loss | no issue |
 | `SyncedVLLMGeneration.sync_weights` | images of old weights stay in vLLM's cache | TRL #7198, pull request #7200 |
 | `SyncedVLLMGeneration.send_adapter` | all weights are sent where an adapter would do | TRL #5975, pull request #6007 |
@@ -212,6 +213,30 @@ class ScoredBatches(GRPOTrainer):  # type: ignore[misc]
                 batch, [sum(weight * score for weight, score in zip(weights, row, strict=True)) for row in scores]
             )
         return batch
+
+
+class ReadableCompletions(GRPOTrainer):  # type: ignore[misc]
+    """A mixin for TRL's trainer: with `log_completions` prompts and completions are logged as text."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does, where a conversation is a text with the roles in it."""
+        for column in ("prompt", "completion") if self.log_completions else ():
+            texts = [conversation_text(one) for one in self._logs[column]]
+            self._logs[column].clear()
+            self._logs[column].extend(texts)
+        super().log(logs, start_time)
+
+
+def conversation_text(messages: list[dict[str, Any]] | str) -> str:
+    """What is said in a conversation, message by message, with `[image]` where one is shown; a text stays as it is."""
+    if isinstance(messages, str):
+        return messages
+    return "\n\n".join(f"{message['role']}: {_said(message.get('content'))}" for message in messages)
+
+
+def _said(content: list[dict[str, Any]] | str | None) -> str:
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    return "".join(part["text"] if part["type"] == "text" else f"[{part['type']}] " for part in parts)
 
 
 class SyncedVLLMGeneration(VLLMGeneration):  # type: ignore[misc]

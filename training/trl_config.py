@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from datagen.common.errors import UserError, check_torchvision, suggest
@@ -33,6 +34,8 @@ def make_trl_config(stage: StageConfig) -> Any:
         "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 1,
         "report_to": "none",
+        "project": "r1vlm",
+        "run_name": Path(stage.out).name,  # a tracker goes on with the run of that name, where training is resumed
         "disable_tqdm": True,
         "remove_unused_columns": False,
     }

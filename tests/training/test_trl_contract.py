@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+import pytest
 import torch
 from datasets import load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
+
+from training.trl_compat import ReadableCompletions, conversation_text
 
 
 def reward_answer(completions: list[Any], answer: list[str], **kwargs: object) -> list[float]:
@@ -65,3 +70,36 @@ def test_the_r1_config_trains_with_trls_own_example(
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert any("visual" in name for name in moved)
     assert any("language_model" in name for name in moved)
+
+
+@pytest.mark.parametrize("kind", [GRPOTrainer, ReadableCompletions])
+def test_what_was_sampled_is_logged_as_text(
+    kind: type[GRPOTrainer], digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    trainer = kind(
+        model=AutoModelForImageTextToText.from_pretrained(random_checkpoint),
+        processing_class=AutoProcessor.from_pretrained(random_checkpoint, padding_side="left"),
+        reward_funcs=reward_answer,
+        args=GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=4,
+            max_steps=1,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            log_completions=True,
+            num_completions_to_print=0,
+            logging_steps=1,
+        ),
+        train_dataset=load_dataset(str(digits_folder), "r1", split="train"),
+    )
+    trainer.train()
+    rows = pq.read_table(tmp_path / "completions" / "completions_00001.parquet").to_pylist()
+    if kind is GRPOTrainer:
+        assert all(isinstance(row["prompt"], list) for row in rows), "look whether ReadableCompletions is still needed"
+        return
+    assert all(re.fullmatch(r"system: .*\n\nuser: \[image\] .*", row["prompt"], re.DOTALL) for row in rows)
+    assert all(row["completion"].startswith("assistant: ") for row in rows)
+    assert conversation_text(rows[0]["prompt"]) == rows[0]["prompt"]

@@ -43,7 +43,13 @@ from training.trainers.rewards import RewardFunctions
 from training.trainers.shared_prefix.trainer import SharedPrefix, SharingError
 from training.trainers.shared_prefix.trial import SharingTrial
 from training.trainers.zero_variance import ZeroVarianceGroups, check_zero_variance_settings
-from training.trl_compat import ReferenceCheckpoints, ResumeDataOrder, engine_for, reference_from_checkpoint
+from training.trl_compat import (
+    ReadableCompletions,
+    ReferenceCheckpoints,
+    ResumeDataOrder,
+    engine_for,
+    reference_from_checkpoint,
+)
 from training.trl_config import make_trl_config, reward_weights, trl_errors_explained
 from training.turns import check_turns, goes_on_rule, turns_of
 
@@ -51,7 +57,13 @@ EPISODES = 4  # traces on which a chat template is tried
 
 
 class R1GRPOTrainer(
-    DynamicSampling, RecordedCheckpoints, ReferenceCheckpoints, ZeroVarianceGroups, SharedPrefix, MultiTurn
+    DynamicSampling,
+    RecordedCheckpoints,
+    ReferenceCheckpoints,
+    ReadableCompletions,
+    ZeroVarianceGroups,
+    SharedPrefix,
+    MultiTurn,
 ):
     """TRL's trainer with complete checkpoints, each with a record, shared prompts, and a say in what is asked next."""
 

@@ -89,8 +89,9 @@ def check_tools(stage: StageConfig) -> None:
     """Check that what a stage trains with can be made: optimizer, scheduler, adapter and trackers.
 
     Raises:
-        UserError: where a package is missing, or an option is unknown.
+        UserError: where a package is missing or of another build, or an option is unknown.
     """
+    check_torchvision()
     import torch
     from transformers import Trainer, TrainingArguments, get_scheduler
     from transformers.integrations import get_reporting_integration_callbacks

@@ -53,7 +53,7 @@ def test_a_torchvision_of_another_build_is_named(
     assert not finding.passed
     for command in (
         ["training.cli", "digits", "--data", str(digits_folder), "--out", str(tmp_path / "run")],
-        ["training.cli", "digits", "--dry-run", "--steps", "2"],
+        ["training.cli", "digits", "--data", str(digits_folder), "--out", str(tmp_path / "run"), "--cold-start"],
         ["evaluation.cli", str(random_checkpoint), "--data", str(digits_folder)],
     ):
         done = invoke(*command)

@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datagen.common.code_hash import code_hash
@@ -263,6 +262,8 @@ def most_images(questions: Dataset) -> int:
     """The most images that one of some questions shows; none is decoded."""
     if "images" not in questions.column_names:
         return 1
+    import pyarrow.compute as pc  # takes a fifth of the time in which a command refuses an argument
+
     return int(pc.max(pc.list_value_length(questions.data.column("images"))).as_py())
 
 

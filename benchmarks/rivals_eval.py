@@ -12,7 +12,7 @@ from datagen.dataset.rng import example_rng
 from evaluation.config import EvalConfig, make_plan
 from evaluation.generation import AnswerGenerator, select_questions
 from evaluation.metrics.scoring import Scored, sampled
-from evaluation.prompt_variants import R1, Variant, blank_image
+from evaluation.prompt_variants import BLANK, R1, Variant
 
 N = 400  # questions of each set; 200 images
 SAMPLED = 100  # questions that are answered several times
@@ -47,7 +47,7 @@ BESIDE = {  # on the questions of the training's distribution
     "test": R1,
     "smaller": Variant("rivals-smaller", "smaller digits", smaller),
     "noisy": Variant("rivals-noisy", "noise", noisy),
-    "blank": Variant("blank", "an empty image", blank_image),
+    "blank": BLANK,
 }
 
 

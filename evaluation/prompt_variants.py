@@ -156,13 +156,14 @@ def counterfactual(spec: DatasetSpec, options: Mapping[str, Any]) -> Callable[[D
 
 
 R1 = Variant("r1", "as it is asked", unchanged)
+BLANK = Variant("blank", "an empty image", blank_image)
 DIRECT = Variant("direct", "answering at once", answer_only, opening=False, first_message=True)
 
 
 def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Variant]:
     """The ablations of the image that a dataset has; `options` are those it was built with."""
     variants = [
-        Variant("blank", "an empty image", blank_image),
+        BLANK,
         Variant("other", "another example's image", swapped_image),
     ]
     if spec.has_tool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from datagen.common.errors import UserError, require_extra, writable_folder
+from datagen.common.errors import UserError, check_torchvision, require_extra, writable_folder
 from training.config import RunConfig, Stage, StageConfig, check_adapter, check_generation, settings_of
 from training.distributed import check_ranks, finishes_run, has_plan, is_launched, is_main, leave_process_group
 from training.launch.presets import restrict_gpus, visible_gpus
@@ -168,6 +168,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"
+    check_torchvision()
     silence_libraries()
     if role != "launched":
         check_tools(stage)

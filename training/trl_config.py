@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from datagen.common.errors import UserError, check_torchvision, suggest
+from datagen.common.errors import UserError, suggest
 from training.config import EXTRA_SETTINGS, Stage, StageConfig
 from training.distributed import announced_waiting
 from training.turns import turns_of
@@ -89,9 +89,8 @@ def check_tools(stage: StageConfig) -> None:
     """Check that what a stage trains with can be made: optimizer, scheduler, adapter and trackers.
 
     Raises:
-        UserError: where a package is missing or of another build, or an option is unknown.
+        UserError: where a package is missing, or an option is unknown.
     """
-    check_torchvision()
     import torch
     from transformers import Trainer, TrainingArguments, get_scheduler
     from transformers.integrations import get_reporting_integration_callbacks
@@ -159,12 +158,7 @@ def precision(args: Any) -> str:
 
 
 def config_class(stage: Stage) -> Any:
-    """TRL's configuration class of a stage.
-
-    Raises:
-        UserError: where torchvision is of another build than torch, so that TRL can't be imported.
-    """
-    check_torchvision()
+    """TRL's configuration class of a stage."""
     if stage == "grpo":
         from trl import GRPOConfig
 

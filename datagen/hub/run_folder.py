@@ -43,3 +43,9 @@ def _fault(path: Path) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The whole checkpoint of the highest step in a run folder, or None."""
+    checkpoints = whole_checkpoints(out)[0]
+    return checkpoints[-1] if checkpoints else None

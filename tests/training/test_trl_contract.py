@@ -40,29 +40,33 @@ def test_trl_has_no_dynamic_sampling() -> None:
     assert not named, "look whether trainers/dynamic_sampling.py is still needed"
 
 
+def make_trainer(kind: type[GRPOTrainer], model: Any, folder: Path, checkpoint: Path, **settings: Any) -> GRPOTrainer:
+    """A trainer on the dataset in a folder, on the CPU, which logs each step."""
+    return kind(
+        model=model,
+        processing_class=AutoProcessor.from_pretrained(checkpoint, padding_side="left"),
+        reward_funcs=reward_answer,
+        args=GRPOConfig(num_generations=4, report_to="none", use_cpu=True, bf16=False, logging_steps=1, **settings),
+        train_dataset=load_dataset(str(folder), "r1", split="train"),
+    )
+
+
 def test_the_r1_config_trains_with_trls_own_example(
     digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
     model = AutoModelForImageTextToText.from_pretrained(random_checkpoint)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    trainer = GRPOTrainer(
-        model=model,
-        processing_class=AutoProcessor.from_pretrained(random_checkpoint, padding_side="left"),
-        reward_funcs=reward_answer,
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=8,
-            num_generations=4,
-            max_completion_length=16,
-            max_steps=2,
-            learning_rate=1e-3,
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            logging_steps=1,
-            generation_kwargs={"suppress_tokens": [model.config.image_token_id, model.config.video_token_id]},
-        ),
-        train_dataset=load_dataset(str(digits_folder), "r1", split="train"),
+    trainer = make_trainer(
+        GRPOTrainer,
+        model,
+        digits_folder,
+        random_checkpoint,
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=8,
+        max_completion_length=16,
+        max_steps=2,
+        learning_rate=1e-3,
+        generation_kwargs={"suppress_tokens": [model.config.image_token_id, model.config.video_token_id]},
     )
     trainer.train()
     assert trainer.state.global_step == 2
@@ -76,24 +80,17 @@ def test_the_r1_config_trains_with_trls_own_example(
 def test_what_was_sampled_is_logged_as_text(
     kind: type[GRPOTrainer], digits_folder: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:
-    trainer = kind(
-        model=AutoModelForImageTextToText.from_pretrained(random_checkpoint),
-        processing_class=AutoProcessor.from_pretrained(random_checkpoint, padding_side="left"),
-        reward_funcs=reward_answer,
-        args=GRPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            num_generations=4,
-            max_completion_length=4,
-            max_steps=1,
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            log_completions=True,
-            num_completions_to_print=0,
-            logging_steps=1,
-        ),
-        train_dataset=load_dataset(str(digits_folder), "r1", split="train"),
+    trainer = make_trainer(
+        kind,
+        AutoModelForImageTextToText.from_pretrained(random_checkpoint),
+        digits_folder,
+        random_checkpoint,
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_completion_length=4,
+        max_steps=1,
+        log_completions=True,
+        num_completions_to_print=0,
     )
     trainer.train()
     rows = pq.read_table(tmp_path / "completions" / "completions_00001.parquet").to_pylist()

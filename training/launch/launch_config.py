@@ -14,6 +14,7 @@ from typing import Any
 from datagen.common.errors import UserError, writable_folder
 from datagen.common.files import write_text
 from datagen.hub.fetch import parse_repo_id
+from datagen.hub.run_folder import last_checkpoint
 from datagen.task import DatasetSpec
 from training.config import RunConfig, StageConfig
 from training.launch.memory import GIB, Disk, built_in, gib, shape_of
@@ -221,8 +222,6 @@ def check_move(out: Path, now: dict[str, Any]) -> None:
     DeepSpeed saves the optimizer as it is split, so a run under ZeRO goes on with the same sharding over as many
     processes. All others save it whole; without sharding and under FSDP2 any number of processes will do.
     """
-    from training.trainers.checkpoints import last_checkpoint
-
     was, last = recorded_hardware(out), last_checkpoint(out)
     if not was or not now or last is None:
         return

@@ -18,7 +18,6 @@ from datagen.hub.cards import CARD, license_of, model_card, public_record
 from datagen.hub.fetch import MODEL_FILES
 from datagen.hub.publish import Published, PublishTarget, RepoIdentity, publish
 from datagen.hub.record import CARD_KEYS, read_record
-from datagen.hub.run_folder import whole_checkpoints
 from datagen.registry import find_dataset_or_task
 from training.config import StageConfig
 from training.models import base_model_name, model_folder
@@ -45,12 +44,6 @@ class RecordedCheckpoints(AtomicCheckpoints):
         record = {**self.record, "step": step, "checkpoint": f"{run}-{step}", "shown": self.shown(step)}
         write_json(checkpoint / RECORD, record)
         write_text(checkpoint / CARD, model_card(record))
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The whole checkpoint of the highest step in a run folder, or None."""
-    checkpoints = whole_checkpoints(out)[0]
-    return checkpoints[-1] if checkpoints else None
 
 
 def publish_checkpoint(folder: Path, to: PublishTarget) -> Published:

@@ -19,7 +19,7 @@ from datagen.dataset.reader import BuiltDataset, most_images, open_dataset
 from datagen.hub.chat_template import check_questions, stop_token_ids
 from datagen.hub.generation import FAMILIES
 from datagen.hub.record import read_record
-from datagen.hub.run_folder import CHECKPOINT, step_of, whole_checkpoints
+from datagen.hub.run_folder import CHECKPOINT, last_checkpoint, step_of, whole_checkpoints
 from datagen.r1_format import completion_of, with_tool_turns
 from datagen.registry import find_dataset_or_task
 from training.callbacks.diagnosis import DiagnosisCallback
@@ -36,7 +36,7 @@ from training.models import (
 )
 from training.rollout.multi_turn import MultiTurn, ToolEnvironment, check_episode, longest_trace, own_parser
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
-from training.trainers.checkpoints import RecordedCheckpoints, last_checkpoint, make_record
+from training.trainers.checkpoints import RecordedCheckpoints, make_record
 from training.trainers.curriculum import check_enough, easiest_first, first_untraced
 from training.trainers.dynamic_sampling import DynamicSampling
 from training.trainers.rewards import RewardFunctions

@@ -33,6 +33,14 @@ LONGEST = 300  # characters of a library's message that are shown
 EXAMPLES = 3  # names of weights that are shown
 
 
+def silence_transformers() -> None:
+    """No bars and tables of transformers while it loads: what matters is said in a sentence of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def load_checkpoint(folder: Path, dtype: Any, *, trainable: bool = False) -> tuple[Any, Any]:
     """`(model, processor)` of the checkpoint in `folder`; every weight comes from its files, and is cast to `dtype`.
 

@@ -15,7 +15,7 @@ from typing import Any
 from datagen import r1_format
 from datagen.common.errors import UserError
 from datagen.hub.chat_template import check_history, check_image_counts, image_placeholder, stop_token_ids
-from datagen.hub.checkpoint import load_checkpoint, refusal
+from datagen.hub.checkpoint import load_checkpoint, refusal, silence_transformers
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
 BATCH_SIZE = 128  # prompts at a time, unless --batch-size says otherwise
@@ -126,10 +126,8 @@ def load(folder: Path, sampling: Sampling, batch_size: int, turns: int = 1) -> T
         UserError: where transformers can't load it as a vision-language model with a chat template.
     """
     import torch
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # ours counts questions
-    logging.set_verbosity_error()  # what matters is said in a sentence of ours
+    silence_transformers()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor = load_checkpoint(folder, torch.bfloat16 if device == "cuda" else torch.float32)
     if turns > 1:

@@ -18,7 +18,7 @@ from typing import Any
 from datagen import r1_format
 from datagen.common.errors import UserError
 from datagen.hub.chat_template import check_history, check_several_images, stop_token_ids
-from datagen.hub.checkpoint import check_checkpoint
+from datagen.hub.checkpoint import check_checkpoint, silence_transformers
 from datagen.interaction import image_url_part
 from evaluation.backends.base import Prompt, Sampling, backend_versions
 
@@ -167,6 +167,7 @@ def load_single(folder: Path, sampling: Sampling, turns: int = 1, shown: int = 1
         UserError: where vLLM can't load it.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    silence_transformers()
     processor = check_checkpoint(folder)  # vLLM's own errors come late, and are many lines
     if turns > 1:
         check_history(folder, processor)

@@ -261,7 +261,8 @@ class AnswerGenerator:
                     over.append(talks.correctness(index))
                     share = sum(over) / len(over)
                     low, high = wilson(share, len(over))
-                    accuracy = f"accuracy {share:.1%} ({100 * low:.0f} to {100 * high:.0f})"
+                    ended = f" of {len(over)} that ended" if going else ""  # those that end early are seldom right
+                    accuracy = f"accuracy {share:.1%} ({100 * low:.0f} to {100 * high:.0f}){ended}"
                     progress.set_postfix_str(accuracy, refresh=False)
                 progress.update()
         talks.live = [index for index in asked if index in going]

@@ -34,8 +34,16 @@ def on_files(files: Any, config: Any) -> Any:
     for name, module in COMMANDS.items():
         words = [sys.executable, "-m", "typer", module, "utils", "docs", "--name", name]
         text = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        files.append(File.generated(config, f"reference/{name.replace(' ', '-')}.md", content=text))
+        files.append(File.generated(config, f"reference/{name.replace(' ', '-')}.md", content=whole_summaries(text)))
     return files
+
+
+def whole_summaries(text: str) -> str:
+    """The page of a command, with the first line of each subcommand's own section where Typer lists it cut short."""
+    summaries = dict(re.findall(r"^#+ `[^`]* ([\w-]+)`\n\n(.+)$", text, re.MULTILINE))
+    return re.sub(
+        r"^\* `([\w-]+)`: .*\.\.\.$", lambda cut: f"* `{cut[1]}`: {summaries[cut[1]]}", text, flags=re.MULTILINE
+    )
 
 
 def on_page_content(html: str, **_: Any) -> str:

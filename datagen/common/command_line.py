@@ -29,6 +29,7 @@ class CommandGroup(TyperGroup):
         return rest
 
 
+OURS = ("datagen", "training", "evaluation")
 LONGEST = 2000  # characters of an error that are printed
 APP: dict[str, Any] = {
     "add_completion": True,
@@ -70,6 +71,8 @@ def _sentence(error: typer.TyperException, program: str) -> str:
 def run_command(program: str, main: Callable[[], None]) -> NoReturn:
     """Run a command's main function; exit 0, or 2 with one sentence for a `UserError`, 130 for Ctrl-C.
 
+    A library that can't be imported is a fault of the installation, and gets a sentence too.
+
     Any other exception is a mistake of ours and keeps its traceback.
     """
     os.environ.setdefault("DO_NOT_TRACK", "1")  # TRL's trainers and vLLM report to their makers that they were used
@@ -79,6 +82,16 @@ def run_command(program: str, main: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         print(f"{program}: {printed(error)}", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            raise
+        reason = (str(error).strip().splitlines() or ["without a reason"])[0]
+        print(
+            f"{program}: a library can't be imported ({reason}): install what r1vlm needs together, in one command "
+            "(r1vlm-train --doctor names versions that clash)",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output (head, less) has gone: not an error

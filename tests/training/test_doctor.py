@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import invoke
+from tests.processes import invoke, refused
 from training.launch import doctor
 from training.launch.planner import Ports
 from training.launch.presets import GPU
@@ -33,6 +34,26 @@ def test_a_wrong_version_and_a_missing_package_say_what_to_install() -> None:
     assert "pip install 'r1vlm[train]'" in line
     assert "not installed" in doctor._package("no-such-package", ">=1", "train").line()
     assert doctor._package("torch", ">=2", "train").line().startswith("ok ")
+
+
+def test_versions_that_clash_and_a_library_that_can_not_be_imported_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_folder: Path
+) -> None:
+    """What `pip install --upgrade` of another package leaves: huggingface_hub 2 with transformers 5."""
+    metadata = tmp_path / "huggingface_hub-2.4.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: huggingface-hub\nVersion: 2.4.0\n")
+    (tmp_path / "datasets.py").write_text("raise ImportError('huggingface-hub<2.0 is required')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    script = Path(sys.executable).parent / "r1vlm-train"
+
+    doctor_says = subprocess.run([script, "--doctor"], capture_output=True, text=True, check=True).stdout
+    assert "transformers asks for huggingface-hub" in doctor_says
+    assert "and 2.4.0 is installed" in doctor_says
+    done = subprocess.run([script, "digits", "--data", digits_folder], check=False, capture_output=True, text=True)
+    sentence = refused(done)
+    assert "(huggingface-hub<2.0 is required)" in sentence
+    assert "--doctor" in sentence
 
 
 def test_a_torch_that_can_not_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

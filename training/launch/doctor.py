@@ -63,8 +63,7 @@ def packages() -> list[Check]:
         if requirement.marker is not None and requirement.marker.evaluate({"extra": extra})
     ]
     checks = [_package(requirement.name, str(requirement.specifier), extra) for requirement, extra in needed]
-    names = [requirement.name for requirement, _ in needed]
-    clashes = [clash for name in names for clash in _clashes(name, names)]
+    clashes = [clash for requirement, _ in needed for clash in _clashes(requirement.name)]
     checks += [Check("versions", False, clash, "install them together, in one command") for clash in clashes]
     try:
         check_torchvision()
@@ -96,8 +95,8 @@ def _package(name: str, specifier: str, extra: str) -> Check:
     return Check(name, passed, f"{installed} (r1vlm asks for {specifier})", install)
 
 
-def _clashes(name: str, names: list[str]) -> list[str]:
-    """Requirements of one package that the installed versions of the others do not meet."""
+def _clashes(name: str) -> list[str]:
+    """Requirements of a package that the installed versions of others do not meet."""
     from packaging.requirements import Requirement
 
     try:
@@ -106,7 +105,7 @@ def _clashes(name: str, names: list[str]) -> list[str]:
         return []
     clashes = []
     for requirement in map(Requirement, texts):
-        installed = _installed(requirement.name) if requirement.name in names else None
+        installed = _installed(requirement.name)
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         if installed is not None and applies and not requirement.specifier.contains(installed, prereleases=True):
             clashes.append(f"{name} asks for {requirement.name}{requirement.specifier}, and {installed} is installed")

@@ -75,14 +75,14 @@ class Variant:
     def full_message(self, example: Mapping[str, Any], completion: str) -> str:
         """The full assistant message of what a model generated.
 
-        A direct answer is put behind the right reasoning, so that the same rewards score the answer alone.
+        A direct answer is put behind the right reasoning, so that the same rewards score the answer alone. That is read
+        from the row's solution: not every task can reason about a row of `r1`, which lacks columns of `raw`.
         """
         if self.opening:
             return r1_format.full_message(completion)
         answer = r1_format.extract_answer(completion)
-        return r1_format.format_solution(
-            find_task(example["task"]).solve(example), completion.strip() if answer is None else answer
-        )
+        reasoning, _ = r1_format.parse(example["solution"]) or ("", "")
+        return r1_format.format_solution(reasoning, completion.strip() if answer is None else answer)
 
 
 def unchanged(rows: Dataset, index: int) -> Row:

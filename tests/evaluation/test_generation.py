@@ -10,7 +10,10 @@ import pytest
 
 from datagen import r1_format
 from datagen.dataset.reader import open_dataset
+from datagen.dataset.shards import make_questions
 from datagen.registry import TASKS
+from datagen.task import DatasetSpec
+from datagen.tasks.judges import JUDGES, OWN, sample_rows
 from evaluation.metrics.ablations import findings
 from evaluation.metrics.scoring import majority_right, score_messages
 from evaluation.prompt_variants import DIRECT, ablation_variants
@@ -141,6 +144,14 @@ def test_variants_ask_what_they_say(name: str, small_datasets: dict[str, Path]) 
             assert score_messages([other], [right]).correctness == 1
             assert score_messages([question], [right]).correctness == 0
             assert found["exchanged"].prompt(rows, place).shown[0].tobytes() != rows[place]["image"].tobytes()
+
+
+@pytest.mark.parametrize("spec", OWN.values(), ids=list(OWN))
+def test_a_direct_answer_about_own_images_is_scored(spec: DatasetSpec) -> None:
+    judge = JUDGES[spec.name.removeprefix("own-").removesuffix("-images")]
+    for question in make_questions(spec, sample_rows(judge)):
+        said = DIRECT.full_message(question, question["answer"])
+        assert score_messages([question], [said]).correctness == 1
 
 
 def test_findings(questions: list[dict[str, Any]]) -> None:

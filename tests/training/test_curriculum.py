@@ -87,6 +87,19 @@ def test_as_many_questions_as_the_run_asks_from_all_levels(steps: int, levels: l
     assert chosen["id"] == easiest_first(questions, find_dataset_or_task("sum"), make_trl_config(run))["id"]
 
 
+@pytest.mark.parametrize("epochs", [0.25, 0.5, 1, 2])
+def test_a_part_of_an_epoch_ends_with_the_hardest(epochs: float) -> None:
+    questions = Dataset.from_dict({"id": list(range(40)), "num_digits": [1 + i // 10 for i in range(40)]})
+    settings = {"num_train_epochs": epochs, "max_steps": -1, "bf16": False}
+    run = StageConfig("grpo", "", "", ["sum"], "unused", 0, settings, "", {})
+    config = make_trl_config(run)
+    chosen = easiest_first(questions, find_dataset_or_task("sum"), config)
+    assert len(chosen) * config.num_train_epochs == 40 * epochs
+    asked = chosen["num_digits"][: int(40 * epochs)]  # a question a step
+    assert asked == sorted(asked)
+    assert (asked[0], asked[-1]) == (1, 4)
+
+
 @given(st.lists(st.lists(st.sampled_from([0.0, 0.1, 1.1]), min_size=3, max_size=3), min_size=1))
 def test_a_group_has_variance_where_two_of_it_differ(groups: list[list[float]]) -> None:
     same = zero_variance([reward for group in groups for reward in group], 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -38,12 +39,18 @@ def easiest_first(questions: Any, dataset: DatasetSpec, config: Any) -> Any:
 
     From easy to hard as in Bengio et al. 2009, https://doi.org/10.1145/1553374.1553380. A run that ends before it has
     seen every question asks a random part of them, so that it still ends with the hardest. `config` is the trainer's
-    GRPOConfig: its `shuffle_dataset` is turned off, and so the order goes on where a checkpoint is resumed.
+    GRPOConfig: its `shuffle_dataset` is turned off, and so the order goes on where a checkpoint is resumed. A part of
+    an epoch becomes a whole one of that part.
     """
     config.shuffle_dataset = False
     groups = config.generation_batch_size // config.num_generations  # questions that are asked at a time
-    batches = -(-config.max_steps * config.gradient_accumulation_steps // config.steps_per_generation)
-    needed = -(-batches // config.num_iterations) * groups if config.max_steps > 0 else len(questions)
+    needed = len(questions)
+    if config.max_steps > 0:
+        batches = -(-config.max_steps * config.gradient_accumulation_steps // config.steps_per_generation)
+        needed = -(-batches // config.num_iterations) * groups
+    elif config.num_train_epochs < 1:
+        needed = math.ceil(config.num_train_epochs * (len(questions) // groups)) * groups
+        config.num_train_epochs = 1
     chosen = questions.shuffle(seed=config.seed).select(range(min(needed, len(questions))))
     levels = chosen[dataset.difficulty]
     return chosen.select(sorted(range(len(chosen)), key=levels.__getitem__))

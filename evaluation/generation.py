@@ -166,7 +166,8 @@ class AnswerGenerator:
         """
         truths = variant.ground_truths(questions.rows, questions.examples)
         indices = [(i, k) for i in range(len(truths)) for k in range(self.plan.sampling.samples)]
-        with open_cache(self.cache_key(variant, len(indices))) as cache:
+        others = {"rows": questions.ids} if variant.others_shown else {}
+        with open_cache(self.cache_key(variant, len(indices)) | others) as cache:
             talks = Conversations(variant, questions.rows, truths, indices, cache)
             if talks.live:
                 backend = self._load_backend(len(indices))

@@ -36,7 +36,8 @@ class Variant:
 
     `transform` gives the row at an index as it is asked. `opening` says whether the opening words are given.
     `changes_truth` says that the transformed row has another right answer, which the model's answer is scored against.
-    `first_message` says that an episode ends with the first message, also of a task of several turns.
+    `first_message` says that an episode ends with the first message, also of a task of several turns. `others_shown`
+    says that the transformed row shows images of another row, which depends on the rows that are asked.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Variant:
     opening: bool = True
     changes_truth: bool = False
     first_message: bool = False
+    others_shown: bool = False
 
     def prompt(self, rows: Dataset, index: int, sample: int = 0, episode: Episode = SILENCE) -> Prompt:
         """What a model gets for the row at `index`, asked for the `sample`-th time, at this point of an episode."""
@@ -164,7 +166,7 @@ def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Var
     """The ablations of the image that a dataset has; `options` are those it was built with."""
     variants = [
         BLANK,
-        Variant("other", "another example's image", swapped_image),
+        Variant("other", "another example's image", swapped_image, others_shown=True),
     ]
     if spec.has_tool:
         variants.append(Variant("no-tool", "no tool", without_tool, first_message=True))

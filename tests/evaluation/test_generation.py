@@ -14,11 +14,12 @@ from datagen.dataset.shards import make_questions
 from datagen.registry import TASKS
 from datagen.task import DatasetSpec
 from datagen.tasks.judges import JUDGES, OWN, sample_rows
+from evaluation.backends.base import Prompt
 from evaluation.metrics.ablations import findings
 from evaluation.metrics.scoring import majority_right, score_messages
 from evaluation.prompt_variants import DIRECT, ablation_variants
 from tests.evaluation.conftest import Call, read, solutions, write_lines
-from tests.evaluation.server import serving
+from tests.evaluation.server import playing, serving
 from tests.processes import kill_when
 
 SCORES = ("n", "accuracy", "accuracy_ci95", "rewards", "slices", "findings")
@@ -152,6 +153,28 @@ def test_a_direct_answer_about_own_images_is_scored(spec: DatasetSpec) -> None:
     for question in make_questions(spec, sample_rows(judge)):
         said = DIRECT.full_message(question, question["answer"])
         assert score_messages([question], [said]).correctness == 1
+
+
+def test_answers_about_another_image_are_kept_for_that_image(
+    small_datasets: dict[str, Path], tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    asked = set()
+
+    def say(prompt: Prompt) -> str:
+        asked.add((prompt.messages[-1]["content"], prompt.shown[0].tobytes()))
+        return "So.</think>\n<answer>so</answer>"
+
+    with playing(say) as server:
+        for limit in (2, 10):  # the image after the second is the first one, and then the third
+            words = ("--endpoint", server.address, "--data", small_datasets["words"], "--split", "train", "--controls")
+            called = r1vlm_eval("served", *words, "--limit", limit, "--out", tmp_path / str(limit))
+            assert called.returncode == 0, called.stderr
+    built = open_dataset(small_datasets["words"])
+    rows = built.questions("train").select(range(10))
+    options = built.manifest["recipe"]["options"]
+    other = next(one for one in ablation_variants(built.spec, options) if one.name == "other")
+    for prompt in (other.prompt(rows, place) for place in range(10)):
+        assert (prompt.messages[-1]["content"], prompt.shown[0].tobytes()) in asked
 
 
 def test_findings(questions: list[dict[str, Any]]) -> None:

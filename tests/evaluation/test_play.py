@@ -76,6 +76,8 @@ def test_another_question_has_no_known_answer(player: Player) -> None:
     source = question_source("digits", player.model)
     question = source.question("sum", 0)
     assert question.asked(f" {question.text}\n") is question
+    as_imported = replace(question, text=" Is it red?\r\nOr blue? ")  # a browser sends the line's end as \n
+    assert as_imported.asked(" Is it red?\nOr blue? ") is as_imported
     own = question.asked("Is it red?")
     assert own.row is None
     assert "Is it red?" in own.prompt.messages[-1]["content"]

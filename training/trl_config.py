@@ -76,12 +76,12 @@ def check_saves(config: Any) -> None:
     shared, steps = config.steps_per_generation * config.num_iterations, config.gradient_accumulation_steps
     saves = ("save_steps",) if config.save_strategy == "steps" else ()
     for name in (*saves, "eval_steps"):  # a validation saves, too
-        every = getattr(config, name) or 0
-        every = math.ceil(every * config.max_steps) if every < 1 else int(every)
+        given = getattr(config, name) or 0
+        every = math.ceil(given * max(config.max_steps, 1) if given < 1 else given)  # of epochs it may be any number
         if every * steps % shared:
             raise UserError(
-                f"{name}={every} falls between steps that train on the same completions, where no run can go on: make "
-                f"it a multiple of {shared // math.gcd(shared, steps)}"
+                f"{name}={given:g} falls between steps that train on the same completions, where no run can go on: "
+                f"make it a multiple of {shared // math.gcd(shared, steps)}"
             )
 
 

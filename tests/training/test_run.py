@@ -167,6 +167,9 @@ def test_torch_looks_for_gpus_when_all_others_are_hidden(
     assert {line for line in done.stdout.splitlines() if line.startswith("looked")} == {"looked at 5"}
 
 
+SHARES = ("num_iterations=2", "num_train_epochs=1", "save_steps=0.1")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -191,6 +194,10 @@ def test_torch_looks_for_gpus_when_all_others_are_hidden(
             "multiple of 2",
         ),
         (["digits", "--data", "DATA", "--set", "num_iterations=2", "--eval-steps", "3"], "eval_steps=3 falls"),
+        (
+            ["digits", "--data", "DATA", *(f"--set={one}" for one in SHARES)],
+            "save_steps=0.1 falls between steps",
+        ),
         (["digits", "--data", "DATA", "--set", "max_completion_length=10"], "cuts off right answers"),
         (["digits", "--data", "DATA", "--cold-start", "--set", "max_length=64"], "no trace is cut off"),
         (["digits", "--data", "DATA", "--set", "temperature=0"], "input should be above 0"),

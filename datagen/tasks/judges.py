@@ -161,16 +161,20 @@ def exact_correct(message: str, example: GroundTruth) -> float:
 
 
 def choice_correct(message: str, example: GroundTruth) -> float:
-    """1.0 where the answer is the letter of the right choice (`B`, `(B)`, `B. text`), or its text, or both."""
+    """1.0 where the answer is the letter of the right choice (`B`, `(B)`, `B. text`), or its text, or both.
+
+    A letter alone is the choice of that letter, also where it is the text of another one.
+    """
     given = _given(message)
     if given is None:
         return 0.0
     answer, choices = example["answer"], example["choices"]
     right = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(answer) if len(answer) == 1 else -1
     text = read_text(choices[right]) if 0 <= right < len(choices) else None if right >= 0 else read_text(answer)
-    if text is not None and read_text(given) == text:
-        return 1.0
     match = LETTER.fullmatch(given)
+    named = ord(match[1].upper()) - ord("A") if match and not match[2] else -1
+    if text is not None and read_text(given) == text and (named == right or not 0 <= named < len(choices)):
+        return 1.0
     if match is None or right < 0 or match[1].upper() != answer:
         return 0.0
     return float(not match[2] or read_text(match[2]) == text)
@@ -307,13 +311,16 @@ def _prepare_choice(value: Any, choices: Sequence[str]) -> str:
     texts = [read_text(choice) for choice in choices]
     if len(set(texts)) < len(texts) or len(texts) > 26 or not all(texts):
         raise UnreadableError("its choices are empty, more than 26, or not all different")
+    match = LETTER.fullmatch(_as_text(value))
+    named = ord(match[1].upper()) - ord("A") if match and not match[2] else -1
     if isinstance(value, int):
         index = value
     elif (text := read_text(_as_text(value))) in texts:
         index = texts.index(text)
+        if named != index and 0 <= named < len(texts):
+            raise UnreadableError("it is the text of one choice and the letter of another")
     else:
-        match = LETTER.fullmatch(_as_text(value))
-        index = ord(match[1].upper()) - ord("A") if match and not match[2] else -1
+        index = named
     if not 0 <= index < len(texts):
         raise UnreadableError("it is none of the choices, no letter of one, and no number of one from 0 on")
     return chr(ord("A") + index)

@@ -106,6 +106,17 @@ def test_golden_cases(judge: str, right: str, given: str, wanted: tuple[float, .
     assert tuple(found.values()) == pytest.approx((1.0, *wanted))
 
 
+def test_of_choices_that_are_letters_one_is_right() -> None:
+    choices = ["D", "C", "B", "A"]
+    for right in "ABCD":
+        asked = question("choice", right, choices)
+        earned = [score(task_of("choice"), format_solution("So.", one), asked)["correctness"] for one in "ABCD"]
+        assert earned == [float(one == right) for one in "ABCD"]
+    assert JUDGES["choice"].prepare("B", ["A", "B", "C"]) == "B"
+    assert JUDGES["choice"].prepare("K", ["Na", "K"]) == "B"
+    assert score(task_of("choice"), format_solution("So.", "K"), question("choice", "B", ["Na", "K"]))["correctness"]
+
+
 @pytest.mark.parametrize("name", JUDGES)
 def test_no_attack_earns_more_than_the_honest_message_it_replaces(name: str) -> None:
     task, rows = task_of(name), make_questions(OWN[f"own-{name}"], sample_rows(JUDGES[name]))
@@ -177,6 +188,7 @@ def test_right_answers_are_read_as_tables_have_them(name: str, value: Any, choic
         ("choice", "w", ["x", "y"]),
         ("choice", 2, ["x", "y"]),
         ("choice", "x", ["x", "X"]),
+        ("choice", "A", ["B", "A"]),
     ],
 )
 def test_a_right_answer_that_can_not_be_read_is_refused(name: str, value: Any, choices: list[str]) -> None:

@@ -46,9 +46,18 @@ class Questions:
 
 
 def select_questions(plan: EvalPlan) -> Questions:
-    """The questions of a plan, in the order of the dataset."""
+    """The questions of a plan, in the order of the dataset.
+
+    Raises:
+        UserError: where there are none.
+    """
     split = plan.dataset.questions(plan.split)
     indices = [i for i, task in enumerate(split["task"]) if task in plan.tasks][: plan.limit]
+    if not indices:
+        raise UserError(
+            f"the {plan.split} split of {plan.dataset.name} has no question of {', '.join(plan.tasks)}: name another "
+            "with --task or --split"
+        )
     rows = split.select(indices)
     return Questions(rows, rows.remove_columns(plan.dataset.spec.image_column).to_list(), set(split["id"]))
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from datagen import r1_format
+from datagen.dataset.build import build
+from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
 from datagen.hub.chat_template import check_history, end_of_turn
 from datagen.interaction import Observation, format_call
@@ -321,6 +323,13 @@ def test_what_a_file_says_of_results_is_not_believed(
     message = refused(score_again([written[0] | {"turns": [first | {"image": "0" * 64}, *more]}, *written[1:]]))
     assert f"turn 1 of the answer to {written[0]['id']!r}" in message
     assert "shows another image" in message
+
+
+def test_a_task_without_questions_is_refused(random_checkpoint: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
+    config = DatasetConfig(dataset="zoom", size=10, seed=0, options={"cells": (1, 1)})
+    data = build(config, tmp_path / "zoom", executor=map)
+    done = r1vlm_eval(random_checkpoint, "--data", data, "--task", "cells", "--out", tmp_path / "out")
+    assert "has no question of cells" in refused(done)
 
 
 @pytest.mark.parametrize("turns", [5, "x", [None], [{}], [{"completion": 1}], [["x"]]])

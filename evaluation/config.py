@@ -261,8 +261,10 @@ def _dataset(config: EvalConfig, models: Sequence[ModelSource]) -> BuiltDataset:
     if config.env is None:
         return open_dataset(config.data) if config.data else _recorded_dataset(models)
     dataset = open_taskset(config.env, config.limit)
-    trained = any(one.record.get("dataset_fingerprint") == dataset.fingerprint for one in models)
-    return replace(dataset, divided=trained)  # of a model that was trained on them, on the others alone
+    if all(one.record.get("dataset_fingerprint") != dataset.fingerprint for one in models):
+        return dataset
+    # Of a model that was trained on them, on the others alone: the first of these, not of all.
+    return replace(open_taskset(config.env), divided=True)
 
 
 def _recorded_dataset(models: Sequence[ModelSource]) -> BuiltDataset:

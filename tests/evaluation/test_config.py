@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,15 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from datasets import Dataset
 from pydantic import ValidationError
 
 from datagen.common.errors import UserError
-from evaluation import EvalConfig, EvalResult, cli, evaluate, generation
+from datagen.taskset.questions import TasksetDataset
+from evaluation import EvalConfig, EvalResult, cli, config, evaluate, generation
 from evaluation.backends.base import Sampling
 from evaluation.completion_cache import cache_path, open_cache
+from evaluation.config import make_plan
 from evaluation.generation import AnswerGenerator
 from evaluation.prompt_variants import R1
 from tests.evaluation.conftest import Call, solutions, write_lines
@@ -133,3 +138,21 @@ def test_the_package_is_light_to_import() -> None:
     code = "import sys, evaluation; evaluation.EvalConfig; print({'torch', 'datasets', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_limit_of_a_taskset_that_was_trained_on_counts_the_questions_that_are_asked(
+    random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verifiers is not needed for it: of 20 tasks the last two are the test split."""
+
+    def open_taskset(name: str, limit: int | None = None) -> TasksetDataset:
+        rows = Dataset.from_dict({"task": ["theirs"] * 20, "split": ["train"] * 18 + ["test"] * 2})
+        manifest = {"recipe": {"dataset": "digits", "options": {}}, "fingerprint": "f", "files": {}}
+        return TasksetDataset(name, tmp_path, manifest, taskset=None, rows=rows.select(range(limit or 20)))
+
+    monkeypatch.setattr(config, "open_taskset", open_taskset)
+    model = shutil.copytree(random_checkpoint, tmp_path / "model")
+    asked = EvalConfig(checkpoint=str(model), env="theirs", limit=3, out=tmp_path / "out")
+    assert len(make_plan(asked).dataset.questions("test")) == 3
+    (model / "r1vlm.json").write_text(json.dumps({"dataset_fingerprint": "f"}))
+    assert make_plan(asked).dataset.questions("test")["split"] == ["test"] * 2

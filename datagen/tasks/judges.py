@@ -313,7 +313,7 @@ def _prepare_choice(value: Any, choices: Sequence[str]) -> str:
         raise UnreadableError("its choices are empty, more than 26, or not all different")
     match = LETTER.fullmatch(_as_text(value))
     named = ord(match[1].upper()) - ord("A") if match and not match[2] else -1
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         index = value
     elif (text := read_text(_as_text(value))) in texts:
         index = texts.index(text)

@@ -165,6 +165,7 @@ def test_a_long_answer_takes_no_longer_than_it_may(name: str, answer: str) -> No
         ("boxes", [[1, 2, 3, 4]], [], "[[1, 2, 3, 4]]"),
         ("choice", 2, ["x", "y", "z"], "C"),
         ("choice", "y", ["x", "y", "z"], "B"),
+        ("choice", True, ["True", "False"], "A"),
         ("choice", "b)", ["x", "y", "z"], "B"),
         ("choice", "a heron", [], "a heron"),
     ],
@@ -189,6 +190,7 @@ def test_right_answers_are_read_as_tables_have_them(name: str, value: Any, choic
         ("choice", 2, ["x", "y"]),
         ("choice", "x", ["x", "X"]),
         ("choice", "A", ["B", "A"]),
+        ("choice", True, ["yes", "no"]),
     ],
 )
 def test_a_right_answer_that_can_not_be_read_is_refused(name: str, value: Any, choices: list[str]) -> None:

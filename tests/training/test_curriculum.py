@@ -87,6 +87,24 @@ def test_as_many_questions_as_the_run_asks_from_all_levels(steps: int, levels: l
     assert chosen["id"] == easiest_first(questions, find_dataset_or_task("sum"), make_trl_config(run))["id"]
 
 
+def test_a_second_run_asks_no_question_that_the_cold_start_before_the_first_showed_a_trace_of(
+    digits_folder: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    first = run_of(digits_folder, shutil.copytree(random_checkpoint, tmp_path / "cold"), tmp_path / "first")
+    built = open_dataset(digits_folder)
+    rows = built.questions("train", first.tasks)
+    first = replace(first, dataset_fingerprint=built.fingerprint)
+    record = {"traces": len(rows) - 2, "dataset_fingerprint": first.dataset_fingerprint, "tasks": first.tasks}
+    (tmp_path / "cold" / "r1vlm.json").write_text(json.dumps(record))
+    one_step = {**first.settings, "max_steps": 1, "save_steps": 1}
+    checkpoint = grpo.train(replace(first, settings=one_step))
+    second = replace(first, model=str(checkpoint), out=str(tmp_path / "second"), settings=one_step)
+    grpo.train(second)
+    for run in (first, second):
+        lines = (Path(run.out) / "completions.jsonl").read_text().splitlines()
+        assert {json.loads(line)["id"] for line in lines} == set(rows["id"][-2:])
+
+
 @pytest.mark.parametrize("epochs", [0.25, 0.5, 1, 2])
 def test_a_part_of_an_epoch_ends_with_the_hardest(epochs: float) -> None:
     questions = Dataset.from_dict({"id": list(range(40)), "num_digits": [1 + i // 10 for i in range(40)]})

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,12 @@ def make_record(stage: StageConfig, name: str) -> dict[str, Any]:
         "versions": installed_versions(PACKAGES),
         "git_commit": git_commit(),
     }
+
+
+def traces_shown(stage: StageConfig, base: Mapping[str, Any]) -> int:
+    """Of how many of a stage's training questions, the first ones, its model was shown a trace, by its record."""
+    ours = base.get("dataset_fingerprint") == stage.dataset_fingerprint and base.get("tasks") == stage.tasks
+    return int(base.get("traces", 0)) if ours else 0
 
 
 def hardware_name() -> str:

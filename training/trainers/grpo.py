@@ -5,7 +5,7 @@ Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from datagen.common.errors import UserError
 from datagen.common.untrusted import read_object
-from datagen.dataset.reader import BuiltDataset, most_images, open_dataset
+from datagen.dataset.reader import most_images, open_dataset
 from datagen.hub.chat_template import check_questions, stop_token_ids
 from datagen.hub.generation import FAMILIES
 from datagen.hub.record import read_record
@@ -36,7 +36,7 @@ from training.models import (
 )
 from training.rollout.multi_turn import MultiTurn, ToolEnvironment, check_episode, longest_trace, own_parser
 from training.rollout.parity import BANNED, ParityCheck, banned_tokens
-from training.trainers.checkpoints import RecordedCheckpoints, make_record
+from training.trainers.checkpoints import RecordedCheckpoints, make_record, traces_shown
 from training.trainers.curriculum import check_enough, easiest_first, first_untraced
 from training.trainers.dynamic_sampling import DynamicSampling
 from training.trainers.rewards import RewardFunctions
@@ -79,7 +79,7 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     config = make_trl_config(stage)
     built = open_dataset(stage.data)
     base = read_record(model_folder(stage.model))
-    questions = fresh_questions(built, stage, base)
+    questions = fresh_questions(built.questions("train", stage.tasks), traces_shown(stage, base))
     check_enough(len(questions), config)
     dataset = find_dataset_or_task(stage.tasks[0])
     if stage.settings.get("curriculum") == "difficulty":
@@ -141,17 +141,14 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         share_prefixes(trainer, tried=preflight)
     trainer.choose_questions(stage, dataset, last_checkpoint(out))
     trainer.drop_zero_variance = stage.settings.get("drop_zero_variance", False)
-    trainer.record = make_record(stage, "grpo")
+    trainer.record = make_record(stage, "grpo") | {"traces": traces_shown(stage, base)}
     trainer.shown = lambda step: f"{base.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
     return run_trainer(trainer, out)
 
 
-def fresh_questions(built: BuiltDataset, stage: StageConfig, base: Mapping[str, Any]) -> Any:
-    """The training questions of which the model was shown no trace, by its record; all where there are no others."""
-    questions = built.questions("train", stage.tasks)
-    if base.get("dataset_fingerprint") != built.fingerprint or base.get("tasks") != stage.tasks:
-        return questions
-    return questions.select(range(first_untraced(len(questions), base.get("traces", 0)), len(questions)))
+def fresh_questions(questions: Any, traces: int) -> Any:
+    """The training questions of which the model was shown none of its `traces`; all where there are no others."""
+    return questions.select(range(first_untraced(len(questions), traces), len(questions)))
 
 
 def share_prefixes(trainer: SharedPrefix, *, tried: bool) -> None:

@@ -26,7 +26,7 @@ from training.callbacks.metrics_logging import MetricsLogger
 from training.config import StageConfig
 from training.models import load_model, model_folder
 from training.rollout.multi_turn import conversation, images_in
-from training.trainers.checkpoints import RecordedCheckpoints, make_record
+from training.trainers.checkpoints import RecordedCheckpoints, make_record, traces_shown
 from training.trainers.grpo import run_trainer
 from training.trl_config import make_trl_config, trl_errors_explained
 from training.turns import turns_of
@@ -59,9 +59,10 @@ def train(stage: StageConfig) -> Path:
             train_dataset=traces,
             callbacks=[MetricsLogger(out, "cold start")],
         )
-    before = read_record(model_folder(stage.model)).get("shown", "")
+    base = read_record(model_folder(stage.model))
+    before = base.get("shown", "")
     traces_seen = f"supervised training on {len(rows)} correct traces of {', '.join(stage.tasks)}."
-    trainer.record = make_record(stage, "cold-start") | {"traces": len(rows)}
+    trainer.record = make_record(stage, "cold-start") | {"traces": max(len(rows), traces_shown(stage, base))}
     trainer.shown = lambda step: f"{before} {step} steps of {traces_seen}".strip()
     return run_trainer(trainer, out)
 

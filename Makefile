@@ -1,4 +1,4 @@
-# make demo: the whole R1 pipeline on this machine (TASK=digits, zoom, words or messages).   make test: the tests;
+# make demo: the whole R1 pipeline on this machine (TASK=digits, zoom, pages, words or messages).   make test: the tests;
 # make test-fast: those without training.
 # Both set up .venv first.
 PYTHON ?= python3

@@ -90,7 +90,13 @@ def _well_formed(name: str, text: Text, honest: Text = no_answer) -> Attack:
 
 
 def _answer(name: str, answer: str) -> Attack:
-    return _well_formed(f"answer {name}", lambda _: format_solution("Easy.", answer))
+    """An answer that is wrong for every question; where it is right all the same, as for the word "nan", a shrug."""
+
+    def text(question: GroundTruth) -> str:
+        right = str(question["answer"]).lower() == answer.lower()
+        return no_answer(question) if right else format_solution("Easy.", answer)
+
+    return _well_formed(f"answer {name}", text)
 
 
 def _thinking(question: GroundTruth) -> str:

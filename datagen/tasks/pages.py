@@ -27,7 +27,7 @@ from datagen.tasks.words import CIPHER, LETTERS, VOCABULARY, encode, lookup, loo
 if TYPE_CHECKING:
     import numpy as np
 
-PAGES = "abcd"
+PAGES = "wxyz"  # which only the largest alphabet has: what a letter stands for is hardly taken for a page
 PAGE = re.compile(rf"page ([{PAGES}])", re.ASCII)
 USAGE = "To look at a page, say <tool>page N</tool> in place of an answer."
 
@@ -86,26 +86,21 @@ def economy(episode: Episode, example: GroundTruth) -> float:
     return len(pages) / len(episode.calls)
 
 
-def steps(example: GroundTruth) -> tuple[list[str], str]:
-    """The reasoning before each call of the trace, and what is read off the last page.
-
-    What to look up follows from what has been found: the page of the first letter that no page so far has shown.
-    """
-    coded, index = example["coded_message"], example["index"]
-    places = dict(zip(ALPHABETS[len(index)], index, strict=True))
-    thoughts, read = [], ""
-    for page in needed(coded, index):
-        first = next(letter for letter in coded if places[letter] == page)
-        thoughts.append(f"{read}Index: {first} = {page}.")
-        pairs = [pair for pair in dict.fromkeys(lookup(example)) if places[pair[0]] == page]
-        read = f"Page: {', '.join(f'{letter} = {plain}' for letter, plain in pairs)}. "
-    return thoughts, read
-
-
 def look(example: GroundTruth) -> Sequence[str]:
     """The calls of the trace: each page that is needed, once."""
     pages = needed(example["coded_message"], example["index"])
-    return [format_call(thought, f"page {page}") for thought, page in zip(steps(example)[0], pages, strict=True)]
+    return [format_call(known(example, pages[:seen]), f"page {page}") for seen, page in enumerate(pages)]
+
+
+def known(example: GroundTruth, seen: Sequence[str]) -> str:
+    """The reasoning of the trace after some pages: each letter's plain one, or the page that it is still on.
+
+    The page to look at next is the first one in it. All of it is one way to look letters up, with the pages before the
+    index: a small model confuses two.
+    """
+    places = dict(zip(ALPHABETS[len(example["index"])], example["index"], strict=True))
+    found = {coded: plain if places[coded] in seen else places[coded] for coded, plain in lookup(example)}
+    return f"{', '.join(f'{letter} = {found[letter]}' for letter in example['coded_message'])}."
 
 
 def exchange(rng: np.random.Generator, row: GroundTruth, options: Mapping[str, Any]) -> DrawnExample:
@@ -124,14 +119,14 @@ WORD = Task(
     ),
     example_answer="the decoded word",
     answer=lambda example: str(example["message"]),
-    solve=lambda example: f"{steps(example)[1]}{lookup_trace(example)}.",
+    solve=lambda example: f"{lookup_trace(example)}.",
     rewards={"format": episode_format, "correctness": judge_last(word_correct), "economy": economy},
     interaction=Interaction(use_tool(turn_page), len(PAGES) + 2, look, USAGE),  # one call to spare
 )
 
 PAGES_DATASET = DatasetSpec(
     name="pages",
-    version="1",
+    version="2",
     summary="a word in a cipher whose decoder is spread over four pages: find the pages in an index, then decode",
     draw=draw,
     sources=("wordfreq",),
@@ -153,6 +148,6 @@ PAGES_DATASET = DatasetSpec(
     tasks=(WORD,),
     counterfactual=exchange,
     notes="""\
-A message calls the tool with `<tool>page b</tool>`, and gets the image of page b, a quarter of `book`. `turns` are the
+A message calls the tool with `<tool>page x</tool>`, and gets the image of page x, a quarter of `book`. `turns` are the
 messages of the trace before `solution`. The rewards judge the whole episode, and none pays for a call.""",
 )

@@ -196,6 +196,15 @@ def test_the_audit_finds_careless_rewards(name: str) -> None:
     assert reward in {finding.broke for finding in audit(task, own)}
 
 
+def test_an_attack_that_happens_to_be_right_is_none() -> None:
+    """The word "nan" is among the words, and an attack answers NaN."""
+    own = [{**question, "message": "nan"} for question in questions() if question["task"] == "word"]
+    for question in own:
+        question |= {"answer": "nan", "solution": r1.format_solution("Easy.", "nan")}
+    assert own
+    assert {finding.broke for finding in audit(TASKS["word"], own)} == {None}
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
 def test_a_reward_outside_its_range_is_an_error_and_found_by_the_audit(value: float) -> None:
     task = replace(TASKS["sum"], rewards={**TASKS["sum"].rewards, "wild": lambda message, _: value if message else 0.0})

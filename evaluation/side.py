@@ -23,7 +23,7 @@ from evaluation.completions import (
 )
 from evaluation.config import EvalPlan, Side
 from evaluation.generation import AnswerGenerator, Answers, Questions
-from evaluation.metrics.ablations import findings
+from evaluation.metrics.ablations import findings, of_right
 from evaluation.metrics.external_results import mark_other_questions
 from evaluation.metrics.scoring import Scored, score_episodes, summary
 from evaluation.metrics.statistics import paired_difference
@@ -61,7 +61,8 @@ def evaluate_side(plan: EvalPlan, side: Side, questions: Questions) -> tuple[Rec
 def run_ablations(generator: AnswerGenerator, questions: Questions, scored: Scored) -> dict[str, Any]:
     """For each ablation its summary, and `lost`, by how much the accuracy is lower than with the right image.
 
-    A question is asked as often as it was with its image.
+    A question is asked as often as it was with its image. Where another answer is right then, `of_right` says how many
+    of those that are right with the right image are right with the other one, too.
     """
     dataset = generator.plan.dataset
     ablations = {}
@@ -75,6 +76,8 @@ def run_ablations(generator: AnswerGenerator, questions: Questions, scored: Scor
             "lost_ci95": list(lost.interval),
             "p_value": lost.p_value,
         }
+        if variant.changes_truth and (scored.correctness == 1).any():
+            ablations[variant.name]["of_right"] = of_right(scored, without)
     return ablations
 
 

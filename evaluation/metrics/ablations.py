@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from datagen import r1_format
 from datagen.common.formatting import percent
 from datagen.registry import find_task
 from evaluation.metrics.comparison import NEEDS_NONE
 from evaluation.metrics.scoring import Scored
+from evaluation.metrics.statistics import mean_interval
 
 CONSTANT_SHARE = 0.8  # of the answers to a task: beyond that they hardly depend on the question
 KEPT_SHARE = 0.5  # of the accuracy: a model that loses less without the image hardly needs it
@@ -31,6 +34,14 @@ def findings(scored: Scored, ablations: Mapping[str, Any]) -> list[str]:
     if "exchanged" in ablations and loses_most(ablations["exchanged"], accuracy):
         sentences.append(f"It does not follow what the image shows: {accuracies(ablations['exchanged'], accuracy)}.")
     return sentences
+
+
+def of_right(scored: Scored, changed: Scored) -> dict[str, Any]:
+    """Of the questions that are answered rightly, the share answered rightly too where another answer is right."""
+    places = np.flatnonzero(scored.correctness == 1)
+    kept = changed.correctness[places]
+    interval = mean_interval(kept, [scored.images[place] for place in places])
+    return {"n": len(places), "accuracy": float(kept.mean()), "accuracy_ci95": list(interval)}
 
 
 def constant_answer(task: str, scored: Scored) -> str | None:

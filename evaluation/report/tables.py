@@ -12,6 +12,7 @@ from evaluation.metrics.scoring import ACCURACY
 COUNTS = {"calls": "calls", "refused_calls": "refused"}
 TURNS = {**COUNTS, "looked": "looked", "mended": "mended", "spoiled": "spoiled"}
 """The columns of tasks of several turns, by what `turn_figures` calls them; all but `COUNTS` are shares."""
+OF_RIGHT = "  of what is right as asked"
 
 
 def accuracy_text(accuracy: float, interval: Sequence[float]) -> str:
@@ -136,8 +137,13 @@ def turns_texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def ablation_rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """(label, summary) of each ablation of a result."""
-    return [(f"with {row['title']}", row) for row in result.get("controls", {}).values()]
+    """(label, summary) of each ablation of a result, and of those behind it that were right with the right image."""
+    rows = []
+    for row in result.get("controls", {}).values():
+        rows.append((f"with {row['title']}", row))
+        if "of_right" in row:
+            rows.append((OF_RIGHT, row["of_right"]))
+    return rows
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

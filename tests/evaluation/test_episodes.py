@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from datagen import r1_format
+from datagen.common.formatting import percent
 from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
@@ -22,7 +23,9 @@ from datagen.interaction import Observation, format_call
 from datagen.tasks.zoom import CELLS, USAGE, zoom
 from evaluation.backends import transformers as transformers_backend
 from evaluation.backends.base import Prompt, Sampling
+from evaluation.metrics.statistics import wilson
 from evaluation.prompt_variants import R1
+from evaluation.report.tables import result_table
 from tests.evaluation.conftest import Call, prompt_at, read
 from tests.evaluation.server import Server, playing
 from tests.processes import invoke, kill_when, refused
@@ -346,6 +349,7 @@ def test_ablations_of_a_model_that_looks(player: Player, rows: Any, ask: Callabl
     controls = result["controls"]
     assert list(controls) == ["blank", "other", "no-tool", "exchanged"]
     assert controls["exchanged"]["accuracy"] == 1.0  # the answer follows the image
+    assert controls["exchanged"]["of_right"]["n"] == len(rows)
     zeros = rows["answer"].count("0") / len(rows)
     assert controls["blank"]["accuracy"] == controls["no-tool"]["accuracy"] == zeros
     assert controls["other"]["accuracy"] < 0.5
@@ -371,6 +375,34 @@ def test_ablations_of_a_model_that_does_not_look(rows: Any, ask: Callable[..., A
     assert result["controls"]["blank"]["accuracy"] == result["controls"]["other"]["accuracy"] == result["accuracy"]
     assert any("It does not need the image" in sentence for sentence in result["findings"])
     assert any("It does not follow" in sentence for sentence in result["findings"])
+
+
+def test_how_much_of_what_is_right_follows_an_exchange(rows: Any, ask: Callable[..., Any], tmp_path: Path) -> None:
+    """A model that looks at one cell, and of two knows the even sums by heart: their image is shown as it was."""
+    by_heart = {
+        R1.prompt(rows, place).shown[0].tobytes(): row["answer"]
+        for place, row in enumerate(rows)
+        if row["num_cells"] > 1 and sum(row["digits"]) % 2 == 0
+    }
+
+    class Half(Player):
+        def say(self, prompt: Prompt, asked: list[int], seen: list[Observation]) -> str:
+            if len(asked) == 1:
+                return super().say(prompt, asked, seen)
+            return answer(by_heart.get(prompt.shown[0].tobytes(), "1000"))
+
+    with playing(Half(rows)) as server:
+        result = ask(server, "--controls", "--report")
+    one = rows["num_cells"].count(1)
+    right = one + len(by_heart)
+    assert one < right < len(rows)
+    assert result["accuracy"] == right / len(rows)
+    kept = result["controls"]["exchanged"]["of_right"]
+    assert kept == {"n": right, "accuracy": one / right, "accuracy_ci95": list(wilson(one / right, right))}
+    shown = result_table(result).splitlines()[-1].split()
+    assert shown[:6] == ["of", "what", "is", "right", "as", "asked"]
+    assert (shown[6], shown[-1]) == (percent(one / right), str(right))
+    assert "Of what is right as asked" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_report_shows_a_conversation(rows: Any, ask: Callable[..., Any], tmp_path: Path) -> None:

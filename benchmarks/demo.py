@@ -25,7 +25,18 @@ def run(task: str, seed: int) -> dict[str, Any]:
     seconds = time.monotonic() - started
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     contrasts = [{**comparison, "task": "all"}, *comparison["slices"]["by_task"]]
-    return {"seed": seed, "seconds": round(seconds), "tasks": {one["task"]: summary(one) for one in contrasts}}
+    tasks = {one["task"]: summary(one) for one in contrasts}
+    return {"seed": seed, "seconds": round(seconds), "tasks": tasks, "controls": controls(folder)}
+
+
+def controls(folder: Path) -> dict[str, Any]:
+    """What the answers of a demo's model rest on, asked behind the clock: each ablation by its title."""
+    out = folder / "controls"
+    words = [folder / "train" / "final", "--max-new-tokens", "128", "--controls", "--out", out]
+    subprocess.run([Path(sys.executable).with_name("r1vlm-eval"), *words], check=True)
+    asked = json.loads((out / "results.json").read_text(encoding="utf-8"))["controls"].values()
+    keys = ("n", "accuracy", "accuracy_ci95", "of_right")
+    return {one["title"]: {key: one[key] for key in keys if key in one} for one in asked}
 
 
 def summary(contrast: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,8 @@ class Taskset:
 class TasksetDataset(BuiltDataset):
     """The questions of a taskset in the place of a dataset folder.
 
-    Where it is `divided` a tenth of them is validation and a tenth test, by a hash of their images; else all are asked.
+    Where it is `divided` a tenth of them is validation and a tenth test, by a hash of their images, so that no image is
+    in two splits; else all are asked.
     """
 
     taskset: Taskset
@@ -120,10 +121,14 @@ def open_taskset(name: str, limit: int | None = None) -> TasksetDataset:
     package = load_package(name)
     if limit is None and not package.env.taskset.bounded:
         raise UserError(f"{package.code} has tasks without end: say how many r1vlm-eval is to ask with --limit")
-    key = Key(dataset_name(name), limit, _digest(package))
+    key = Key(dataset_name(name), limit, _digest_code(package))
     taskset = opened(key)
     asked = [taskset.play(number, ()).turns for number in range(len(taskset.tasks))]
-    rows = [_row(key.name, number, taskset.tasks[number], turns) for number, turns in enumerate(asked)]
+    splits = split_by_images([[_digest(image) for turn in turns for image in turn.images] for turns in asked])
+    rows = [
+        _row(key.name, number, taskset.tasks[number], turns, split)
+        for number, (turns, split) in enumerate(zip(asked, splits, strict=True))
+    ]
     for row in rows:
         if not row["images"]:
             raise UserError(f"{package.code} asks {row['id']} without an image, and r1vlm asks about images")
@@ -161,7 +166,8 @@ def open_to_train(name: str) -> TasksetDataset:
     for split in SPLITS:
         if not len(divided.questions(split)):
             raise UserError(
-                f"{code} has {len(opened_here.rows)} questions, and none falls into {split}: there are too few"
+                f"{code} has {len(opened_here.rows)} questions, and none falls into {split}: there are too few, or "
+                "too many that share images, which are in one split"
             )
     OPENED[divided.name] = divided
     return divided
@@ -262,15 +268,35 @@ def _spec(key: Key, taskset: Taskset) -> DatasetSpec:
     )
 
 
-def _row(name: str, number: int, task: Any, turns: Sequence[Turn]) -> dict[str, Any]:
+def split_by_images(shown: Sequence[Sequence[str]]) -> list[str]:
+    """The split of each question, of the digests of its images: questions that images connect are in one split."""
+    leader: dict[str, str] = {}
+
+    def lead(image: str) -> str:
+        while (other := leader.setdefault(image, image)) != image:
+            leader[image] = leader[other]  # the next way is shorter
+            image = other
+        return image
+
+    for images in shown:
+        leaders = {lead(image) for image in images}
+        leader.update(dict.fromkeys(leaders, min(leaders, default="")))
+    places = [int(lead(images[0])[:8], 16) % 10 if images else 0 for images in shown]
+    return [("validation", "test", *["train"] * 8)[place] for place in places]
+
+
+def _digest(*images: Image.Image) -> str:
+    return hashlib.sha256(b"".join(repr(image.size).encode() + image.tobytes() for image in images)).hexdigest()
+
+
+def _row(name: str, number: int, task: Any, turns: Sequence[Turn], split: str) -> dict[str, Any]:
     images = [image for turn in turns for image in turn.images]
-    pixels = hashlib.sha256(b"".join(repr(image.size).encode() + image.tobytes() for image in images)).hexdigest()
     return {
         "id": f"{name}-{number:06d}-{task.hash[:8]}",
         "number": number,
         "task": name,
-        "image_id": pixels[:16],
-        "split": ("validation", "test", *["train"] * 8)[int(pixels[:8], 16) % 10],
+        "image_id": _digest(*images)[:16],
+        "split": split,
         "images": images,
         "shown": len(images),
         "prompt": [{"role": turn.role, "content": turn.text} for turn in turns],
@@ -289,7 +315,7 @@ def _table(rows: list[dict[str, Any]]) -> Dataset:
     return Dataset.from_list(rows, features=features)
 
 
-def _digest(package: Package) -> str:
+def _digest_code(package: Package) -> str:
     """SHA-256 of the code of a package, as 64 hexadecimal digits."""
     path = Path(package.code.path)
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]

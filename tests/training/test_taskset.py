@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from datagen.taskset.questions import TasksetDataset, open_to_train
+from datagen.taskset.questions import TasksetDataset, open_to_train, split_by_images
 from tests.outside import registry_restored
 from tests.processes import invoke, refused
 from tests.tasksets import PACKAGES
 
-pytestmark = pytest.mark.skipif(
+installed = pytest.mark.skipif(
     importlib.util.find_spec("verifiers") is None, reason="verifiers is not installed: make test-verifiers"
 )
 
@@ -27,6 +29,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@installed
 def test_grpo_on_a_taskset(random_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R1VLM_CACHE", str(tmp_path / "answers"))
     out = tmp_path / "run"
@@ -57,6 +60,7 @@ def test_grpo_on_a_taskset(random_checkpoint: Path, tmp_path: Path, monkeypatch:
     assert "step 1" in (tmp_path / "eval" / "report.html").read_text()
 
 
+@installed
 def test_splits_share_no_image() -> None:
     built = open_to_train("square_first")
     assert isinstance(built, TasksetDataset)
@@ -64,6 +68,17 @@ def test_splits_share_no_image() -> None:
     assert sum(map(len, shown)) == len(set.union(*shown)) == 40
 
 
+def test_questions_that_images_connect_are_in_one_split() -> None:
+    images = [sha256(bytes([number])).hexdigest() for number in range(200)]
+    assert {*split_by_images([[one] for one in images])} == {"train", "validation", "test"}
+    pairs = [[images[number], images[number - number % 5]] for number in range(200)]  # five questions share an image
+    splits = split_by_images(pairs)
+    assert {*splits} == {"train", "validation", "test"}
+    assert all(len({*splits[at : at + 5]}) == 1 for at in range(0, 200, 5))
+    assert len({*split_by_images([[*pair] for pair in pairwise(images)])}) == 1
+
+
+@installed
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

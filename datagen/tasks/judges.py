@@ -313,9 +313,12 @@ def _prepare_choice(value: Any, choices: Sequence[str]) -> str:
         raise UnreadableError("its choices are empty, more than 26, or not all different")
     match = LETTER.fullmatch(_as_text(value))
     named = ord(match[1].upper()) - ord("A") if match and not match[2] else -1
+    text = read_text(_as_text(value))
     if isinstance(value, int) and not isinstance(value, bool):
         index = value
-    elif (text := read_text(_as_text(value))) in texts:
+        if text in texts and texts.index(text) != index:
+            raise UnreadableError("it is the text of one choice and, counted from 0 on, the number of another")
+    elif text in texts:
         index = texts.index(text)
         if named != index and 0 <= named < len(texts):
             raise UnreadableError("it is the text of one choice and the letter of another")

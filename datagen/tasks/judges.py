@@ -21,6 +21,7 @@ from datagen.task import Column, DatasetSpec, GroundTruth, Reward, Task
 LONGEST = 10_000  # characters of an answer
 MOST_ITEMS = 200  # items, boxes or points of a right answer
 LARGEST = 1e6  # of a coordinate, in pixels
+LARGEST_FLOAT = 1e15  # up to which a float holds every integer
 QUOTES = "\"'`“”‘’«»"
 SPACES = " \u00a0\u2009\u202f"  # also between the digits of a number
 NUMBER = re.compile(
@@ -293,7 +294,13 @@ def _as_text(value: Any) -> str:
     """A value of a table as the text that a judge reads."""
     if isinstance(value, str):
         return value.strip()
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else as_written(value)
+
+
+def as_written(value: Any) -> str:
+    """A text or number of a table as somebody writes it: 7 for 7.0, since a table with gaps holds its integers so."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_FLOAT
+    return str(int(value) if whole else value)
 
 
 def _prepare_text(value: Any, _: Sequence[str]) -> str:

@@ -409,3 +409,32 @@ def test_choices_are_listed_and_a_large_row_group_is_cut(tmp_path: Path) -> None
     assert row["answer"] == "C"
     assert "\nA. red\nB. green\nC. blue\nD. black\n" in row["prompt"][1]["content"]
     assert len(list((tmp_path / "out" / "r1").glob("train-*-of-00002.parquet"))) == 2
+
+
+def test_numbers_of_a_parquet_file_are_read_as_somebody_writes_them(tmp_path: Path) -> None:
+    """32 bits of 0.1 are 0.1, whole numbers in a column with gaps have no point, and what is no number is no answer."""
+    count = 60
+    cells = {
+        "short": pa.array([number / 10 for number in range(count)], pa.float32()),
+        "pair": pa.array([[number / 10, 0.1] for number in range(count)], pa.list_(pa.float16())),
+        "gaps": pa.array([float("nan"), None, *map(float, range(2, count))], from_pandas=False),
+        "bytes": pa.array([b"red"] * count),
+        "options": pa.array([[number / 10, 3.0, 9.5] for number in range(count)], pa.list_(pa.float32())),
+    }
+    images = [own.encoded(own.picture(number)) for number in range(count)]
+    pq.write_table(pa.table({"image": images, **cells}), tmp_path / "in.parquet")
+
+    def answers(column: str, judge: str, *words: str) -> list[str]:
+        asked = ("--question", "What is it here?", "--answer", column, "--judge", judge, "--max-broken", "0.1", *words)
+        assert import_(tmp_path / "in.parquet", tmp_path / judge, *asked, "--near", "-1").returncode == 0
+        rows = [row for found in rows_of(tmp_path / judge, "r1").values() for row in found]
+        return [row["answer"] for row in sorted(rows, key=lambda row: str(row["id"]))]
+
+    assert answers("short", "number") == ["0", *(f"{number / 10:g}" for number in range(1, count))]
+    assert answers("pair", "list")[7] == "[0.7, 0.1]"
+    assert answers("gaps", "exact") == [str(number) for number in range(2, count)]
+    assert set(answers("short", "choice", "--choices", "options")) == {"A"}
+    broken = refused(
+        import_(tmp_path / "in.parquet", tmp_path / "new", *CLASSES[:2], "--answer", "bytes", *CLASSES[4:])
+    )
+    assert "its answer is bytes" in broken

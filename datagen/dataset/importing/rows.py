@@ -18,8 +18,17 @@ from datagen.dataset.shards import make_questions
 from datagen.schema import MOST_IMAGES
 from datagen.sources.split import SPLITS
 from datagen.task import score
-from datagen.tasks.judges import LONGEST, UnreadableError, read_json, read_number, read_places, split_solution
+from datagen.tasks.judges import (
+    LONGEST,
+    UnreadableError,
+    as_written,
+    read_json,
+    read_number,
+    read_places,
+    split_solution,
+)
 
+UNWRITTEN = (bytes, list, dict)  # what is no text or number
 OUTSIDE = "is outside the table's folder"
 
 
@@ -71,8 +80,10 @@ def prepare(config: ImportConfig, row: Mapping[str, Any]) -> Prepared:
     question = _text(row, config.question, "question") if config.question in row else config.question
     listed = [f"{chr(ord('A') + number)}. {choice}" for number, choice in enumerate(choices)]
     answer = row[config.answer]
-    if answer is None or answer == "":
+    if _is_missing(answer) or answer == "":
         raise BrokenRowError("it has no answer")
+    if isinstance(answer, bytes):
+        raise BrokenRowError("its answer is bytes, and no text or number")
     try:
         right = config.judged.prepare(answer, choices)
     except UnreadableError as error:
@@ -95,11 +106,18 @@ def prepare(config: ImportConfig, row: Mapping[str, Any]) -> Prepared:
     )
 
 
+def _is_missing(value: Any) -> bool:
+    """Whether a cell is empty: pandas and JSON may have NaN there."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _text(row: Mapping[str, Any], column: str, what: str) -> str:
     value = row[column]
-    text = "" if value is None else str(value)
+    text = "" if _is_missing(value) else str(value)
     if not text.strip():
         raise BrokenRowError(f"it has no {what}")
+    if isinstance(value, bytes):
+        raise BrokenRowError(f"its {what} is bytes, and no text")
     if SURROGATE.search(text):
         raise BrokenRowError(f"its {what} holds half of a surrogate pair")
     return text
@@ -108,9 +126,9 @@ def _text(row: Mapping[str, Any], column: str, what: str) -> str:
 def _choices(value: Any) -> list[str]:
     """The texts of choices: of a list, or of a list in JSON."""
     texts = read_json(value) if isinstance(value, str) else value
-    if not isinstance(texts, list) or not texts or any(text is None or isinstance(text, list | dict) for text in texts):
+    if not isinstance(texts, list) or not texts or any(_is_missing(one) or isinstance(one, UNWRITTEN) for one in texts):
         raise BrokenRowError("its choices are no list of texts")
-    return [str(text) for text in texts]
+    return [as_written(text) for text in texts]
 
 
 def _number(value: Any) -> float:

@@ -203,7 +203,8 @@ class ParquetTable:
         with pq.ParquetFile(self.paths[number], buffer_size=1 << 20, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=list(columns)):
                 if at + len(batch) > start:
-                    yield from batch.slice(max(0, start - at), stop - max(start, at)).to_pylist()
+                    for row in batch.slice(max(0, start - at), stop - max(start, at)).to_pylist():
+                        yield {name: shortest(value, batch.schema.field(name).type) for name, value in row.items()}
                 at += len(batch)
                 if at >= stop:
                     return
@@ -211,6 +212,15 @@ class ParquetTable:
     def identity(self) -> list[Any]:
         """Their names, sizes and times."""
         return [_file_identity(path) for path in self.paths]
+
+
+def shortest(value: Any, kind: pa.DataType) -> Any:
+    """A value of a column of that type, with 0.1 for a float of 32 bits that is nearest to it, not 0.10000000149."""
+    if value is not None and pa.types.is_floating(kind) and kind.bit_width < 64:
+        return float(str(kind.to_pandas_dtype()(value)))
+    if isinstance(value, list) and isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        return [shortest(one, kind.value_type) for one in value]
+    return value
 
 
 def _open_parquet(paths: list[Path]) -> ParquetTable:
@@ -289,8 +299,11 @@ class HubTable:
         kept = [name for name in columns if name in rows.column_names]
         names = {name: rows.features[name].names for name in kept if hasattr(rows.features[name], "names")}
         rows = rows.select_columns(kept)
+        schema = rows.features.arrow_schema
         for index in range(start, stop):
             row = {"split": split, **rows[index]}
+            for name in kept:
+                row[name] = shortest(row[name], schema.field(name).type)
             for name, labels in names.items():
                 label = row[name]
                 row[name] = labels[label] if isinstance(label, int) and 0 <= label < len(labels) else None

@@ -258,6 +258,9 @@ def test_sources_and_folders_that_can_not_be_used(tmp_path: Path) -> None:
     assert "line 3, is not UTF-8" in refused(import_(tmp_path / "in" / "latin.csv", tmp_path / "new", *ONE))
     (tmp_path / "in" / "bad.parquet").write_bytes(b"PAR1")
     assert "is no Parquet file" in refused(import_(tmp_path / "in" / "bad.parquet", tmp_path / "new", *ONE))
+    twice = pa.table([["a.png"], ["red"], ["blue"]], names=["file", "colour", "colour"])
+    pq.write_table(twice, tmp_path / "in" / "twice.parquet")
+    assert "names a column twice" in refused(import_(tmp_path / "in" / "twice.parquet", tmp_path / "new", *ONE))
     assert not (tmp_path / "new").exists()
 
 

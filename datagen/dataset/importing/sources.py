@@ -233,6 +233,8 @@ def _open_parquet(paths: list[Path]) -> ParquetTable:
                 sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path} is no Parquet file that can be read: mend it, or name another") from error
+        if len(set(names)) < len(names):
+            raise UserError(f"{path} names a column twice: rename one")
         if columns not in (None, names):
             raise UserError(f"{path} has other columns than {paths[0].name}: name one of the files")
         columns = names

@@ -225,6 +225,7 @@ REFUSALS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "a wrong split": (GOOD, (*ONE, "--split", "colour"), "its split is none of train"),
     "a wrong difficulty": (GOOD, (*ONE, "--difficulty", "colour"), "its difficulty is no number"),
     "a wrong tolerance": (GOOD, (*ONE, "--tolerance", "x"), "--tolerance x is neither"),
+    "a tolerance that no answer has": (GOOD, (*ONE[:7], "integer", "--tolerance", "1"), "--judge number and points"),
     "wrong shares": (GOOD, (*ONE, "--splits", "90/10/10"), "add up to 100"),
     "a box outside the image": (
         GOOD.replace(",red", ',"[0, 0, 500, 20]"'),

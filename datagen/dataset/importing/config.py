@@ -13,6 +13,7 @@ from datagen.task import DatasetSpec
 from datagen.tasks.judges import JUDGES, OWN, PLACES, Judge, own_name
 
 SOURCE = "own-images"
+TOLERANT = ("number", "points")  # judges that let an answer be a little off
 
 
 class ImportConfig(BaseModel):
@@ -86,6 +87,15 @@ class ImportConfig(BaseModel):
             written = "/".join(map(str, shares))
             raise UserError(f"--splits {written} must be three whole percentages of at least 1 that add up to 100")
         return shares
+
+    @model_validator(mode="after")
+    def _check_use_of_tolerance(self) -> Self:
+        if self.judge not in TOLERANT and float(self.tolerance.removesuffix("%")):
+            raise UserError(
+                f"--tolerance {self.tolerance} is for --judge {' and '.join(TOLERANT)}, and {self.judge} allows none: "
+                "leave it out, or take one of these"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_images(self) -> Self:

@@ -255,6 +255,12 @@ def test_sources_and_folders_that_can_not_be_used(tmp_path: Path) -> None:
     assert "is no table" in refused(import_(tmp_path / "in" / "a.png", tmp_path / "new", *ONE))
     (tmp_path / "in" / "bad.jsonl").write_text('{"file": "a.png"}\n[1]\n')
     assert "line 2, can't be read" in refused(import_(tmp_path / "in" / "bad.jsonl", tmp_path / "new", *ONE))
+    for cell in ('"colour": "\\ud83d"', '"colour": "red", "all": ["red", "\\ud83d"]'):
+        (tmp_path / "in" / "half.jsonl").write_text(f'{{"file": "a.png", "question": "Which?", {cell}}}\n')
+        words = (*ONE, "--choices", "all") if "all" in cell else ONE
+        halves = refused(import_(tmp_path / "in" / "half.jsonl", tmp_path / "new", *words, "--max-broken", "0.1"))
+        assert "half of a surrogate pair" in halves
+    (tmp_path / "new.broken.jsonl").unlink()
     (tmp_path / "in" / "latin.csv").write_bytes(GOOD.encode() + b"a.png,\xe9,red\n")
     assert "line 3, is not UTF-8" in refused(import_(tmp_path / "in" / "latin.csv", tmp_path / "new", *ONE))
     (tmp_path / "in" / "bad.parquet").write_bytes(b"PAR1")

@@ -88,6 +88,8 @@ def prepare(config: ImportConfig, row: Mapping[str, Any]) -> Prepared:
         right = config.judged.prepare(answer, choices)
     except UnreadableError as error:
         raise BrokenRowError(f"the judge {config.judge} can't read its answer: {error}") from error
+    if SURROGATE.search("".join([right, *choices])):
+        raise BrokenRowError("its answer or a choice holds half of a surrogate pair")
     if len(right) > LONGEST or any(tag in right for tag in ("<answer>", "</answer>", "<think>", "</think>")):
         raise BrokenRowError(f"its answer is longer than {LONGEST} characters, or has tags of the R1 format in it")
     trace = _text(row, config.solution, "solution") if config.solution is not None else ""

@@ -117,6 +117,17 @@ def test_a_folder_of_classes(sources: Path, tmp_path: Path) -> None:
     check(tmp_path / "out", "exact")
 
 
+def test_an_import_into_its_own_folder(tmp_path: Path) -> None:
+    """What it writes is no image and no table of the next one."""
+    own.write_classes(tmp_path / "classes")
+    inside = refused(import_(tmp_path / "classes", tmp_path / "classes" / "out", *CLASSES))
+    assert "in the folder of images" in inside
+    own.write_csv(tmp_path / "in")
+    for name in ("one", "two"):
+        assert import_(tmp_path / "in", tmp_path / "in" / name, *TABLE).returncode == 0
+        assert (tmp_path / "in" / f"{name}.broken.jsonl").is_file()
+
+
 def test_what_is_in_two_given_splits_is_refused_or_left_out(sources: Path, tmp_path: Path) -> None:
     out, words = tmp_path / "out", (*CLASSES, "--split", "split")
     sentence = refused(import_(sources / "splits", out, *words))

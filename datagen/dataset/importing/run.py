@@ -46,7 +46,7 @@ from datagen.dataset.importing.rows import (
     raw_row,
     read_images,
 )
-from datagen.dataset.importing.sources import Source, open_source, without_chunks
+from datagen.dataset.importing.sources import BROKEN, ClassFolder, Source, open_source, without_chunks
 from datagen.dataset.importing.splits import Decision, Rows, check_counts, decide
 from datagen.dataset.shards import make_questions
 from datagen.interaction import question_images
@@ -118,6 +118,11 @@ def import_images(config: ImportConfig, out: str | Path, *, workers: int | None 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already holds something: name another folder with --out, or delete it")
     source = open_source(config.source, config.subset)
+    if isinstance(source, ClassFolder) and folder.is_relative_to(source.root):
+        raise UserError(
+            f"{folder} is in the folder of images, of which the next import would take its pictures for a "
+            "class: name another folder with --out"
+        )
     columns = check_columns(config, source)
     if not source.chunks:
         raise UserError(f"{config.source} has no rows: name another table")
@@ -159,7 +164,7 @@ def _import(work: Work, chunks: Sequence[Any], folder: Path, executor: Executor)
     jobs = _check(work, chunks, executor)
     known = [_read_checks(work.folder, job) for job in jobs]
     total = sum(len(one.usable) for one in known)
-    broken = _broken_rows(config, known, total, folder.with_name(folder.name + ".broken.jsonl"))
+    broken = _broken_rows(config, known, total, folder.with_name(folder.name + BROKEN))
     rows = _usable(known)
     decision = decide(rows, config.shares, config.near, several=config.images is not None)
     if decision.across and not config.drop_duplicates and decision.example is not None:

@@ -20,6 +20,7 @@ ROWS = 500  # in a chunk
 BATCH = 32  # rows with images that are in memory at a time
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*DELIMITERS, ".jsonl", ".parquet")
+BROKEN = ".broken.jsonl"  # beside a dataset: the rows that can't be used
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test", "training": "train"}
 Row = Mapping[str, Any]
@@ -63,6 +64,7 @@ def open_source(name: str, subset: str | None) -> Source:
     if path.is_file():
         return _open_tables([path])
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() in TABLES and file.is_file())
+    tables = [file for file in tables if not file.name.endswith(BROKEN)]  # of an import into this folder
     if not tables:
         return _list_classes(path)
     return _open_tables(tables)

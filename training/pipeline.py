@@ -351,6 +351,8 @@ def launch_plan(plan: LaunchPlan, reason: str, stage: StageConfig, watchdog: flo
 def dry_run(config: RunConfig) -> None:
     """Print what `run` would start; needs neither the dataset nor the weights of the recipes' models.
 
+    Where the dataset is a folder that is here, its largest question counts.
+
     Raises:
         UserError: for what no plan can have, and where the memory does not suffice.
     """
@@ -368,7 +370,7 @@ def dry_run(config: RunConfig) -> None:
     stage = StageConfig(
         stage="grpo",
         model=model,
-        data="",
+        data=config.data if config.data is not None and Path(config.data).is_dir() else "",
         tasks=tasks,
         out=str(config.out or Path("runs") / config.task),
         seed=config.seed,

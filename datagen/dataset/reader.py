@@ -26,7 +26,7 @@ from datagen.dataset.shards import damaged, read_shard
 from datagen.environment import trace_of
 from datagen.hub.cards import CARD
 from datagen.hub.fetch import download, parse_repo_id
-from datagen.interaction import question_images
+from datagen.interaction import IMAGE_COLUMNS, question_images
 from datagen.registry import find_dataset, find_task, known_datasets
 from datagen.schema import MOST_IMAGES, R1, arrow_schemas, image_columns
 from datagen.sources.split import SPLITS
@@ -198,6 +198,19 @@ def check_image(content: bytes) -> None:
         image.convert("RGB")
         if image.getexif().get(ORIENTATION, 1) != 1:  # `datasets` would turn it
             raise ValueError("an image that is not upright, by its EXIF data")
+
+
+def image_sizes(questions: Dataset) -> set[tuple[tuple[int, int], ...]]:
+    """The sizes of the images of some questions: of each question those of its images, in order of size.
+
+    None is decoded.
+    """
+    from PIL import Image
+
+    encoded = undecoded(questions.select_columns([name for name in IMAGE_COLUMNS if name in questions.column_names]))
+    return {
+        tuple(sorted(Image.open(io.BytesIO(image["bytes"])).size for image in question_images(row))) for row in encoded
+    }
 
 
 OPENED: dict[str, BuiltDataset] = {}

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,28 @@ def test_a_plan_counts_all_images_and_tells_vllm_how_many(pairs: Path, tmp_path:
     done = invoke("training.cli", *words, "--dry-run", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert """--limit-mm-per-prompt '{"image": 2, "video": 0}'""" in done.stdout.replace("\n", " ")
+
+
+def test_a_plan_counts_the_largest_image_wherever_it_is(tmp_path: Path) -> None:
+    """A server of vLLM takes no prompt that is longer than it was told."""
+    count, large, lists = 330, 320, tmp_path / "in.parquet"
+    images = [
+        own.encoded(own.picture(number, (1800, 1400) if number == large else (96, 64))) for number in range(count)
+    ]
+    shown = [[image] * (3 if number == large else 1) for number, image in enumerate(images)]
+    part = ["validation" if number == 5 else "test" if number == 6 else "train" for number in range(count)]
+    cells = {"files": shown, "question": ["Which?"] * count, "colour": ["red"] * count, "part": part}
+    pq.write_table(pa.table(cells), lists)
+    assert import_(lists, tmp_path / "out", *TABLE, "--split", "part", "--near", "-1").returncode == 0
+    question = largest_question("own-exact-images", ["own-exact-images"], str(tmp_path / "out"))
+    assert (question.width, question.height, question.images) == (1800, 1400, 3)
+    words = ("own-exact-images", "--model", "Qwen/Qwen2.5-VL-3B-Instruct", "--hardware", "multinode", "--dry-run")
+    done = invoke("training.cli", *words, "--data", str(tmp_path / "out"), "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    script = (tmp_path / "run.slurm").read_text(encoding="utf-8")
+    assert '{"image": 3, "video": 0}' in script
+    (length,) = [int(word) for option, word in pairwise(script.split()) if option == "--max-model-len"]
+    assert length > 3 * 1800 * 1400 // 28**2
 
 
 @pytest.mark.slow

@@ -120,7 +120,8 @@ class LaunchPlan:
 def largest_question(dataset: str, tasks: list[str], data: str = "") -> QuestionSize:
     """The largest of some questions of the dataset `data`; without it, of questions drawn with the default options.
 
-    Without it, images of your own are taken to have a million pixels.
+    Of images of your own, which differ, it is the largest of all questions; without `data` they are taken to have a
+    million pixels.
 
     Raises:
         UserError: where there is no such dataset, or `data` can't be read.
@@ -129,14 +130,17 @@ def largest_question(dataset: str, tasks: list[str], data: str = "") -> Question
 
     from datagen.registry import find_dataset
 
-    spec, images = find_dataset(dataset), 1
+    spec = find_dataset(dataset)
+    all_sizes, all_prompts = set[tuple[tuple[int, int], ...]](), list[Any]()
     if data:
-        from datagen.dataset.reader import most_images, open_dataset
+        from datagen.dataset.reader import image_sizes, open_dataset
 
         built = open_dataset(data)
         rows = built.first_questions(256)
-        if spec.several_images:
-            images = max(most_images(built.questions(split)) for split in ("train", "validation"))
+        for split in ("train", "validation") if spec.draw is None else ():
+            asked = built.questions(split)
+            all_sizes |= image_sizes(asked)
+            all_prompts += asked["prompt"]
     elif spec.draw is None:
         from datagen.dataset.importing.describe import judge_questions
 
@@ -148,15 +152,17 @@ def largest_question(dataset: str, tasks: list[str], data: str = "") -> Question
         drawn = sample_questions(DatasetConfig(dataset=dataset, size=1000, seed=0), 16)
         rows = [row for of_task in drawn.values() for row in of_task]
     rows = [row for row in rows if row["task"] in tasks] or rows  # a task may be rarer than that
-    shown = [question_images(row) for row in rows]
-    contents = [image["bytes"] for of_row in shown for image in of_row]
-    sizes = [Image.open(io.BytesIO(content)).size if content else (1000, 1000) for content in contents]
+    for row in rows:
+        contents = [image["bytes"] for image in question_images(row)]
+        all_sizes.add(tuple(Image.open(io.BytesIO(one)).size if one else (1000, 1000) for one in contents))
+        all_prompts.append(row["prompt"])
+    width, height = max((size for of_row in all_sizes for size in of_row), key=math.prod)
     return QuestionSize(
-        width=max(width for width, _ in sizes),
-        height=max(height for _, height in sizes),
-        prompt=max(sum(len(message["content"]) for message in row["prompt"]) for row in rows),
+        width=width,
+        height=height,
+        prompt=max(sum(len(message["content"]) for message in prompt) for prompt in all_prompts),
         solution=max(len(row["solution"]) for row in rows),
-        images=max(images, *map(len, shown)),
+        images=max(map(len, all_sizes)),
     )
 
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from io import BytesIO
 from typing import Any
 
 from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
-from datagen.dataset.reader import undecoded
+from datagen.dataset.reader import image_sizes
 from datagen.hub.chat_template import check_image_counts
-from datagen.interaction import IMAGE_COLUMNS, question_images
 from training.rollout.parity import check_same_prompts, images_of, render
 from training.rollout.protocols import GRPOTrainerLike, Processor
 
@@ -50,10 +48,7 @@ def rollout_func(prompts: list[list[dict[str, Any]]], trainer: GRPOTrainerLike) 
 
 def longest_prompt(questions: Any, processor: Processor) -> int:
     """The most tokens a prompt of the dataset can have: those of its longest text and of its largest images."""
-    encoded = undecoded(questions.select_columns([name for name in IMAGE_COLUMNS if name in questions.column_names]))
-    shown = {
-        tuple(sorted(Image.open(BytesIO(image["bytes"])).size for image in question_images(row))) for row in encoded
-    }
+    shown = image_sizes(questions)
     texts = list({str(prompt): prompt for prompt in questions["prompt"]}.values())
 
     def tokens(text: Any, sizes: Iterable[tuple[int, int]]) -> int:

@@ -34,6 +34,7 @@ from training.run_folder import (
     COLD_START,
     FINAL,
     check_folder,
+    check_stage,
     hold_folder,
     record_stage,
     remove_unbegun,
@@ -144,6 +145,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     recipe = config.recipe or recipe_for(model, built.spec)
     target = publish_target(config, tasks, model)
     kind: Stage = "cold_start" if config.cold_start else "grpo"
+    check_stage(out, kind)
     stage = StageConfig(
         stage=kind,
         model=model,

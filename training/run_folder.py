@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from datagen.common.errors import UserError
 from datagen.common.locks import locked
 from datagen.common.untrusted import Word, check_shape, read_object
-from training.config import StageConfig
+from training.config import Stage, StageConfig
 
 RUN_FILE = "run.json"  # the configuration, and where the run is
 LOGS = "logs"
@@ -49,6 +49,15 @@ def check_folder(out: Path, resume: bool) -> None:
         raise UserError(f"{out} is not empty: go on with its run with --resume, or name another folder with --out")
     if not any((folder / RUN_FILE).is_file() for folder in (out, out / COLD_START)):
         raise UserError(f"{out} holds no run to go on with: name another folder with --out")
+
+
+def check_stage(out: Path, stage: Stage) -> None:
+    """Raise a `UserError` where the run in `out` is of another stage: a cold start before GRPO would be for nothing."""
+    recorded = read_run(out).get("stage", stage)
+    if recorded != stage:
+        raise UserError(
+            f"the run in {out} was started with stage={recorded!r}, not {stage!r}: repeat that, or name another --out"
+        )
 
 
 def record_stage(out: Path, stage: StageConfig) -> bool:

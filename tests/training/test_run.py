@@ -19,7 +19,7 @@ from datagen.task import reward_hash
 from tests.conftest import MakeOnce
 from tests.processes import invoke, kill_when, refused, run
 from tests.training.conftest import TINY
-from training.run_folder import LOCK, hold_folder
+from training.run_folder import LOCK, RUN_FILE, hold_folder
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -232,6 +232,16 @@ def test_a_folder_in_which_another_process_trains_is_refused(
     with locked(out / LOCK, "nobody else is here"):
         assert f"another process trains in {out}" in refused(invoke("training.cli", *words, "--resume"))
     assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+def test_a_cold_start_is_not_gone_on_with_as_grpo(digits_folder: Path, tmp_path: Path) -> None:
+    """That is said before the cold start of GRPO is trained."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / RUN_FILE).write_text('{"stage": "cold_start"}')
+    words = ["digits", "--data", digits_folder, "--model", "small", "--hardware", "cpu", "--out", out, "--resume"]
+    assert "was started with stage='cold_start', not 'grpo'" in refused(invoke("training.cli", *words))
+    assert [path.name for path in out.iterdir()] == [RUN_FILE]
 
 
 def test_a_folder_into_which_nothing_came_is_removed(tmp_path: Path) -> None:

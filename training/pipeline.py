@@ -162,11 +162,8 @@ def prepare(config: RunConfig) -> PreparedRun:
     if kind == "grpo" and not (out / FINAL).exists() and (role == "standalone" or has_plan()):
         plan, reason = plan_of(config, built.spec, stage, recipe)
         stage = with_hardware(stage, plan)
-        check_generation(stage)
+        check_planned(stage, plan)
         check_adapter(stage, adapter_settings(model))
-        use_vllm, processes = bool(plan.settings.get("use_vllm")), plan.batch.processes
-        check_turns(tasks, use_vllm=use_vllm, processes=processes)
-        reward_weights(stage)
         if role == "standalone":
             check_plan(plan, reason, stage)
             role = "launcher" if plan.preset.launched else "standalone"
@@ -304,6 +301,13 @@ def with_hardware(stage: StageConfig, plan: LaunchPlan) -> StageConfig:
     return replace(stage, hardware=hardware_record(plan))
 
 
+def check_planned(stage: StageConfig, plan: LaunchPlan) -> None:
+    """Raise a `UserError` for tasks or settings of a stage, which has its hardware, that its plan makes impossible."""
+    check_generation(stage)
+    check_turns(stage.tasks, use_vllm=bool(plan.settings.get("use_vllm")), processes=plan.batch.processes)
+    reward_weights(stage)
+
+
 def check_plan(plan: LaunchPlan, reason: str, stage: StageConfig) -> None:
     """Check that a plan can be started here, and say what it is.
 
@@ -380,7 +384,9 @@ def dry_run(config: RunConfig) -> None:
         dataset_fingerprint="",
         reward_hash={},
     )
-    print_plan(*plan_of(config, dataset, stage, recipe))
+    plan, reason = plan_of(config, dataset, stage, recipe)
+    check_planned(with_hardware(stage, plan), plan)
+    print_plan(plan, reason)
 
 
 def run_stage(stage: StageConfig, watchdog: float, *, preflight: bool = True) -> Path:

@@ -83,6 +83,8 @@ def test_a_task_is_planned_alone_even_where_its_name_is_in_that_of_another(
         return None, ""
 
     monkeypatch.setattr(pipeline, "plan_of", plan_of)
+    monkeypatch.setattr(pipeline, "with_hardware", lambda stage, plan: stage)
+    monkeypatch.setattr(pipeline, "check_planned", lambda stage, plan: None)
     monkeypatch.setattr(launch_config, "print_plan", lambda *plan: None)
     for task, tasks in (("sum", ["sum"]), ("summary", ["summary"]), ("digits", ["list", "sum", "summary"])):
         pipeline.dry_run(RunConfig(task=task, model="small"))
@@ -102,11 +104,19 @@ def test_a_task_is_planned_alone_even_where_its_name_is_in_that_of_another(
         (["--hardware", "multinode", "--out", "file/run"], "is a file, and a folder is wanted there"),
         (["--hard", "multinode"], "no such option: --hard"),
         (["--nodes", "4"], "--nodes is for multinode"),
+        (["--set", "reward_weights={formt: 2}"], "did you mean 'format'"),
+        (["--hardware", "2gpu", "--set", "vllm_tensor_parallel_size=2"], "changes nothing"),
     ],
 )
 def test_what_no_plan_can_have_is_one_sentence(words: list[str], says: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert says in refused(invoke("training.cli", "digits", "--dry-run", *words, cwd=tmp_path))
+
+
+def test_no_script_is_written_for_tasks_that_are_not_trained_so(tmp_path: Path) -> None:
+    words = ("zoom", "--hardware", "multinode", "--dry-run")
+    assert "tasks of several turns" in refused(invoke("training.cli", *words, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 3}'])

@@ -7,10 +7,12 @@ beside the answer stands in the row: `tolerance`, and `choices`.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -355,10 +357,23 @@ def _prepare_number(value: Any, _: Sequence[str]) -> str:
 
 def _prepare_items(value: Any, _: Sequence[str]) -> str:
     text = _as_text(value)
+    text = _as_json(text) if read_json(text) is None else text
     items = read_items(text)
     if items is None or len(items) > MOST_ITEMS:
         raise UnreadableError(f"it is no list of at most {MOST_ITEMS} texts or numbers")
     return text
+
+
+def _as_json(text: str) -> str:
+    """A list as Python writes it, and pandas into a CSV (`['a, b', '2']`), as JSON; any other text as it is."""
+    if text[:1] not in ("[", "(") or len(text) > LONGEST:
+        return text
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of an escape that Python does not know
+            value = ast.literal_eval(text)
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else text
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _prepare_places(value: Any, _: Sequence[str]) -> str:

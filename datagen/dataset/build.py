@@ -154,12 +154,11 @@ def _draw_missing(folder: Path, config: DatasetConfig, executor: Executor) -> No
 def _missing_shards(folder: Path, config: DatasetConfig) -> list[Shard]:
     """The shards that are not there whole: an upload may have been cut off, a file emptied by a power cut."""
     invalidate_listing(folder)
-    return [
-        shard for shard in list_shards(config) if not all(_is_whole(folder / shard.path(table)) for table in TABLES)
-    ]
+    return [shard for shard in list_shards(config) if not all(is_whole(folder / shard.path(table)) for table in TABLES)]
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether a Parquet file is there with rows in it."""
     if not path.exists():
         return False
     try:

@@ -21,6 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from datagen.dataset.importing import run as importing
+from datagen.dataset.importing.config import ImportConfig
 from datagen.dataset.importing.images import BrokenImageError, check_image
 from datagen.dataset.importing.splits import Rows, decide, near_pairs
 from datagen.dataset.reader import open_dataset
@@ -303,6 +305,25 @@ def test_an_import_that_was_killed_goes_on_with_the_same_bytes(sources: Path, tm
     assert not (tmp_path / "killed.partial").exists()
     files = {str(path.relative_to(once)): path.read_bytes() for path in once.rglob("*") if path.is_file()}
     assert {str(path.relative_to(killed)): path.read_bytes() for path in killed.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("emptied", ["checks/*.parquet", "r1/*.parquet"])
+def test_a_file_that_a_power_cut_emptied_is_made_again(
+    emptied: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    settings = {"judge": "exact", "answer": "colour", "question": "question"}
+    config = ImportConfig(source=str(sources / "parquet"), **settings)  # type: ignore[arg-type]
+    monkeypatch.setattr(importing, "write_description", cut)
+    with pytest.raises(KeyboardInterrupt):
+        importing.import_images(config, tmp_path / "out", workers=1)
+    monkeypatch.undo()
+    min((tmp_path / "out.partial").glob(emptied)).write_bytes(b"")
+    done = importing.import_images(config, tmp_path / "out", workers=1)
+    assert sum(done.counts.values()) == own.COUNT - 1
+    assert invoke("datagen.cli", "verify", str(tmp_path / "out")).returncode == 0
 
 
 def jpeg(mode: str) -> bytes:

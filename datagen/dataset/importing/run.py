@@ -29,7 +29,7 @@ from datagen.common.errors import UserError, writable_folder
 from datagen.common.files import atomic_path, write_text
 from datagen.common.locks import locked
 from datagen.common.versions import dataset_versions
-from datagen.dataset.build import LOCK, RECIPE, begin_folder, record_recipe, remove_leftovers
+from datagen.dataset.build import LOCK, RECIPE, begin_folder, is_whole, record_recipe, remove_leftovers
 from datagen.dataset.config import Shard
 from datagen.dataset.executors import Executor, available_cores, process_executor
 from datagen.dataset.importing.config import ImportConfig
@@ -198,7 +198,7 @@ def _check(work: Work, chunks: Sequence[Any], executor: Executor) -> list[Job]:
     """Check all chunks that have not been checked; returns the jobs, in order."""
     jobs = [Job(number, chunk, -1) for number, chunk in enumerate(chunks)]
     paths = [_checks_path(work.folder, job) for job in jobs]
-    missing = [job for job, path in zip(jobs, paths, strict=True) if not path.exists()]
+    missing = [job for job, path in zip(jobs, paths, strict=True) if not is_whole(path)]
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="checking", unit="chunk", disable=None) as bar:
         for _ in executor(partial(check_chunk, work), missing):
             bar.update()
@@ -367,7 +367,7 @@ def _write(work: Work, jobs: Sequence[WriteJob], executor: Executor) -> None:
     missing = [
         job
         for job in jobs
-        if not all((work.folder / shard.path(table)).exists() for shard in job.shards for table in TABLES)
+        if not all(is_whole(work.folder / shard.path(table)) for shard in job.shards for table in TABLES)
     ]
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="writing", unit="chunk", disable=None) as bar:
         for _ in executor(partial(write_chunk, work), missing):

@@ -73,6 +73,7 @@ def paired_difference(before: ArrayLike, after: ArrayLike, images: Sequence[str]
     share of other images that could have been missed (Wilson's).
     """
     change, size = _by_image(np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64), images)
+    change = change.round(9)  # where scores are fractions, what is no change may come out as 1e-17
     mean = float(change.sum() / size.sum())
     return Difference(mean, _bootstrap(change, size), sign_test(change))
 

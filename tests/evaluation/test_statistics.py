@@ -119,6 +119,12 @@ def test_nothing_changed() -> None:
     assert found.interval == pytest.approx((-missed(3), missed(3)))  # three images: many others may have changed
 
 
+def test_fractions_that_cancel_out_are_no_change() -> None:
+    before, after = [1 / 3] * 60, [1.0, 0.0, 0.0] * 20  # three questions an image: the same sum
+    found = paired_difference(before, after, names(i // 3 for i in range(60)))
+    assert (found.mean, found.p_value) == (0.0, 1.0)
+
+
 def test_everything_changed() -> None:
     found = paired_difference([0] * 40, [1] * 40, names(range(40)))
     assert found.interval == pytest.approx((1 - 2 * missed(40), 1))

@@ -47,8 +47,14 @@ def of_right(scored: Scored, changed: Scored) -> dict[str, Any]:
 def constant_answer(task: str, scored: Scored) -> str | None:
     """The sentence about an answer that is given to nearly all questions of a task, and too often to be right."""
     truths = Counter(question["answer"] for question in scored.questions)
-    (common, times), *_ = Counter(r1_format.extract_answer(message) for message in scored.messages).most_common(1)
-    n, right = len(scored.messages), truths[common]
+    given = [r1_format.extract_answer(message) for message in scored.messages]
+    (common, times), *_ = Counter(given).most_common(1)
+    judged = zip(scored.questions, given, scored.correctness, strict=True)
+    same = {question["answer"] for question, answer, worth in judged if answer == common and worth == 1}
+    n, right = (
+        len(given),
+        sum(truths[answer] for answer in {common, *same}),
+    )  # "Yes" may be right where the answer is "yes"
     if common is None or times < CONSTANT_SHARE * n or times < min(1.2 * right, n) or times == right:
         return None
     if common == find_task(task).example_answer:

@@ -208,6 +208,14 @@ def test_findings(questions: list[dict[str, Any]]) -> None:
     assert said(right, {"exchanged": {**changed, "accuracy": 0.9, "lost_ci95": [0.0, 0.2]}}) == ""
 
 
+def test_one_right_answer_in_another_spelling_is_no_finding() -> None:
+    [question, *_] = make_questions(OWN["own-exact"], sample_rows(JUDGES["exact"]))
+    said = r1_format.format_solution("So.", question["answer"].upper())
+    scored = score_messages([question] * 10, [said] * 10)
+    assert scored.correctness.mean() == 1
+    assert findings(scored, {}) == []
+
+
 def test_controls_of_a_model_that_does_not_look(
     random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
 ) -> None:

@@ -228,13 +228,16 @@ def _publication(config: EvalConfig, options: PublishOptions, model: ModelSource
     """The repository that was named, that of the checkpoint, or the one that r1vlm-train would publish it in.
 
     Raises:
-        UserError: where it doesn't hold this very checkpoint, or the card would speak of a part of the questions.
+        UserError: where it doesn't hold this very checkpoint, or the card would speak of a part of the questions, or
+            of answers that were sampled.
     """
     record = model.record
     if not record.keys() >= CARD_KEYS:
         raise UserError(f"{model.label} is no checkpoint that r1vlm-train has written: leave out --push-card")
     if config.limit is not None or config.split != "test" or not {*record["tasks"]} <= {*tasks}:
         raise UserError("a card speaks of all test questions: leave out --limit, --task and --split with --push-card")
+    if _sampling(config).temperature:
+        raise UserError("a card speaks of greedy answers: leave out --samples and --temperature with --push-card")
     if options.repo is None and (named := parse_repo_id(model.name)):
         options = replace(options, repo=named[0])
     to = resolve_target(options, "model", model_repository(record["tasks"], record.get("base_model", "model")))

@@ -536,6 +536,7 @@ def test_training_and_evaluation_from_the_hub_alone(
     score = ["ada/r1vlm-digits-base", "--max-new-tokens", "32", "--push-card"]
     for more, sentence in {
         ("--limit", "3"): "leave out --limit, --task and --split with --push-card",
+        ("--samples", "2"): "leave out --samples and --temperature with --push-card",
         ("--repo", "ada/none"): "there is no ada/none yet: publish the checkpoint there first",
         ("--repo", "ada/base"): "ada/base holds something else: publish the checkpoint there first",
         ("--revision", "other"): "ada/r1vlm-digits-base has no revision other",

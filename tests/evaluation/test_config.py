@@ -17,6 +17,7 @@ from datasets import Dataset
 from pydantic import ValidationError
 
 from datagen.common.errors import UserError
+from datagen.hub.publish import PublishOptions
 from datagen.taskset.questions import TasksetDataset
 from evaluation import EvalConfig, EvalResult, cli, config, evaluate, generation
 from evaluation.backends.base import Sampling
@@ -120,6 +121,19 @@ def test_what_was_cached_before_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     plan: Any = SimpleNamespace(sampling=Sampling(512), dataset=data, tasks=["sum"], backend="transformers")
     model: Any = SimpleNamespace(fingerprint="m" * 64, endpoint=None)
     assert cache_path(AnswerGenerator(plan, model).cache_key(R1, 40)).name == "a97e9f1f2d7206dc81aac7ed.jsonl"
+
+
+@pytest.mark.parametrize("sampled", [{"samples": 2}, {"temperature": 0.5}])
+def test_no_card_calls_sampled_answers_greedy(
+    sampled: dict[str, Any], random_checkpoint: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(random_checkpoint, tmp_path / "model")
+    record = {"checkpoint": "c", "run_hash": "r", "stage": "grpo", "tasks": ["sum"], "step": 1, "shown": "Nothing."}
+    more = {"seed": 0, "settings": {}, "versions": {}, "reward_hash": {}, "dataset_fingerprint": "f"}
+    (model / "r1vlm.json").write_text(json.dumps(record | more))
+    common: dict[str, Any] = {"checkpoint": str(model), "data": str(digits_folder), "out": tmp_path / "out"}
+    with pytest.raises(UserError, match="a card speaks of greedy answers: leave out --samples and --temperature"):
+        make_plan(EvalConfig(**common, **sampled, push=PublishOptions("ada/model")))
 
 
 def test_two_do_not_ask_the_same_questions_at_once() -> None:

@@ -62,11 +62,15 @@ def run_ablations(generator: AnswerGenerator, questions: Questions, scored: Scor
     """For each ablation its summary, and `lost`, by how much the accuracy is lower than with the right image.
 
     A question is asked as often as it was with its image. Where another answer is right then, `of_right` says how many
-    of those that are right with the right image are right with the other one, too.
+    of those that are right with the right image are right with the other one, too. Says so where there is no
+    other image to show.
     """
     dataset = generator.plan.dataset
     ablations = {}
     for variant in ablation_variants(dataset.spec, dataset.manifest["recipe"]["options"]):
+        if variant.others_shown and len(set(scored.images)) == 1:
+            print(f"note: nothing is asked with {variant.title}: all questions are about one image", flush=True)
+            continue
         _, without = generator.generate(variant, questions)
         lost = paired_difference(without.correctness, scored.correctness, scored.images)
         ablations[variant.name] = {

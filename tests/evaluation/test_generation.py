@@ -216,6 +216,16 @@ def test_one_right_answer_in_another_spelling_is_no_finding() -> None:
     assert findings(scored, {}) == []
 
 
+def test_no_image_stands_for_another_one(
+    random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
+) -> None:
+    words = (random_checkpoint, "--data", digits_folder, "--limit", 2, "--max-new-tokens", 4, "--controls")
+    called = r1vlm_eval(*words, "--out", tmp_path / "out")  # a list and a sum of one image
+    assert called.returncode == 0, called.stderr
+    assert "note: nothing is asked with another example's image: all questions are about one image" in called.stdout
+    assert set(read(tmp_path / "out" / "results.json")["controls"]) == {"blank"}
+
+
 def test_controls_of_a_model_that_does_not_look(
     random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call
 ) -> None:

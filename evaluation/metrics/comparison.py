@@ -33,6 +33,7 @@ def paired_summary(before: Scored, after: Scored) -> dict[str, Any]:
     means = {"before": mean_rewards(before.rewards), "after": mean_rewards(after.rewards)}
     return {
         "n": len(images),
+        "questions": len({question["id"] for question in after.questions}),
         "images": len(set(images)),
         "before": float(before.correctness.mean()),
         "before_ci95": list(mean_interval(before.correctness, images)),
@@ -105,10 +106,15 @@ def caveat(findings: Sequence[str]) -> str:
 
 
 def certainty(total: Mapping[str, Any]) -> str:
-    """The interval of the change in points, the p-value, and the number of questions and images."""
+    """The interval of the change in points, the p-value, and the number of answers, questions and images."""
     low, high = (100 * bound for bound in total["difference_ci95"])
-    sample = f"{total['n']} questions about {total['images']} images"
+    sample = f"{asked(total['n'], total['questions'])} about {total['images']} images"
     return f"95% interval of the change {low:+.1f} to {high:+.1f} points, {p_text(total['p_value'])}; {sample}"
+
+
+def asked(answers: int, questions: int) -> str:
+    """How many questions there are, and where these were answered several times, how many answers."""
+    return f"{questions} questions" if answers == questions else f"{answers} answers to {questions} questions"
 
 
 def p_text(p_value: float) -> str:

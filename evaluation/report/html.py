@@ -18,7 +18,7 @@ from datagen.interaction import Episode, question_images
 from datagen.registry import find_task
 from datagen.taskset.play import reply_of
 from evaluation.config import EvalPlan
-from evaluation.metrics.comparison import certainty, headline, p_text
+from evaluation.metrics.comparison import asked, certainty, headline, p_text
 from evaluation.report.checkpoint_samples import CheckpointSamples
 from evaluation.report.curves import LENGTHS, make_curve
 from evaluation.report.look_ups import LookUps
@@ -79,6 +79,7 @@ def render(
         results=result.results,
         comparison=comparison,
         summary=result.summary,
+        asked=asked(result.summary["n"], len(result.rows)),
         shown_rewards=shown_rewards(result.summary["rewards"]),
         headline=headline(comparison) if comparison else None,
         certainty=certainty(comparison) if comparison else None,

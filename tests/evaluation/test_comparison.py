@@ -68,6 +68,12 @@ def test_verdict(sums: list[dict[str, Any]], before: set[int], after: set[int], 
     assert "20 questions about 20 images)." in text
 
 
+def test_several_answers_to_a_question_are_not_several_questions(sums: list[dict[str, Any]]) -> None:
+    twice = [question for question in sums for _ in range(2)]
+    text = verdict(paired_summary(answered(twice, set(range(40))), answered(twice, set())), {})
+    assert "40 answers to 20 questions about 20 images)." in text
+
+
 def test_sides_must_answer_the_same_questions(sums: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match="different questions"):
         paired_summary(answered(sums, set()), answered(sums[::-1], set()))

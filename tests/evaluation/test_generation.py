@@ -90,8 +90,9 @@ def test_a_server_answers_as_the_model_here_even_where_it_fails(
 
 def test_several_samples(random_checkpoint: Path, digits_folder: Path, tmp_path: Path, r1vlm_eval: Call) -> None:
     words = (random_checkpoint, "--data", digits_folder, "--limit", 5, "--max-new-tokens", 4, "--out", tmp_path / "o")
-    called = r1vlm_eval(*words, "--samples", 4)
+    called = r1vlm_eval(*words, "--samples", 4, "--report")
     assert called.returncode == 0, called.stderr
+    assert "of 20 answers to 5 questions are right</h1>" in (tmp_path / "o" / "report.html").read_text()
     result = read(tmp_path / "o" / "results.json")
     assert (result["n"], result["samples"], set(result["pass_at"])) == (20, 4, {"1", "2", "4"})
     assert result["settings"]["temperature"] == 1.0

@@ -6,10 +6,12 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from datagen.common.code_hash import code_hash
 from datagen.common.errors import UserError
 from datagen.dataset.reader import most_images
 from datagen.interaction import Episode
@@ -22,7 +24,7 @@ from evaluation.config import EvalPlan
 from evaluation.metrics.scoring import ACCURACY, Question, Scored, score_episodes
 from evaluation.metrics.statistics import wilson
 from evaluation.model_source import ModelSource
-from evaluation.prompt_variants import Row, Variant
+from evaluation.prompt_variants import Row, Variant, unchanged
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -236,6 +238,7 @@ class AnswerGenerator:
             "temperature": sampling.temperature,
             "engine": backend_versions(choose_backend(self.plan.backend, self.model, prompts)),
             **({"tools": {name: reward_hash(find_task(name)) for name in tools}} if tools else {}),
+            **(changed_by(variant) if variant.transform is not unchanged else {}),
         }
 
     def _load_backend(self, prompts: int) -> Backend:
@@ -276,6 +279,12 @@ class AnswerGenerator:
                     progress.set_postfix_str(accuracy, refresh=False)
                 progress.update()
         talks.live = [index for index in asked if index in going]
+
+
+def changed_by(variant: Variant) -> dict[str, str]:
+    """Which code changes the questions of a variant: that of r1vlm, and the dataset's where it draws other images."""
+    drawn = {} if variant.drawn_by is None else {"drawn": code_hash({"drawn": variant.drawn_by}, "datagen")}
+    return {"r1vlm": version("r1vlm"), **drawn}
 
 
 def load_backend(plan: EvalPlan, model: ModelSource, prompts: int) -> Backend:

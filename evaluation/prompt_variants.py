@@ -37,7 +37,8 @@ class Variant:
     `transform` gives the row at an index as it is asked. `opening` says whether the opening words are given.
     `changes_truth` says that the transformed row has another right answer, which the model's answer is scored against.
     `first_message` says that an episode ends with the first message, also of a task of several turns. `others_shown`
-    says that the transformed row shows images of another row, which depends on the rows that are asked.
+    says that the transformed row shows images of another row, which depends on the rows that are asked. `drawn_by` is
+    the dataset's own function that draws what it shows.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Variant:
     changes_truth: bool = False
     first_message: bool = False
     others_shown: bool = False
+    drawn_by: Callable[..., Any] | None = None
 
     def prompt(self, rows: Dataset, index: int, sample: int = 0, episode: Episode = SILENCE) -> Prompt:
         """What a model gets for the row at `index`, asked for the `sample`-th time, at this point of an episode."""
@@ -173,5 +175,5 @@ def ablation_variants(spec: DatasetSpec, options: Mapping[str, Any]) -> list[Var
     if spec.counterfactual is not None:
         transform = counterfactual(spec, options)
         title = f"two {spec.exchanged} exchanged in the image"
-        variants.append(Variant("exchanged", title, transform, changes_truth=True))
+        variants.append(Variant("exchanged", title, transform, changes_truth=True, drawn_by=spec.counterfactual))
     return variants

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +19,16 @@ from pydantic import ValidationError
 
 from datagen.common.errors import UserError
 from datagen.hub.publish import PublishOptions
+from datagen.task import DatasetSpec
+from datagen.tasks.words import WORDS
 from datagen.taskset.questions import TasksetDataset
 from evaluation import EvalConfig, EvalResult, cli, config, evaluate, generation
 from evaluation.backends.base import Sampling
 from evaluation.completion_cache import cache_path, open_cache
 from evaluation.config import make_plan
 from evaluation.generation import AnswerGenerator
-from evaluation.prompt_variants import R1
+from evaluation.model_source import ModelSource
+from evaluation.prompt_variants import DIRECT, R1, ablation_variants
 from tests.evaluation.conftest import Call, solutions, write_lines
 from tests.processes import refused
 
@@ -121,6 +125,25 @@ def test_what_was_cached_before_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     plan: Any = SimpleNamespace(sampling=Sampling(512), dataset=data, tasks=["sum"], backend="transformers")
     model: Any = SimpleNamespace(fingerprint="m" * 64, endpoint=None)
     assert cache_path(AnswerGenerator(plan, model).cache_key(R1, 40)).name == "a97e9f1f2d7206dc81aac7ed.jsonl"
+
+
+def test_answers_to_changed_questions_are_kept_for_the_code_that_changed_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "backend_versions", lambda name: {"name": name})
+    data = SimpleNamespace(fingerprint="d" * 64)
+    plan: Any = SimpleNamespace(sampling=Sampling(512), dataset=data, tasks=["word"], backend="transformers")
+    generator = AnswerGenerator(plan, ModelSource("m", Path("m"), {}, "http://localhost:1/v1"))
+
+    def keys(spec: DatasetSpec) -> dict[str, Path]:
+        variants = [R1, DIRECT, *ablation_variants(spec, {})]
+        return {one.name: cache_path(generator.cache_key(one, 40)) for one in variants}
+
+    def drawn_otherwise(rng: Any, row: Any, options: Any) -> Any:
+        raise NotImplementedError
+
+    before, after = keys(WORDS), keys(replace(WORDS, counterfactual=drawn_otherwise))
+    assert {name for name in before if before[name] != after[name]} == {"exchanged"}
+    monkeypatch.setattr(generation, "version", lambda name: "0.0.1")
+    assert {name for name, path in keys(WORDS).items() if path == before[name]} == {"r1"}
 
 
 @pytest.mark.parametrize("sampled", [{"samples": 2}, {"temperature": 0.5}])

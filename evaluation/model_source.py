@@ -20,7 +20,8 @@ from datagen.hub.record import read_record
 if TYPE_CHECKING:
     from datagen.dataset.reader import BuiltDataset
 
-FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.txt")
+FINGERPRINTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+OF_BASE = ("*.safetensors", "config.json", "generation_config.json")  # the rest an adapter has itself
 NOT_FINGERPRINTED = (RECORD, "trainer_state.json")  # they say how the weights came about, not what they answer
 
 
@@ -73,10 +74,14 @@ class ModelSource:
         """SHA-256 of everything in the folder that determines what the model answers; of a server, its address."""
         if self.is_remembered_by_address:
             return hashlib.sha256(f"{strip_password(str(self.endpoint))} {self.name}".encode()).hexdigest()
-        files = sorted({path for pattern in FINGERPRINTED for path in self.path.glob(pattern) if path.is_file()})
-        files += sorted(self.base.glob("*.safetensors")) if self.base else []
+        files = _files(self.path, FINGERPRINTED) + (_files(self.base, OF_BASE) if self.base else [])
         lines = [f"{path.name} {sha256(path)}" for path in files if path.name not in NOT_FINGERPRINTED]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files in a folder that fit one of some patterns, each once, in order."""
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
 def served_model(name: str, endpoint: str) -> ModelSource:

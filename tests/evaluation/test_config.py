@@ -146,6 +146,24 @@ def test_answers_to_changed_questions_are_kept_for_the_code_that_changed_them(mo
     assert {name for name, path in keys(WORDS).items() if path == before[name]} == {"r1"}
 
 
+@pytest.mark.parametrize("name", ["adapter/tokenizer.model", "base/config.json", "base/generation_config.json"])
+def test_a_file_that_changes_the_answers_changes_the_fingerprint(name: str, tmp_path: Path) -> None:
+    for folder in ("adapter", "base"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.safetensors").write_text(folder)
+    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(tmp_path / "base")})
+    )
+
+    def fingerprint() -> str:
+        return ModelSource("m", tmp_path / "adapter", {}).fingerprint
+
+    before = fingerprint()
+    (tmp_path / name).write_text('{"rope_theta": 1}')
+    assert fingerprint() != before
+
+
 @pytest.mark.parametrize("sampled", [{"samples": 2}, {"temperature": 0.5}])
 def test_no_card_calls_sampled_answers_greedy(
     sampled: dict[str, Any], random_checkpoint: Path, digits_folder: Path, tmp_path: Path

@@ -108,12 +108,14 @@ def caveat(findings: Sequence[str]) -> str:
 def certainty(total: Mapping[str, Any]) -> str:
     """The interval of the change in points, the p-value, and the number of answers, questions and images."""
     low, high = (100 * bound for bound in total["difference_ci95"])
-    sample = f"{asked(total['n'], total['questions'])} about {total['images']} images"
+    sample = f"{asked(total)} about {total['images']} images"
     return f"95% interval of the change {low:+.1f} to {high:+.1f} points, {p_text(total['p_value'])}; {sample}"
 
 
-def asked(answers: int, questions: int) -> str:
-    """How many questions there are, and where these were answered several times, how many answers."""
+def asked(row: Mapping[str, Any]) -> str:
+    """How many questions a result or a comparison is of; of several answers to each, how many of these, too."""
+    answers = row["n"]
+    questions = row.get("questions", answers // row.get("samples", 1))
     return f"{questions} questions" if answers == questions else f"{answers} answers to {questions} questions"
 
 

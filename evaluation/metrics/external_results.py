@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 ADVICE = "name a results.json of r1vlm-eval with --beside"
 Share = Annotated[float, Field(ge=0, le=1)]
-QUESTION_KEYS = ("dataset_fingerprint", "split", "tasks", "n")  # results that agree in them are on the same questions
+QUESTION_KEYS = ("dataset_fingerprint", "split", "tasks")
 
 
 class ExternalResult(BaseModel):
@@ -29,6 +29,7 @@ class ExternalResult(BaseModel):
     accuracy: Share
     accuracy_ci95: Annotated[list[Share], Field(min_length=2, max_length=2)]
     n: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1)] = 1
     shown: Line | None = None
     dataset_fingerprint: Word | None = None
     split: Word | None = None
@@ -54,12 +55,15 @@ def external_result(value: Any, name: str, source: str) -> Row:
         UserError: where a number is missing or impossible; it names the file, `source`.
     """
     result = check_shape(value, ExternalResult, f"{source} holds no result", ADVICE)
-    return {"name": name, "shown": None, **result.model_dump(exclude_none=True)}
+    return {"name": name, "shown": None, **result.model_dump(exclude_none=True, exclude_defaults=True)}
+
+
+def asked_the_same(row: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+    """Whether two results are on the same questions, however often asked, as far as the first one says."""
+    counts = [one["n"] // one.get("samples", 1) for one in (row, result)]
+    return counts[0] == counts[1] and all(row.get(key, result.get(key)) == result.get(key) for key in QUESTION_KEYS)
 
 
 def mark_other_questions(rows: list[Row], result: Mapping[str, Any]) -> list[Row]:
     """The rows, each told whether it was scored on other questions than `result`, as far as it says."""
-    return [
-        {**row, "other_questions": any(row.get(key, result[key]) != result[key] for key in QUESTION_KEYS)}
-        for row in rows
-    ]
+    return [{**row, "other_questions": not asked_the_same(row, result)} for row in rows]

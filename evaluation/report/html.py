@@ -61,7 +61,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, points=points, p=p_text)
+    environment.filters.update(percent=percent, points=points, p=p_text, asked=asked)
     template, script = (
         files("evaluation.report").joinpath(name).read_text(encoding="utf-8") for name in (TEMPLATE, SCRIPT)
     )
@@ -79,7 +79,7 @@ def render(
         results=result.results,
         comparison=comparison,
         summary=result.summary,
-        asked=asked(result.summary["n"], len(result.rows)),
+        asked=asked(result.summary),
         shown_rewards=shown_rewards(result.summary["rewards"]),
         headline=headline(comparison) if comparison else None,
         certainty=certainty(comparison) if comparison else None,

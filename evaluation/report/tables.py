@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datagen.common.formatting import percent
-from evaluation.metrics.external_results import QUESTION_KEYS, Row
+from evaluation.metrics.external_results import Row, asked_the_same
 from evaluation.metrics.scoring import ACCURACY
 
 COUNTS = {"calls": "calls", "refused_calls": "refused"}
@@ -103,7 +103,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
 def results_table(rows: Sequence[Row]) -> str:
     """Results of several evaluations in one table, the best first; `*` marks those scored on other questions."""
     first = rows[0]
-    marks = ["" if all(row.get(key) == first.get(key) for key in QUESTION_KEYS) else " *" for row in rows]
+    marks = ["" if asked_the_same(row, first) else " *" for row in rows]
     lines = [
         [row["name"] + mark, accuracy_text(row["accuracy"], row["accuracy_ci95"]), str(row["n"])]
         for row, mark in sorted(zip(rows, marks, strict=True), key=lambda pair: -pair[0]["accuracy"])

@@ -11,6 +11,7 @@ from datagen.common.errors import UserError
 from evaluation.metrics.comparison import compare, paired_summary, verdict
 from evaluation.metrics.external_results import external_result, mark_other_questions
 from evaluation.metrics.scoring import Scored, score_messages
+from evaluation.report.tables import results_table
 
 WRONG = r1_format.format_solution("I see nothing.", "999")
 
@@ -87,6 +88,15 @@ def test_results_beside_tell_whether_the_questions_are_the_same() -> None:
     rows = [external_result(row, "x", "file") for row in (BESIDE, {**BESIDE, "n": 41}, {**BESIDE, "split": "train"})]
     assert [row["other_questions"] for row in mark_other_questions(rows, result)] == [False, True, True]
     assert mark_other_questions(rows, result)[0] == {**BESIDE, "other_questions": False}
+
+
+def test_results_of_several_answers_are_on_as_many_questions() -> None:
+    greedy = {"dataset_fingerprint": "f", "split": "test", "tasks": ["sum"], **BESIDE, "n": 20}
+    sampled = {**greedy, "n": 40, "samples": 2}
+    rows = [external_result(row, "x", "file") for row in (greedy, sampled, {**sampled, "samples": 1})]
+    assert [row["other_questions"] for row in mark_other_questions(rows, greedy)] == [False, False, True]
+    assert results_table(rows[:2]).count("*") == 0
+    assert results_table(rows[1:]).count(" *") == 1
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,13 @@ class Scripted:
 
     def __init__(self) -> None:
         self.logged: list[dict[str, float]] = []
+        self.log_completions = True
+        self.tables = 0
         self.model = SimpleNamespace(training=True, eval=lambda: None, train=lambda mode: None)
 
     def log(self, values: dict[str, float]) -> None:
         self.logged.append(values)
+        self.tables += self.log_completions  # as TRL does at each log
 
 
 def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +96,7 @@ def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeyp
             linked[step] = (tmp_path / "best").readlink().name
     assert linked == {2: "checkpoint-2", 4: "checkpoint-4", 6: "checkpoint-4", 7: "checkpoint-4"}
     assert [row["held_out/reward"] for row in watcher.trainer.logged] == pytest.approx([0.3, 0.6, 0.6, 0.5])
+    assert (watcher.trainer.tables, watcher.trainer.log_completions) == (0, True)  # each step logs its own table
 
 
 @pytest.mark.slow

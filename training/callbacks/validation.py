@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate.utils import gather_object
@@ -51,7 +52,12 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
             means = self.mean_rewards()
             total = sum(self.weights[name] * mean for name, mean in means.items())
             log_step = control.should_log  # which any log resets, so that the step's own figures would go into the next
-            self.trainer.log({"held_out/reward": total, **{f"held_out/{name}": mean for name, mean in means.items()}})
+            with patch.object(
+                self.trainer, "log_completions", False, create=True
+            ):  # the step's own log has their table
+                self.trainer.log(
+                    {"held_out/reward": total, **{f"held_out/{name}": mean for name, mean in means.items()}}
+                )
             control.should_log = log_step
         if state.best_metric is None or total > state.best_metric:
             state.best_metric, state.best_global_step = total, state.global_step

@@ -61,6 +61,8 @@ class Scripted:
         self.logged: list[dict[str, float]] = []
         self.log_completions = True
         self.tables = 0
+        self.known = {"an image": 1}
+        self.image_features = SimpleNamespace(forget=self.known.clear)
         self.model = SimpleNamespace(training=True, eval=lambda: None, train=lambda mode: None)
 
     def log(self, values: dict[str, float]) -> None:
@@ -96,6 +98,7 @@ def test_the_earlier_of_equally_good_checkpoints_is_best(tmp_path: Path, monkeyp
             linked[step] = (tmp_path / "best").readlink().name
     assert linked == {2: "checkpoint-2", 4: "checkpoint-4", 6: "checkpoint-4", 7: "checkpoint-4"}
     assert [row["held_out/reward"] for row in watcher.trainer.logged] == pytest.approx([0.3, 0.6, 0.6, 0.5])
+    assert watcher.trainer.known == {}
     assert (watcher.trainer.tables, watcher.trainer.log_completions) == (0, True)  # each step logs its own table
 
 

@@ -50,6 +50,8 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
             return
         with eval_mode(self.trainer.model):
             means = self.mean_rewards()
+            if (features := getattr(self.trainer, "image_features", None)) is not None:
+                features.forget()  # they would take memory until the next generation
             total = sum(self.weights[name] * mean for name, mean in means.items())
             log_step = control.should_log  # which any log resets, so that the step's own figures would go into the next
             with patch.object(

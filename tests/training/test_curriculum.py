@@ -124,6 +124,12 @@ def test_a_group_has_variance_where_two_of_it_differ(groups: list[list[float]]) 
     assert same == [len(set(group)) == 1 for group in groups for _ in group]
 
 
+def test_a_card_says_where_every_question_had_a_trace() -> None:
+    said = {traces: grpo.shown_after(6, before="A base.", questions=20, traces=traces) for traces in (0, 12, 20)}
+    assert said[0] == said[12] == "A base. 6 steps of GRPO on questions without a trace."
+    assert said[20] == "A base. 6 steps of GRPO on the questions that it was shown traces of."
+
+
 class Graded(grpo.R1GRPOTrainer):
     """The trainer with fixed completions: of two groups of four, one that varies and one that does not."""
 

@@ -5,8 +5,9 @@ Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
     config = make_trl_config(stage)
     built = open_dataset(stage.data)
     base = read_record(model_folder(stage.model))
-    questions = fresh_questions(built.questions("train", stage.tasks), traces_shown(stage, base))
+    every = built.questions("train", stage.tasks)
+    questions = fresh_questions(every, traces_shown(stage, base))
     check_enough(len(questions), config)
     dataset = find_dataset_or_task(stage.tasks[0])
     if stage.settings.get("curriculum") == "difficulty":
@@ -141,14 +143,30 @@ def train(stage: StageConfig, *, preflight: bool = True) -> Path:
         share_prefixes(trainer, tried=preflight)
     trainer.choose_questions(stage, dataset, last_checkpoint(out))
     trainer.drop_zero_variance = stage.settings.get("drop_zero_variance", False)
-    trainer.record = make_record(stage, "grpo") | {"traces": traces_shown(stage, base)}
-    trainer.shown = lambda step: f"{base.get('shown', '')} {step} steps of GRPO on questions without a trace.".strip()
+    describe(trainer, stage, base, len(every))
     return run_trainer(trainer, out)
 
 
 def fresh_questions(questions: Any, traces: int) -> Any:
     """The training questions of which the model was shown none of its `traces`; all where there are no others."""
     return questions.select(range(first_untraced(len(questions), traces), len(questions)))
+
+
+def describe(trainer: RecordedCheckpoints, stage: StageConfig, base: Mapping[str, Any], questions: int) -> None:
+    """Have the checkpoints say what made them; `base` is the model's record, `questions` are all of the train split."""
+    traces = traces_shown(stage, base)
+    trainer.record = make_record(stage, "grpo") | {"traces": traces}
+    trainer.shown = partial(shown_after, before=base.get("shown", ""), questions=questions, traces=traces)
+
+
+def shown_after(step: int, *, before: str, questions: int, traces: int) -> str:
+    """What a model has been shown after so many steps on a dataset of `questions`, of `traces` of which it had a trace.
+
+    `before` is what it had been shown before the first.
+    """
+    traced = first_untraced(questions, traces) < traces
+    asked = "the questions that it was shown traces of" if traced else "questions without a trace"
+    return f"{before} {step} steps of GRPO on {asked}.".strip()
 
 
 def share_prefixes(trainer: SharedPrefix, *, tried: bool) -> None:

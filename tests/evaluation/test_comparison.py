@@ -8,6 +8,7 @@ import pytest
 
 from datagen import r1_format
 from datagen.common.errors import UserError
+from datagen.hub.cards import model_card
 from evaluation.metrics.comparison import compare, paired_summary, verdict
 from evaluation.metrics.external_results import external_result, mark_other_questions
 from evaluation.metrics.scoring import Scored, score_messages
@@ -88,6 +89,15 @@ def test_results_beside_tell_whether_the_questions_are_the_same() -> None:
     rows = [external_result(row, "x", "file") for row in (BESIDE, {**BESIDE, "n": 41}, {**BESIDE, "split": "train"})]
     assert [row["other_questions"] for row in mark_other_questions(rows, result)] == [False, True, True]
     assert mark_other_questions(rows, result)[0] == {**BESIDE, "other_questions": False}
+
+
+def test_a_card_does_not_say_that_the_other_model_was_shown_less(sums: list[dict[str, Any]]) -> None:
+    shown = {"before": "900 steps of GRPO.", "after": "9 steps of GRPO."}
+    result = compare(answered(sums, {0}), answered(sums, set()), "num_digits")
+    result |= {"data": "/data", "split": "test", "tasks": ["sum"], "shown": shown}
+    record = {"stage": "grpo", "tasks": ["sum"], "step": 9, "shown": shown["after"], "dataset_fingerprint": "f"}
+    card = model_card(record | {"seed": 0, "reward_hash": {}, "versions": {}, "settings": {}}, result=result)
+    assert '"Before" is a model that has been shown: 900 steps of GRPO.' in card
 
 
 def test_results_of_several_answers_are_on_as_many_questions() -> None:

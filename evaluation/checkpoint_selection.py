@@ -22,7 +22,7 @@ def select_checkpoint(config: EvalConfig) -> Path:
     The run folder is `config.checkpoint`. Prints the accuracy of each checkpoint, and writes them to `curve.json`.
 
     Raises:
-        UserError: where the folder holds no checkpoints.
+        UserError: where the folder holds no checkpoints, or the evaluation that follows would be refused.
     """
     run = Path(config.checkpoint)
     checkpoints, left_out = whole_checkpoints(run)
@@ -30,6 +30,8 @@ def select_checkpoint(config: EvalConfig) -> Path:
         print(f"note: {sentence}", flush=True)
     if not checkpoints:
         raise UserError(f"{run} holds no checkpoints: name a run folder of r1vlm-train with --curve")
+    # A mistake in what comes after is found now, and not when all checkpoints have answered.
+    make_plan(config.model_copy(update={"checkpoint": str(checkpoints[-1]), "curve": False, "push": None}))
     results = [_evaluate_on_validation(config, path) for path in checkpoints]
     rows = [
         {"step": step_of(path), **{key: result[key] for key in ("accuracy", "accuracy_ci95", "n")}}

@@ -325,6 +325,8 @@ def test_the_best_checkpoint_is_chosen_on_validation(
     weights = {name: torch.zeros_like(tensor) for name, tensor in load_file(later / "model.safetensors").items()}
     save_file(weights, later / "model.safetensors", {"format": "pt"})
     words = (recorded.parent, "--curve", "--limit", 4, "--max-new-tokens", 3, "--out", tmp_path / "out")
+    refused(r1vlm_eval(*words, "--baseline", tmp_path / "none"), "there is no")
+    assert not (tmp_path / "out" / "curve.json").exists()  # it is found before all checkpoints have answered
     called = r1vlm_eval(*words)
     assert called.returncode == 0, called.stderr
     curve = read(tmp_path / "out" / "curve.json")

@@ -104,7 +104,7 @@ def answer_only(rows: Dataset, index: int) -> Row:
     return {**row, "prompt": [{"role": "user", "content": text}]}
 
 
-def without_usage(text: str, row: Row) -> str:
+def without_usage(text: str, row: Mapping[str, Any]) -> str:
     """The text of a prompt without the sentence about the tool, where there is one."""
     interaction = find_task(row["task"]).interaction
     return text.replace(f"{interaction.usage}\n", "") if interaction and interaction.usage else text

@@ -19,6 +19,7 @@ from datagen.registry import find_task
 from datagen.taskset.play import reply_of
 from evaluation.config import EvalPlan
 from evaluation.metrics.comparison import asked, certainty, headline, p_text
+from evaluation.prompt_variants import without_usage
 from evaluation.report.checkpoint_samples import CheckpointSamples
 from evaluation.report.curves import LENGTHS, make_curve
 from evaluation.report.look_ups import LookUps
@@ -139,10 +140,18 @@ def render_question(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": row["id"],
         "task": row["task"],
-        "question": row["prompt"][-1]["content"].split("\n")[0],
+        "question": shortened(question_text(row), LONG),
         "answer": row["answer"],
         "images": [image_url(image, BYTES // len(images)) for image in images],
     }
+
+
+def question_text(row: Mapping[str, Any]) -> str:
+    """What is asked, also on several lines (choices stand on their own), without the instruction behind it."""
+    text: str = row["prompt"][-1]["content"]
+    if not find_task(row["task"]).example_answer:  # somebody else's taskset has no such instruction
+        return text
+    return without_usage(text, row).rpartition("\n")[0]
 
 
 def render_episode(episode: Episode, rewards: Mapping[str, float], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datagen import r1_format as r1
+from datagen.dataset.shards import make_questions
+from datagen.tasks.judges import JUDGES, OWN, sample_rows
 from evaluation.report.curves import make_curve, read_series, smoothed
-from evaluation.report.html import BYTES, EXAMPLES, LONG, differing, image_url, shortened, visible
+from evaluation.report.html import BYTES, EXAMPLES, LONG, differing, image_url, question_text, shortened, visible
 from tests.evaluation.conftest import Call, solutions, write_lines
 
 HOSTILE = (
@@ -47,6 +49,13 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self.open.pop() == tag
+
+
+def test_a_question_is_shown_with_its_choices() -> None:
+    question = dict(make_questions(OWN["own-choice"], sample_rows(JUDGES["choice"]))[0])
+    listed = "Which bird?\nA. a robin\nB. a wren"
+    question["prompt"] = r1.make_prompt(listed, "B")
+    assert question_text(question) == listed
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,14 @@ def make_trl_config(stage: StageConfig) -> Any:
 
 
 def check_sampling(stage: StageConfig) -> None:
-    """Raise a `UserError` where questions can't be chosen as asked for, by dynamic sampling or from a pool."""
+    """Raise a `UserError` where questions can't be chosen as asked for, by their variance or from a pool."""
     dynamic, curriculum = stage.settings.get("dynamic_sampling"), stage.settings.get("curriculum")
+    for name in ("dynamic_sampling", "drop_zero_variance"):
+        if stage.settings.get(name) and stage.settings.get("multi_objective_aggregation") == "normalize_then_sum":
+            raise UserError(
+                f"{name} looks at the sum of the rewards, and with multi_objective_aggregation=normalize_then_sum a "
+                f"group of equal sums teaches something, too: set {name}=false"
+            )
     if dynamic and curriculum == "difficulty":
         raise UserError(
             "curriculum=difficulty orders the questions of a run, and dynamic_sampling does not know how many it will "

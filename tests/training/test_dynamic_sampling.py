@@ -22,6 +22,7 @@ from training.trainers import grpo
 from training.trainers.checkpoints import QUESTIONS
 from training.trainers.curriculum import LEAST, UNKNOWN, QuestionPool, QuestionSource, ShuffledQuestions
 from training.trainers.dynamic_sampling import MOST
+from training.trainers.zero_variance import zero_variance
 from training.trl_config import make_trl_config
 
 RIGHT, WRONG = "I see 3.</think>\n<answer>[3]</answer>", "3"
@@ -237,4 +238,14 @@ def test_a_run_that_was_killed_goes_on_with_the_same_questions_and_steps(
 def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path) -> None:
     run = run_of(tmp_path, tmp_path, tmp_path / "a", "dynamic_sampling=true", "curriculum=difficulty")
     with pytest.raises(UserError, match="use curriculum=pool"):
+        make_trl_config(run)
+
+
+@pytest.mark.parametrize("name", ["dynamic_sampling", "drop_zero_variance"])
+def test_equal_sums_are_no_lack_of_variance_where_each_reward_is_normalized(name: str, tmp_path: Path) -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])  # of a group
+    assert zero_variance(rewards.sum(dim=1).tolist(), 4) == [True] * 4
+    assert ((rewards - rewards.mean(dim=0)) / rewards.std(dim=0)).sum(dim=1).std() > 0.1  # as TRL weighs them
+    run = run_of(tmp_path, tmp_path, tmp_path / "a", f"{name}=true", "multi_objective_aggregation=normalize_then_sum")
+    with pytest.raises(UserError, match=f"set {name}=false"):
         make_trl_config(run)

@@ -62,7 +62,7 @@ def make_curve(path: Path, wanted: re.Pattern[str] = REWARDS, top: float = 1.0) 
         return None
     steps = [step for points in drawn.values() for step, _ in points]
     values = [value for points in drawn.values() for _, value in points]
-    first, last, top = int(min(steps)), int(max(steps)), max(top, *values)
+    first, last, top = int(min(steps)), int(max(steps)), max(top, *values) or 1.0
 
     def svg_points(points: Points) -> str:
         return " ".join(f"{100 * (x - first) / (last - first):.2f},{100 * (1 - y / top):.2f}" for x, y in points)

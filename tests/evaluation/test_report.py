@@ -20,7 +20,7 @@ from PIL import Image
 from datagen import r1_format as r1
 from datagen.dataset.shards import make_questions
 from datagen.tasks.judges import JUDGES, OWN, sample_rows
-from evaluation.report.curves import make_curve, read_series, smoothed
+from evaluation.report.curves import LENGTHS, make_curve, read_series, smoothed
 from evaluation.report.html import BYTES, EXAMPLES, LONG, differing, image_url, question_text, shortened, visible
 from tests.evaluation.conftest import Call, solutions, write_lines
 
@@ -197,6 +197,14 @@ def test_curve_by_hand(tmp_path: Path) -> None:
     assert (curve.first, curve.last, curve.top) == (10, 30, 1.5)
     assert [line.name for line in curve.lines] == ["reward"]
     assert curve.lines[0].raw == "0.00,66.67 50.00,33.33 100.00,0.00"
+
+
+def test_a_curve_of_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join(json.dumps({"step": step, "completions/mean_length": 0}) for step in (1, 2)))
+    curve = make_curve(path, LENGTHS, 0.0)
+    assert curve is not None
+    assert curve.lines[0].raw == "0.00,100.00 100.00,100.00"
 
 
 def test_no_curve_of_one_step(tmp_path: Path) -> None:

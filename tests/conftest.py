@@ -20,6 +20,9 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what the tests say holds for float32 on a CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each wait for one another on two cores
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = (
+    "1"  # modules of ours set it once; a test that puts its environment back undoes it
+)
 settings.register_profile("r1vlm", deadline=None)  # a slow machine is no failure
 settings.load_profile("r1vlm")
 # Caches of the Hugging Face libraries are ours alone. Set here, since the libraries read it when they are imported.

@@ -81,7 +81,7 @@ def test_every_file_is_json_in_utf8(evaluated: tuple[Path, str]) -> None:
     out, _ = evaluated
     files = {path.name for path in out.iterdir()}
     names = {"results.json", "completions.jsonl", "rows.jsonl", "samples_list.jsonl", "samples_sum.jsonl"}
-    assert files == {*names, "report.html", ".lock"}
+    assert files == {*names, "report.html"}
     for name in names:
         text = (out / name).read_bytes().decode("utf-8")
         values: list[Any] = [json.loads(text)] if name == "results.json" else [*map(json.loads, text.splitlines())]

@@ -175,7 +175,7 @@ def test_baseline(solved: Path, recorded: Path, tmp_path: Path, r1vlm_eval: Call
     assert called.returncode == 0, called.stderr
     names = {"before.json", "after.json", "comparison.json", "rows.jsonl"}
     names |= {"before.completions.jsonl", "after.completions.jsonl"}
-    assert {path.name for path in out.iterdir()} == {*names, "report.html", ".lock"}
+    assert {path.name for path in out.iterdir()} == {*names, "report.html"}
     comparison = read(out / "comparison.json")
     assert comparison["before"] == read(out / "before.json")["accuracy"] == 0.0
     assert comparison["after"] == read(out / "after.json")["accuracy"] == 1.0

@@ -235,8 +235,6 @@ REFUSALS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "a quote that is not closed": (GOOD + '"a.png,Which?,red\n', ONE, "can't be read"),
     "one image": (GOOD, ONE, "no image falls into"),
     "an empty answer": (GOOD.replace("red", ""), ONE, "it has no answer"),
-    "a placeholder of an image": (GOOD.replace("Which", "<image>Which"), ONE, "its question has <image> in it"),
-    "the end of a turn": (GOOD.replace("red", "red<|im_end|>"), ONE, "its answer has <|im_end|> in it"),
     "a wrong split": (GOOD, (*ONE, "--split", "colour"), "its split is none of train"),
     "a wrong difficulty": (GOOD, (*ONE, "--difficulty", "colour"), "its difficulty is no number"),
     "a wrong tolerance": (GOOD, (*ONE, "--tolerance", "x"), "--tolerance x is neither"),

@@ -15,7 +15,6 @@ from datagen.dataset.importing.config import ImportConfig
 from datagen.dataset.importing.images import BrokenImageError
 from datagen.dataset.importing.sources import SPLIT_NAMES, Source
 from datagen.dataset.shards import make_questions
-from datagen.r1_format import SPECIAL_TOKENS
 from datagen.schema import MOST_IMAGES
 from datagen.sources.split import SPLITS
 from datagen.task import score
@@ -94,11 +93,6 @@ def prepare(config: ImportConfig, row: Mapping[str, Any]) -> Prepared:
     if len(right) > LONGEST or any(tag in right for tag in ("<answer>", "</answer>", "<think>", "</think>")):
         raise BrokenRowError(f"its answer is longer than {LONGEST} characters, or has tags of the R1 format in it")
     trace = _text(row, config.solution, "solution") if config.solution is not None else ""
-    for what, text in (("question", " ".join([question, *choices])), ("answer", right), ("solution", trace)):
-        if found := SPECIAL_TOKENS.search(text):
-            raise BrokenRowError(
-                f"its {what} has {found[0]} in it, which models take for an image or an end: take it out"
-            )
     split = _text(row, config.split, "split").strip().lower() if config.split is not None else None
     split = SPLIT_NAMES.get(split, split) if split is not None else None
     if split is not None and split not in SPLITS:

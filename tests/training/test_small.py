@@ -17,13 +17,14 @@ from datagen.r1_format import vision_token_ids
 from datagen.registry import TASKS
 from datagen.sources.mnist import SIDE, load_digits
 from tests.processes import invoke, refused
-from training.builtin_models import make
+from training.builtin_models import lengthen, make
 from training.builtin_models.architecture import EXAMPLE, make_processor
 from training.builtin_models.cipher_tables import SHARES, decoders
 from training.builtin_models.language import (
     ciphered,
     decoded,
     decoding_accuracy,
+    lookups,
     random_message,
     transcription_accuracy,
 )
@@ -82,6 +83,59 @@ def test_a_miniature_is_made_by_the_same_command(tmp_path: Path, monkeypatch: py
     assert len(vision_token_ids(processor.tokenizer.get_vocab())) == 5
     assert "is a file" in refused(invoke("training.builtin_models.make", "--out", out / "config.json"))
     assert "there already" in refused(invoke("training.builtin_models.make", "--out", out))
+
+
+@pytest.mark.slow
+def test_a_model_for_long_messages_is_made_by_one_command_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done_before: list[int] = []
+
+    def killed_in_the_second_round(*_: object, seed: int, **__: object) -> None:
+        done_before.append(seed)
+        if seed == 1:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "long"
+    words = ("--out", out, "--rounds", "2", "--round-steps", "1", "--batch", "2")
+    with monkeypatch.context() as patched:
+        patched.setattr(lengthen, "learn_long_messages", killed_in_the_second_round)
+        assert invoke("training.builtin_models.lengthen", *words).returncode != 0
+    assert done_before == [0, 1]
+    assert "other settings" in refused(invoke("training.builtin_models.lengthen", "--out", out, "--batch", "3"))
+    monkeypatch.setattr(lengthen, "SEEN", 16)
+    monkeypatch.setattr(lengthen, "measure", lambda *_: {"digits_read_aloud": 0.5})
+    monkeypatch.setattr(lengthen, "long_decoding_accuracy", partial(lengthen.long_decoding_accuracy, images=2))
+    done = invoke("training.builtin_models.lengthen", *words)
+    assert done.returncode == 0, done.stderr
+    card = (out / "README.md").read_text()
+    assert "2 times 1 steps of 6 messages" in card
+    assert "lengthen --base base --out long --rounds 2 --round-steps 1 --batch 2 --seed 0" in card
+    assert not out.with_name("long.partial").exists()
+    model, _ = load_model(str(out))
+    assert len(model.model.language_model.layers) == len(lengthen.LAYERS)
+    assert sum(path.stat().st_size for path in out.iterdir()) <= 20_000_000
+    assert "there already" in refused(invoke("training.builtin_models.lengthen", "--out", out))
+
+
+def test_new_layers_change_nothing_at_first() -> None:
+    model, processor = load_model("small-ciphers")
+    shown = next(decoders(4, seed=0, letters=8))
+    rng = np.random.default_rng(0)
+    batch = lookups(processor, rng, shown, 5, joining=4)
+    with torch.no_grad():
+        torch.testing.assert_close(lengthen.deepen(model)(**batch).logits, model(**batch).logits)
+
+
+def test_long_messages_are_as_long_as_those_of_the_tasks() -> None:
+    rng = np.random.default_rng(0)
+    lengths = [lengthen.random_length(rng) for _ in range(2000)]
+    assert (min(lengths), max(lengths)) == (3, 32)
+    for length in lengths[:200]:
+        message = lengthen.long_message(rng, "abcdefgh", length)
+        assert len(message) == length
+        assert message.strip("_") == message
+        assert set(message) <= set("abcdefgh_")
 
 
 def test_reading_batches_label_the_cells_of_the_digits_centres() -> None:

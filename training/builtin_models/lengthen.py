@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -33,16 +31,15 @@ from transformers import Qwen2_5_VLProcessor as Processor
 from typer import Option
 
 from datagen.common.command_line import APP, run_app
-from datagen.common.errors import UserError, writable_folder
-from datagen.common.files import RECORD, write_json, write_text
+from datagen.common.errors import writable_folder
+from datagen.common.files import RECORD
 from datagen.common.versions import installed_versions
-from datagen.hub.cards import render
 from datagen.r1_format import spell_out
 from datagen.sources.mnist import load_digits
 from training.builtin_models.architecture import CHAT_TEMPLATE
 from training.builtin_models.cipher_tables import Decoders, decoders
 from training.builtin_models.language import DECODE, answers_to, decoded
-from training.builtin_models.make import PACKAGES, SHOWN, measure, stage
+from training.builtin_models.make import PACKAGES, SHOWN, begin, finish, measure, stage
 
 BASE = Path(__file__).parent / "ciphers"
 NEW = -1  # a layer of which the model has none
@@ -277,14 +274,8 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     Raises:
         UserError: where `out` is there already, or was begun with other settings.
     """
-    if out.exists():
-        raise UserError(f"{out} is there already: name another folder with --out")
     settings = {"base": base.name, "rounds": rounds, "round_steps": steps, "long_batch": batch, "long_seed": seed}
-    partly = out.with_name(out.name + ".partial")
-    note = partly / "settings.json"
-    if note.exists() and json.loads(note.read_text()) != settings:
-        raise UserError(f"{partly} was begun with other settings: delete it, or name another folder with --out")
-    write_json(note, settings)
+    partly = begin(out, settings)
     record: dict[str, Any] = json.loads((base / RECORD).read_text())
     processor = AutoProcessor.from_pretrained(base)
     torch.manual_seed(seed)
@@ -300,14 +291,7 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     for parts in PARTS:
         name = f"messages_decoded_of_{parts}_times_3_to_10_letters"
         record["measured"][name] = long_decoding_accuracy(model, processor, parts)
-    finished = partly / "model"
-    model.save_pretrained(finished)
-    processor.save_pretrained(finished)
-    write_json(finished / RECORD, record)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    write_text(finished / "README.md", render("small.md.jinja", **record, parameters=parameters))
-    os.rename(finished, out)
-    shutil.rmtree(partly)
+    finish(partly, out, model, processor, record)
     return record
 
 

@@ -52,17 +52,11 @@ def make(
     Raises:
         UserError: where `out` is there already, or was begun with other settings.
     """
-    if out.exists():
-        raise UserError(f"{out} is there already: name another folder with --out")
     glyphs = load_digits("mnist-5k")
     steps = {"reading_steps": reading_steps, "letters_steps": letters_steps}
     steps |= {"speaking_steps": speaking_steps, "whole_steps": whole_steps}
     settings = {**steps, "seed": seed, "batch": batch}
-    partial = out.with_name(out.name + ".partial")
-    note = partial / "settings.json"
-    if note.exists() and json.loads(note.read_text()) != settings:
-        raise UserError(f"{partial} was begun with other settings: delete it, or name another folder with --out")
-    write_json(note, settings)
+    partial = begin(out, settings)
     processor = make_processor()
     torch.manual_seed(seed)
     model = make_model(processor)
@@ -89,6 +83,28 @@ def make(
     versions = installed_versions(PACKAGES)
     record = {"stage": "base", "shown": SHOWN, "settings": settings, "seconds": seconds, "versions": versions}
     record["measured"] = measure(model, processor, glyphs)
+    finish(partial, out, model, processor, record)
+    return record
+
+
+def begin(out: Path, settings: dict[str, Any]) -> Path:
+    """The folder `OUT.partial`, in which the stages of a model are kept until it is whole.
+
+    Raises:
+        UserError: where `out` is there already, or was begun with other settings.
+    """
+    if out.exists():
+        raise UserError(f"{out} is there already: name another folder with --out")
+    partial = out.with_name(out.name + ".partial")
+    note = partial / "settings.json"
+    if note.exists() and json.loads(note.read_text()) != settings:
+        raise UserError(f"{partial} was begun with other settings: delete it, or name another folder with --out")
+    write_json(note, settings)
+    return partial
+
+
+def finish(partial: Path, out: Path, model: Any, processor: Any, record: dict[str, Any]) -> None:
+    """Write a model that is whole to `out`, with its record and its card, and remove what was kept of its stages."""
     finished = partial / "model"
     model.save_pretrained(finished)
     processor.save_pretrained(finished)
@@ -97,7 +113,6 @@ def make(
     write_text(finished / "README.md", render("small.md.jinja", **record, parameters=parameters))
     os.rename(finished, out)
     shutil.rmtree(partial)
-    return record
 
 
 def stage(folder: Path, model: Any, work: Callable[[], None]) -> float:

@@ -163,6 +163,12 @@ def exact_correct(message: str, example: GroundTruth) -> float:
     return float(given is not None and read_text(given) == read_text(example["answer"]))
 
 
+def _lone_letter(text: str) -> int:
+    """The number, from 0 on, of the letter that a text is (`B`, `(B)`, `B.`); -1 where it is anything else."""
+    match = LETTER.fullmatch(text)
+    return ord(match[1].upper()) - ord("A") if match and not match[2] else -1
+
+
 def choice_correct(message: str, example: GroundTruth) -> float:
     """1.0 where the answer is the letter of the right choice (`B`, `(B)`, `B. text`), or its text, or both.
 
@@ -174,8 +180,7 @@ def choice_correct(message: str, example: GroundTruth) -> float:
     answer, choices = example["answer"], example["choices"]
     right = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(answer) if len(answer) == 1 else -1
     text = read_text(choices[right]) if 0 <= right < len(choices) else None if right >= 0 else read_text(answer)
-    match = LETTER.fullmatch(given)
-    named = ord(match[1].upper()) - ord("A") if match and not match[2] else -1
+    match, named = LETTER.fullmatch(given), _lone_letter(given)
     if text is not None and read_text(given) == text and (named == right or not 0 <= named < len(choices)):
         return 1.0
     if match is None or right < 0 or match[1].upper() != answer:
@@ -315,14 +320,12 @@ def _prepare_text(value: Any, _: Sequence[str]) -> str:
 def _prepare_choice(value: Any, choices: Sequence[str]) -> str:
     if not choices:
         text = _prepare_text(value, choices)
-        match = LETTER.fullmatch(text)
-        return match[1].upper() if match and not match[2] else text
+        named = _lone_letter(text)
+        return chr(ord("A") + named) if named >= 0 else text
     texts = [read_text(choice) for choice in choices]
     if len(set(texts)) < len(texts) or len(texts) > 26 or not all(texts):
         raise UnreadableError("its choices are empty, more than 26, or not all different")
-    match = LETTER.fullmatch(_as_text(value))
-    named = ord(match[1].upper()) - ord("A") if match and not match[2] else -1
-    text = read_text(_as_text(value))
+    named, text = _lone_letter(_as_text(value)), read_text(_as_text(value))
     if isinstance(value, int) and not isinstance(value, bool):
         index = value
         if text in texts and texts.index(text) != index:

@@ -177,8 +177,7 @@ class AnswerGenerator:
         """
         truths = variant.ground_truths(questions.rows, questions.examples)
         indices = [(i, k) for i in range(len(truths)) for k in range(self.plan.sampling.samples)]
-        others = {"rows": questions.ids} if variant.others_shown else {}
-        with open_cache(self.cache_key(variant, len(indices)) | others) as cache:
+        with open_cache(self.cache_key(variant, questions.ids)) as cache:
             talks = Conversations(variant, questions.rows, truths, indices, cache)
             if talks.live:
                 backend = self._load_backend(len(indices))
@@ -223,8 +222,8 @@ class AnswerGenerator:
     def _label(self, variant: Variant) -> str:
         return self.model.label if variant.name == "r1" else f"{self.model.label}, {variant.title}"
 
-    def cache_key(self, variant: Variant, prompts: int) -> dict[str, Any]:
-        """Everything that determines the completions, apart from the kind of device.
+    def cache_key(self, variant: Variant, ids: Sequence[str]) -> dict[str, Any]:
+        """Everything that determines the completions about the questions `ids`, apart from the kind of device.
 
         A change of a name or a value here makes every completion that was cached before unreachable.
         """
@@ -236,9 +235,10 @@ class AnswerGenerator:
             "variant": variant.name,
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
-            "engine": backend_versions(choose_backend(self.plan.backend, self.model, prompts)),
+            "engine": backend_versions(choose_backend(self.plan.backend, self.model, len(ids) * sampling.samples)),
             **({"tools": {name: reward_hash(find_task(name)) for name in tools}} if tools else {}),
             **(changed_by(variant) if variant.transform is not unchanged else {}),
+            **({"rows": list(ids)} if variant.others_shown else {}),
         }
 
     def _load_backend(self, prompts: int) -> Backend:

@@ -124,7 +124,7 @@ def test_what_was_cached_before_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     data = SimpleNamespace(fingerprint="d" * 64)
     plan: Any = SimpleNamespace(sampling=Sampling(512), dataset=data, tasks=["sum"], backend="transformers")
     model: Any = SimpleNamespace(fingerprint="m" * 64, endpoint=None)
-    assert cache_path(AnswerGenerator(plan, model).cache_key(R1, 40)).name == "a97e9f1f2d7206dc81aac7ed.jsonl"
+    assert cache_path(AnswerGenerator(plan, model).cache_key(R1, ["id"] * 40)).name == "a97e9f1f2d7206dc81aac7ed.jsonl"
 
 
 def test_answers_to_changed_questions_are_kept_for_the_code_that_changed_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_answers_to_changed_questions_are_kept_for_the_code_that_changed_them(mo
 
     def keys(spec: DatasetSpec) -> dict[str, Path]:
         variants = [R1, DIRECT, *ablation_variants(spec, {})]
-        return {one.name: cache_path(generator.cache_key(one, 40)) for one in variants}
+        return {one.name: cache_path(generator.cache_key(one, ["id"] * 40)) for one in variants}
 
     def drawn_otherwise(rng: Any, row: Any, options: Any) -> Any:
         raise NotImplementedError

@@ -221,7 +221,7 @@ def _class_sizes_kept(folder: Path) -> Iterator[None]:
     said = [read_settings(folder / name) for name in PROCESSOR if (folder / name).is_file()]
     said += [inner for one in said if isinstance(inner := one.get("image_processor"), dict)]
     stems = {str(one.get("image_processor_type")).removesuffix("Fast") for one in said}
-    found: list[Any] = [getattr(transformers, stem + end, None) for stem in stems for end in ("", "Fast", "Pil")]
+    found: list[Any] = [getattr(transformers, stem + end, None) for stem in stems for end in ("", "Pil")]
     sizes = [(one, one.size) for one in found if isinstance(getattr(one, "size", None), dict)]
     for one, size in sizes:
         one.size = dict(size)

@@ -151,6 +151,17 @@ def test_no_processor_takes_over_the_limits_of_one_made_before(
     assert max(patches[0]) <= 3136 // 14**2 < min(patches[1])
 
 
+def test_a_processor_is_loaded_without_a_word(random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+    from transformers.utils.import_utils import logger
+
+    said: list[str] = []
+    monkeypatch.delattr(transformers, "Qwen2VLImageProcessorFast", raising=False)  # an alias, made when it is asked for
+    monkeypatch.setattr(logger, "warning_once", said.append)
+    load_processor(random_checkpoint)
+    assert said == []
+
+
 @pytest.mark.parametrize("text", ["How many <|image_pad|> dots?", "<|image_pad|><|image_pad|>"])
 def test_a_placeholder_too_many_is_named_and_takes_no_other_rows_image(text: str, random_checkpoint: Path) -> None:
     backend = transformers_backend.load(random_checkpoint, Sampling(2), 8)

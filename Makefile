@@ -1,13 +1,19 @@
-# make demo: the whole R1 pipeline on this machine (TASK=digits, zoom, pages, words or messages).   make test: the tests;
-# make test-fast: those without training.
+# make demo: the whole R1 pipeline on this machine (TASK=digits, zoom, pages, words, messages or messages-full).
+# make test: the tests; make test-fast: those without training.
 # Both set up .venv first.
 PYTHON ?= python3
 SEED ?= 0
 UV := $(shell command -v uv 2>/dev/null || echo .venv/uv/bin/uv)
 TASK ?= digits
 DEMO ?= runs/demo-$(TASK)
+DATASET = $(or $(DATASET_$(TASK)),$(TASK))
 OPTIONS_words := --letters 3..5
 OPTIONS_messages := --words 1..1 --letters 3..5 --alphabet 8
+# Messages as they are by default, with 1,500 for the test. Answers take up to 208 tokens.
+DATASET_messages-full := messages
+OPTIONS_messages-full := --size 15000
+TRAIN_messages-full := --model small-messages
+TOKENS_messages-full := 240
 # Messages of eight letters are learned from few traces; with the recipe's 48 there would be little left for GRPO to do.
 TRAIN_messages := --traces 32
 BESIDE_digits := $(patsubst %,--beside %,$(wildcard benchmarks/results/supervised-*.json))
@@ -27,10 +33,10 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/r1vlm-data build $(TASK) $(OPTIONS_$(TASK)) --seed $(SEED) --out $(DEMO)/data
-	$(BIN)/r1vlm-train $(TASK) --seed $(SEED) $(TRAIN_$(TASK)) --data $(DEMO)/data --out $(DEMO)/train --resume --no-report
+	$(BIN)/r1vlm-data build $(DATASET) $(OPTIONS_$(TASK)) --seed $(SEED) --out $(DEMO)/data
+	$(BIN)/r1vlm-train $(DATASET) --seed $(SEED) $(TRAIN_$(TASK)) --data $(DEMO)/data --out $(DEMO)/train --resume --no-report
 	$(BIN)/r1vlm-eval $(DEMO)/train/final --baseline $(DEMO)/train/cold-start/final \
-		--max-new-tokens 128 $(BESIDE_$(TASK)) --out $(DEMO) --report
+		--max-new-tokens $(or $(TOKENS_$(TASK)),128) $(BESIDE_$(TASK)) --out $(DEMO) --report
 
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal --durations 25

@@ -17,7 +17,8 @@ from datagen.hub.fetch import download, parse_repo_id
 from datagen.hub.record import read_record
 from datagen.r1_format import vision_token_ids, with_opening
 
-SMALL = {"small": "base", "small-ciphers": "ciphers"}  # the models that are built in, and their folders
+# The models that are built in, and their folders.
+SMALL = {"small": "base", "small-ciphers": "ciphers", "small-messages": "messages"}
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}  # older names of parts of Qwen's `size`
 BUILT_IN = Path(__file__).parent / "builtin_models"

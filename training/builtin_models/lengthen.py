@@ -3,7 +3,9 @@
 `small-ciphers` looks letters up almost without an error, but it knows its place in a message by counting, up to the
 seventeen characters that it was shown. Here it learns to find the place by the letters before it, at any length. Its
 language model gets more layers, of which two look a fixed number of tokens back, and most messages have gaps in the
-positions of their tokens, so that counting fails. It still sees no words, no question of the tasks, no R1 format and no
+positions of their tokens, so that counting fails. In the second half of the rounds most requests go on behind the
+message, so that it learns where a message ends. At last the phrases of prompts and traces, of each of which the
+tokenizer has a token that no text so far had, get the embeddings that `new_tokens` would begin with. It still sees no words, no question of the tasks, no R1 format and no
 trace of reasoning: random letters, asked for and answered as before, as long as the longest messages of the tasks.
 
 The vision tower stays as it is, so that every decoder is seen once and what was seen of it serves for many messages.
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +40,7 @@ from datagen.common.files import RECORD
 from datagen.common.versions import installed_versions
 from datagen.r1_format import spell_out
 from datagen.sources.mnist import load_digits
-from training.builtin_models.architecture import CHAT_TEMPLATE
+from training.builtin_models.architecture import CHAT_TEMPLATE, phrases
 from training.builtin_models.cipher_tables import Decoders, decoders
 from training.builtin_models.language import DECODE, answers_to, decoded
 from training.builtin_models.make import PACKAGES, SHOWN, begin, finish, measure, stage
@@ -46,6 +50,10 @@ NEW = -1  # a layer of which the model has none
 LAYERS = (NEW, 0, NEW, NEW, 1, 2)
 BACK = {0: (2, 3), 2: (2, 3)}  # how many tokens the heads of these new layers look back: to the letters before
 GAPS = 0.75  # the share of batches whose positions have gaps
+GOING_ON = 0.75  # the share of batches whose requests do not end with the message, in the second half of the rounds
+SHORT = 4  # characters of the longest phrases that answers have: "a = "
+ROLES = ("user\n", "assistant\n")  # which every chat has
+BEHIND = string.ascii_letters + string.digits + string.punctuation + " "
 LETTERS = 26
 PARTS, PART = (1, 2, 3), (3, 10)  # as many parts, of so many letters, as the tasks' messages have words
 PARTS_SHARES = (0.15, 0.25, 0.6)
@@ -151,6 +159,27 @@ def long_message(rng: np.random.Generator, letters: str, length: int) -> str:
     return "".join(message)
 
 
+def ending(rng: np.random.Generator) -> str:
+    """What stands behind a message: a mark, and up to 24 random characters that are no part of it."""
+    return str(rng.choice(list(".?!:;\n"))) + "".join(rng.choice(list(BEHIND), size=rng.integers(25)))
+
+
+@torch.no_grad()
+def begin_phrases(model: Model, processor: Processor) -> None:
+    """Let the embedding of each phrase that was never shown be the mean of those of its parts.
+
+    While a token is never shown, its embedding is pushed away from whatever is to be said, and a cold start has to
+    undo that first.
+    """
+    tokens = processor.tokenizer.convert_tokens_to_ids
+    new = [one for one in phrases() if len(one) > SHORT and one not in ROLES]
+    known = sorted((one for one in [*phrases(), *string.printable] if one not in new), key=len, reverse=True)
+    part = re.compile("|".join(map(re.escape, known)))
+    table = model.get_input_embeddings().weight  # which is the output's too
+    for one in new:
+        table[tokens(one)] = table[tokens(part.findall(one))].mean(0)
+
+
 def as_example(key: dict[str, str], coded: str) -> dict[str, str]:
     """A coded message and its meaning, as the columns of a dataset have them."""
     return {"coded_message": coded, "message": "".join({"_": " ", **key}[letter] for letter in coded)}
@@ -182,7 +211,14 @@ def renew(gallery: Gallery, model: Model, processor: Processor) -> None:
 
 
 def loss_on(
-    model: Model, processor: Processor, gallery: Gallery, rng: np.random.Generator, *, batch: int, longest: int
+    model: Model,
+    processor: Processor,
+    gallery: Gallery,
+    rng: np.random.Generator,
+    *,
+    batch: int,
+    longest: int,
+    going_on: bool,
 ) -> Tensor:
     """The loss of the answers to `batch` messages of one length: nothing is padded, and the mask is the causal one."""
     length = random_length(rng, longest)
@@ -190,7 +226,8 @@ def loss_on(
     keys = [gallery.keys[i] for i in chosen]
     hidden = [as_example(key, long_message(rng, "".join(key), length)) for key in keys]
     tokenizer, image = processor.tokenizer, model.config.image_token_id
-    requests = [[{"role": "user", "content": [{"type": "image"}, text(one)]}] for one in hidden]
+    behind = ending(rng) if going_on and rng.random() < GOING_ON else "."
+    requests = [[{"role": "user", "content": [{"type": "image"}, text(one, behind)]}] for one in hidden]
     prompts = tokenizer.apply_chat_template(
         requests, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
     )
@@ -213,17 +250,17 @@ def loss_on(
     return F.cross_entropy(guesses.float().flatten(0, 1), answers.flatten())
 
 
-def text(example: dict[str, str]) -> dict[str, str]:
+def text(example: dict[str, str], behind: str = ".") -> dict[str, str]:
     """The request to decode a message, as a part of a question."""
-    return {"type": "text", "text": f"{DECODE} {spell_out(example['coded_message'])}."}
+    return {"type": "text", "text": f"{DECODE} {spell_out(example['coded_message'])}{behind}"}
 
 
 def learn_long_messages(
-    model: Model, processor: Processor, *, steps: int, seed: int, batch: int, growing: bool
+    model: Model, processor: Processor, *, steps: int, seed: int, batch: int, growing: bool, going_on: bool
 ) -> None:
     """Train the language model on three batches of `batch` messages a step, each of one length.
 
-    Where they are `growing`, they are short at first.
+    Where they are `growing`, they are short at first. Where requests are `going_on`, most do not end with the message.
     """
     model.model.visual.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -238,7 +275,8 @@ def learn_long_messages(
     progress = tqdm(range(steps), desc="long messages")
     for step in progress:
         longest = longest_at(step / steps) if growing else LONGEST
-        losses = [loss_on(model, processor, gallery, rng, batch=batch, longest=longest) / 3 for _ in range(3)]
+        more: dict[str, Any] = {"batch": batch, "longest": longest, "going_on": going_on}
+        losses = [loss_on(model, processor, gallery, rng, **more) / 3 for _ in range(3)]
         torch.autograd.backward(losses)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -282,9 +320,11 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     model = deepen(AutoModelForImageTextToText.from_pretrained(base))
     seconds = 0.0
     for number in range(rounds):
-        more: dict[str, Any] = {"steps": steps, "seed": seed + number, "batch": batch, "growing": number == 0}
+        more: dict[str, Any] = {"steps": steps, "seed": seed + number, "batch": batch}
+        more |= {"growing": number == 0, "going_on": 2 * number >= rounds}
         work = partial(learn_long_messages, model, processor, **more)
         seconds += stage(partly / f"round-{number + 1}", model, work)
+    begin_phrases(model, processor)
     record |= {"shown": SHOWN, "versions": installed_versions(PACKAGES), "settings": record["settings"] | settings}
     record["seconds"] |= {"long": seconds}
     record["measured"] = measure(model, processor, load_digits("mnist-5k"))
@@ -305,7 +345,7 @@ def command(
     base: Annotated[
         Path, Option(metavar="DIR", help="Start from the model in this folder.", show_default="small-ciphers")
     ] = BASE,
-    rounds: Annotated[int, Option(min=1, metavar="N", help="Train N times, each from the weights of the last.")] = 6,
+    rounds: Annotated[int, Option(min=1, metavar="N", help="Train N times, each from the weights of the last.")] = 5,
     round_steps: Annotated[int, Option(min=1, metavar="N", help="Train for N steps a time.")] = 500,
     batch: Annotated[int, Option(min=1, metavar="N", help="Show three times N messages a step.")] = 24,
     seed: Annotated[int, Option(min=0, metavar="N", help="Draw and initialize from this seed.")] = 0,

@@ -27,7 +27,12 @@ def run(task: str, seed: int) -> dict[str, Any]:
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     contrasts = [{**comparison, "task": "all"}, *comparison["slices"]["by_task"]]
     tasks = {one["task"]: summary(one) for one in contrasts}
-    return {"seed": seed, "seconds": round(seconds), "tasks": tasks, "controls": controls(folder, TOKENS.get(task, 128))}
+    return {
+        "seed": seed,
+        "seconds": round(seconds),
+        "tasks": tasks,
+        "controls": controls(folder, TOKENS.get(task, 128)),
+    }
 
 
 def controls(folder: Path, tokens: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from datagen.registry import TASKS, find_dataset
 from tests.processes import invoke, refused
 from training.config import EXTRA_SETTINGS, Stage, StageConfig, resolve_settings, validate_settings
 from training.launch.launch_config import hardware_record
-from training.launch.memory import GIB, built_in
+from training.launch.memory import GIB, built_in, shape_of
 from training.launch.planner import Machine, PlanRequest, QuestionSize, make_plan
 from training.launch.presets import PRESETS, Preset
 from training.models import DEFAULT_MODEL, SMALL
@@ -34,7 +34,7 @@ def run_of(recipe: str, stage: Stage, out: Path) -> StageConfig:
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_recipe_is_possible_with_every_preset(recipe: str, preset: Preset, tmp_path: Path) -> None:
     asked = run_of(recipe, "grpo", tmp_path)
-    shape = built_in()[load_recipe(recipe).get("model", DEFAULT_MODEL)]
+    shape = shape_of(load_recipe(recipe).get("model", DEFAULT_MODEL))
     question = PlanRequest(shape.name, shape, asked.settings, DIGITS, ["digits"], tmp_path)
     impossible = asked.settings.get("lora") or asked.settings["beta"]
     if preset.sharding == "fsdp2" and impossible:
@@ -91,8 +91,12 @@ def test_the_first_reports_are_as_they_were_reported() -> None:
 def test_a_model_has_one_recipe() -> None:
     made_for = [own["model"] for own in recipes().values() if "model" in own]
     assert len(made_for) == len(set(made_for))
-    assert set(made_for) == set(built_in())
-    assert {recipe_for(name, find_dataset("digits")) for name in SMALL} == {"small"}
+    assert set(made_for) - set(SMALL) == set(built_in())
+    assert {name: recipe_for(name, find_dataset("messages")) for name in SMALL} == {
+        "small": "small",
+        "small-ciphers": "small",
+        "small-messages": "long-messages",
+    }
     for name in made_for:
         assert load_recipe(recipe_for(f"{name}@1234", find_dataset("digits")))["model"] == name
 

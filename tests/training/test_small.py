@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ from training.models import BUILT_IN, SMALL, load_model
 PROCESSOR = make_processor()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["small", "small-ciphers"])
 def test_the_built_in_models_read_unseen_digits_as_their_cards_say(name: str) -> None:
     model, processor = load_model(name)
     unseen = load_digits("mnist-5k").of_split("test")
@@ -52,6 +53,14 @@ def test_the_model_for_ciphers_looks_up_letters_with_unseen_keys() -> None:
     assert min(named, found) > 0.9
     decoded = decoding_accuracy(model, processor, letters=8, images=128)
     assert abs(measured["messages_decoded_of_8_letters"] - decoded) < 0.1
+
+
+def test_the_model_for_long_messages_decodes_them_with_unseen_keys() -> None:
+    model, processor = load_model("small-messages")
+    measured = json.loads((BUILT_IN / "messages" / "r1vlm.json").read_text())["measured"]
+    decoded = lengthen.long_decoding_accuracy(model, processor, parts=3, images=48)
+    assert decoded > 0.9
+    assert abs(measured["messages_decoded_of_3_times_3_to_10_letters"] - decoded) < 0.1
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -125,6 +134,26 @@ def test_new_layers_change_nothing_at_first() -> None:
     batch = lookups(processor, rng, shown, 5, joining=4)
     with torch.no_grad():
         torch.testing.assert_close(lengthen.deepen(model)(**batch).logits, model(**batch).logits)
+
+
+def test_phrases_that_were_never_shown_begin_as_the_mean_of_their_parts() -> None:
+    model, processor = load_model("small-ciphers")
+    table, tokens = model.get_input_embeddings().weight, processor.tokenizer.convert_tokens_to_ids
+    before = table.detach().clone()
+    lengthen.begin_phrases(model, processor)
+    changed = set((table != before).any(1).nonzero().flatten().tolist())
+    assert changed >= {tokens(one) for one in ("<chars>", ". <chars> ", "Decode this message: ", "system\n")}
+    assert not changed & {tokens(one) for one in ("a = ", ", ", ". ", "user\n", "a", "<|im_end|>")}
+    parts = before[tokens([". ", *"<chars>", " "])].mean(0)
+    torch.testing.assert_close(table[tokens(". <chars> ")], parts)
+
+
+@given(st.integers(0, 10_000))
+def test_what_stands_behind_a_message_does_not_go_on_with_it(seed: int) -> None:
+    behind = lengthen.ending(np.random.default_rng(seed))
+    tokens = [PROCESSOR.tokenizer.decode([one]) for one in PROCESSOR.tokenizer(f"x q{behind}")["input_ids"]]
+    assert tokens[:3] == ["x", " ", "q"]
+    assert tokens[3][0] not in " _" + ascii_lowercase
 
 
 def test_long_messages_are_as_long_as_those_of_the_tasks() -> None:

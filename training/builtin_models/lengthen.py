@@ -3,10 +3,11 @@
 `small-ciphers` looks letters up almost without an error, but it knows its place in a message by counting, up to the
 seventeen characters that it was shown. Here it learns to find the place by the letters before it, at any length. Its
 language model gets more layers, of which two look a fixed number of tokens back, and most messages have gaps in the
-positions of their tokens, so that counting fails. In the second half of the rounds most requests go on behind the
-message, so that it learns where a message ends. At last the phrases of prompts and traces, of each of which the
-tokenizer has a token that no text so far had, get the embeddings that `new_tokens` would begin with. It still sees no words, no question of the tasks, no R1 format and no
-trace of reasoning: random letters, asked for and answered as before, as long as the longest messages of the tasks.
+positions of their tokens, so that counting fails. In the second half of the rounds most requests go on
+behind the message, so that it learns where a message ends. At last the phrases of prompts and traces that no text so
+far had, each a token of its own, begin as `new_tokens` do: as the mean of their parts. It still sees no words, no
+question of the tasks, no R1 format and no trace of reasoning: random letters, asked for and answered as before, as long
+as the longest messages of the tasks. It forgets how to read digits aloud.
 
 The vision tower stays as it is, so that every decoder is seen once and what was seen of it serves for many messages.
 """

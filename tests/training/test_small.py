@@ -144,8 +144,8 @@ def test_phrases_that_were_never_shown_begin_as_the_mean_of_their_parts() -> Non
     changed = set((table != before).any(1).nonzero().flatten().tolist())
     assert changed >= {tokens(one) for one in ("<chars>", ". <chars> ", "Decode this message: ", "system\n")}
     assert not changed & {tokens(one) for one in ("a = ", ", ", ". ", "user\n", "a", "<|im_end|>")}
-    parts = before[tokens([". ", *"<chars>", " "])].mean(0)
-    torch.testing.assert_close(table[tokens(". <chars> ")], parts)
+    torch.testing.assert_close(table[tokens("<chars>")], before[tokens([*"<chars>"])].mean(0))
+    torch.testing.assert_close(table[tokens(". <chars> ")], table[tokens([". ", "<chars>", " "])].mean(0))
 
 
 @given(st.integers(0, 10_000))

@@ -167,18 +167,19 @@ def ending(rng: np.random.Generator) -> str:
 
 @torch.no_grad()
 def begin_phrases(model: Model, processor: Processor) -> None:
-    """Let the embedding of each phrase that was never shown be the mean of those of its parts.
+    """Let the embedding of each phrase that was never shown be the mean of those of its parts, shorter phrases first.
 
     While a token is never shown, its embedding is pushed away from whatever is to be said, and a cold start has to
     undo that first.
     """
     tokens = processor.tokenizer.convert_tokens_to_ids
     new = [one for one in phrases() if len(one) > SHORT and one not in ROLES]
-    known = sorted((one for one in [*phrases(), *string.printable] if one not in new), key=len, reverse=True)
-    part = re.compile("|".join(map(re.escape, known)))
+    known = {one for one in [*phrases(), *string.printable] if one not in new}
     table = model.get_input_embeddings().weight  # which is the output's too
-    for one in new:
+    for one in sorted(new, key=len):
+        part = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
         table[tokens(one)] = table[tokens(part.findall(one))].mean(0)
+        known.add(one)
 
 
 def as_example(key: dict[str, str], coded: str) -> dict[str, str]:

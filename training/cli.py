@@ -41,7 +41,7 @@ def command(
         str | None,
         Option(
             metavar="NAME",
-            help="Train this model: small, small-ciphers, a folder, or USER/NAME on the Hub.",
+            help="Train this model: small, small-ciphers, small-messages, a folder, or USER/NAME on the Hub.",
             show_default="the recipe's, or Qwen2.5-VL-3B on a GPU and a small one without",
         ),
     ] = None,

@@ -367,6 +367,8 @@ def dry_run(config: RunConfig) -> None:
 
     if config.env is not None:
         raise UserError("--dry-run plans runs on r1vlm's own datasets: leave it out with --env")
+    if config.cold_start:
+        raise UserError("--dry-run plans GRPO: leave it out with --cold-start, which samples nothing")
     if config.task_file is not None:
         add_file(config.task_file)
     dataset = find_dataset_or_task(config.task)

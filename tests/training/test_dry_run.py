@@ -40,6 +40,11 @@ def test_what_can_not_fit_is_refused_after_the_plan(tmp_path: Path) -> None:
     assert "a training GPU, GiB" in done.stdout
 
 
+def test_a_cold_start_has_no_plan(tmp_path: Path) -> None:
+    done = invoke("training.cli", "digits", "--cold-start", "--dry-run", cwd=tmp_path)
+    assert "leave it out with --cold-start" in refused(done)
+
+
 def test_several_machines_get_a_script_of_slurm(tmp_path: Path) -> None:
     done = invoke("training.cli", "digits", "--hardware", "multinode", "--nodes", "3", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

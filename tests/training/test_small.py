@@ -149,11 +149,18 @@ def test_phrases_that_were_never_shown_begin_as_the_mean_of_their_parts() -> Non
 
 
 @given(st.integers(0, 10_000))
-def test_what_stands_behind_a_message_does_not_go_on_with_it(seed: int) -> None:
-    behind = lengthen.ending(np.random.default_rng(seed))
-    tokens = [PROCESSOR.tokenizer.decode([one]) for one in PROCESSOR.tokenizer(f"x q{behind}")["input_ids"]]
-    assert tokens[:3] == ["x", " ", "q"]
-    assert tokens[3][0] not in " _" + ascii_lowercase
+def test_messages_of_one_length_and_one_wording_have_as_many_tokens_and_single_letters(seed: int) -> None:
+    wording = lengthen.in_phrases(np.random.default_rng(seed))
+    lengths = set()
+    for coded, message in (("x q _ a", "cat an"), ("b e _ d", "in the")):
+        example = {"coded_message": coded.replace(" ", ""), "message": message[:2] + " " + message[-1]}
+        request = PROCESSOR.tokenizer(wording.request(example))["input_ids"]
+        answer = PROCESSOR.tokenizer(wording.answer(example))["input_ids"]
+        tokens = PROCESSOR.tokenizer.convert_ids_to_tokens(request)
+        start = next(i for i in range(len(tokens)) if tokens[i : i + 7] == list(coded))
+        assert tokens[start + 7][0] not in " _" + ascii_lowercase  # the message does not go on
+        lengths.add((len(request), len(answer)))
+    assert len(lengths) == 1
 
 
 def test_long_messages_are_as_long_as_those_of_the_tasks() -> None:

@@ -3,11 +3,11 @@
 `small-ciphers` looks letters up almost without an error, but it knows its place in a message by counting, up to the
 seventeen characters that it was shown. Here it learns to find the place by the letters before it, at any length. Its
 language model gets more layers, of which two look a fixed number of tokens back, and most messages have gaps in the
-positions of their tokens, so that counting fails. In the second half of the rounds most requests go on
-behind the message, so that it learns where a message ends. At last the phrases of prompts and traces that no text so
-far had, each a token of its own, begin as `new_tokens` do: as the mean of their parts. It still sees no words, no
-question of the tasks, no R1 format and no trace of reasoning: random letters, asked for and answered as before, as long
-as the longest messages of the tasks. It forgets how to read digits aloud.
+positions of their tokens, so that counting fails. In the second half of the rounds most requests go on behind the
+message, so that it learns where a message ends. In the last one random phrases stand around the parts of questions and
+answers: those of the tasks' prompts and traces, each of which is a token that no text so far had. It still sees no
+words, no question of the tasks, no answer in the R1 format and no trace of reasoning: random letters, asked for and answered as
+before, as long as the longest messages of the tasks. It forgets how to read digits aloud.
 
 The vision tower stays as it is, so that every decoder is seen once and what was seen of it serves for many messages.
 """
@@ -18,8 +18,8 @@ import copy
 import json
 import re
 import string
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -41,9 +41,10 @@ from datagen.common.files import RECORD
 from datagen.common.versions import installed_versions
 from datagen.r1_format import spell_out
 from datagen.sources.mnist import load_digits
+from datagen.tasks.words import lookup_trace
 from training.builtin_models.architecture import CHAT_TEMPLATE, phrases
 from training.builtin_models.cipher_tables import Decoders, decoders
-from training.builtin_models.language import DECODE, answers_to, decoded
+from training.builtin_models.language import DECODE, answers_to
 from training.builtin_models.make import PACKAGES, SHOWN, begin, finish, measure, stage
 
 BASE = Path(__file__).parent / "ciphers"
@@ -54,6 +55,7 @@ GAPS = 0.75  # the share of batches whose positions have gaps
 GOING_ON = 0.75  # the share of batches whose requests do not end with the message, in the second half of the rounds
 SHORT = 4  # characters of the longest phrases that answers have: "a = "
 ROLES = ("user\n", "assistant\n")  # which every chat has
+PHRASES = [one for one in phrases() if len(one) > SHORT and one not in ROLES]
 BEHIND = string.ascii_letters + string.digits + string.punctuation + " "
 LETTERS = 26
 PARTS, PART = (1, 2, 3), (3, 10)  # as many parts, of so many letters, as the tasks' messages have words
@@ -62,6 +64,25 @@ LONGEST = PARTS[-1] * (PART[1] + 1) - 1
 LEARNING_RATE = 1e-3
 SEEN = 1024  # decoders of which the cells are kept
 RENEWED = 16  # so many of them are replaced every eighth step
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What stands before and behind a message in a request, and before, between and behind the parts of its answer."""
+
+    before: str = f"{DECODE} "
+    behind: str = "."
+    around: tuple[str, str, str, str] = ("", ". ", ". ", "")
+
+    def request(self, example: Mapping[str, str]) -> str:
+        """The request to decode a message."""
+        return f"{self.before}{spell_out(example['coded_message'])}{self.behind}"
+
+    def answer(self, example: Mapping[str, str]) -> str:
+        """Every coded character with what it stands for, the characters found, and the message."""
+        first, second, third, last = self.around
+        message = example["message"]
+        return f"{first}{lookup_trace(example)}{second}{spell_out(message)}{third}{message}{last}"
 
 
 @dataclass
@@ -160,23 +181,41 @@ def long_message(rng: np.random.Generator, letters: str, length: int) -> str:
     return "".join(message)
 
 
-def ending(rng: np.random.Generator) -> str:
-    """What stands behind a message: a mark, and up to 24 random characters that are no part of it."""
-    return str(rng.choice(list(".?!:;\n"))) + "".join(rng.choice(list(BEHIND), size=rng.integers(25)))
+def plain(_: np.random.Generator) -> Wording:
+    """As `small-ciphers` was asked, and answered."""
+    return Wording()
+
+
+def going_on(rng: np.random.Generator) -> Wording:
+    """Most often with a mark behind the message, and up to 24 random characters that are no part of it."""
+    if rng.random() >= GOING_ON:
+        return Wording()
+    return Wording(behind=str(rng.choice(list(".?!:;\n"))) + "".join(rng.choice(list(BEHIND), size=rng.integers(25))))
+
+
+def in_phrases(rng: np.random.Generator) -> Wording:
+    """As often with random phrases in each place."""
+    wording = going_on(rng)
+    if rng.random() < 0.5:
+        wording = replace(wording, before="".join(rng.choice(PHRASES, size=rng.integers(1, 5))))
+    if rng.random() < 0.5:
+        wording = replace(wording, behind="\n" + "".join(rng.choice(PHRASES, size=rng.integers(1, 7))))
+    if rng.random() < 0.5:
+        first, last = (str(rng.choice(PHRASES)) if rng.random() < 0.5 else "" for _ in range(2))
+        wording = replace(wording, around=(first, str(rng.choice(PHRASES)), str(rng.choice(PHRASES)), last))
+    return wording
 
 
 @torch.no_grad()
 def begin_phrases(model: Model, processor: Processor) -> None:
     """Let the embedding of each phrase that was never shown be the mean of those of its parts, shorter phrases first.
 
-    While a token is never shown, its embedding is pushed away from whatever is to be said, and a cold start has to
-    undo that first.
+    While a token is never shown, its embedding is pushed away from whatever is to be said.
     """
     tokens = processor.tokenizer.convert_tokens_to_ids
-    new = [one for one in phrases() if len(one) > SHORT and one not in ROLES]
-    known = {one for one in [*phrases(), *string.printable] if one not in new}
+    known = {one for one in [*phrases(), *string.printable] if one not in PHRASES}
     table = model.get_input_embeddings().weight  # which is the output's too
-    for one in sorted(new, key=len):
+    for one in sorted(PHRASES, key=len):
         part = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
         table[tokens(one)] = table[tokens(part.findall(one))].mean(0)
         known.add(one)
@@ -220,7 +259,7 @@ def loss_on(
     *,
     batch: int,
     longest: int,
-    going_on: bool,
+    word: Callable[[np.random.Generator], Wording],
 ) -> Tensor:
     """The loss of the answers to `batch` messages of one length: nothing is padded, and the mask is the causal one."""
     length = random_length(rng, longest)
@@ -228,14 +267,15 @@ def loss_on(
     keys = [gallery.keys[i] for i in chosen]
     hidden = [as_example(key, long_message(rng, "".join(key), length)) for key in keys]
     tokenizer, image = processor.tokenizer, model.config.image_token_id
-    behind = ending(rng) if going_on and rng.random() < GOING_ON else "."
-    requests = [[{"role": "user", "content": [{"type": "image"}, text(one, behind)]}] for one in hidden]
+    wording = word(rng)
+    texts = [{"type": "text", "text": wording.request(one)} for one in hidden]
+    requests = [[{"role": "user", "content": [{"type": "image"}, one]}] for one in texts]
     prompts = tokenizer.apply_chat_template(
         requests, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
     )
     placeholder = "<|image_pad|>"
     prompts = [prompt.replace(placeholder, placeholder * gallery.cells.shape[1]) for prompt in prompts]
-    answers = tokenizer([f"{decoded(one)}<|im_end|>" for one in hidden], return_tensors="pt")["input_ids"]
+    answers = tokenizer([f"{wording.answer(one)}<|im_end|>" for one in hidden], return_tensors="pt")["input_ids"]
     tokens = torch.cat([tokenizer(prompts, return_tensors="pt")["input_ids"], answers], dim=1)
     pictured = tokens == image
     with torch.autocast("cpu", torch.bfloat16):
@@ -252,17 +292,19 @@ def loss_on(
     return F.cross_entropy(guesses.float().flatten(0, 1), answers.flatten())
 
 
-def text(example: dict[str, str], behind: str = ".") -> dict[str, str]:
-    """The request to decode a message, as a part of a question."""
-    return {"type": "text", "text": f"{DECODE} {spell_out(example['coded_message'])}{behind}"}
-
-
 def learn_long_messages(
-    model: Model, processor: Processor, *, steps: int, seed: int, batch: int, growing: bool, going_on: bool
+    model: Model,
+    processor: Processor,
+    *,
+    steps: int,
+    seed: int,
+    batch: int,
+    growing: bool,
+    word: Callable[[np.random.Generator], Wording],
 ) -> None:
-    """Train the language model on three batches of `batch` messages a step, each of one length.
+    """Train the language model on three batches of `batch` messages a step, each of one length and one wording.
 
-    Where they are `growing`, they are short at first. Where requests are `going_on`, most do not end with the message.
+    Where they are `growing`, they are short at first.
     """
     model.model.visual.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -277,7 +319,7 @@ def learn_long_messages(
     progress = tqdm(range(steps), desc="long messages")
     for step in progress:
         longest = longest_at(step / steps) if growing else LONGEST
-        more: dict[str, Any] = {"batch": batch, "longest": longest, "going_on": going_on}
+        more: dict[str, Any] = {"batch": batch, "longest": longest, "word": word}
         losses = [loss_on(model, processor, gallery, rng, **more) / 3 for _ in range(3)]
         torch.autograd.backward(losses)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -302,8 +344,9 @@ def long_decoding_accuracy(
         for key, row in zip(shown.keys, lengths, strict=True)
     ]
     longest = parts * (PART[1] + 1)
-    said = answers_to(model, processor, shown.images, [text(one)["text"] for one in hidden], 6 * longest + 8)
-    return sum(answer == decoded(one) for answer, one in zip(said, hidden, strict=True)) / images
+    asked = [Wording().request(one) for one in hidden]
+    said = answers_to(model, processor, shown.images, asked, 6 * longest + 8)
+    return sum(answer == Wording().answer(one) for answer, one in zip(said, hidden, strict=True)) / images
 
 
 def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch: int) -> dict[str, Any]:
@@ -323,10 +366,12 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     seconds = 0.0
     for number in range(rounds):
         more: dict[str, Any] = {"steps": steps, "seed": seed + number, "batch": batch}
-        more |= {"growing": number == 0, "going_on": 2 * number >= rounds}
+        more |= {"growing": number == 0, "word": going_on if 2 * number >= rounds else plain}
+        if number == rounds - 1:
+            begin_phrases(model, processor)
+            more |= {"word": in_phrases}
         work = partial(learn_long_messages, model, processor, **more)
         seconds += stage(partly / f"round-{number + 1}", model, work)
-    begin_phrases(model, processor)
     record |= {"shown": SHOWN, "versions": installed_versions(PACKAGES), "settings": record["settings"] | settings}
     record["seconds"] |= {"long": seconds}
     record["measured"] = measure(model, processor, load_digits("mnist-5k"))
@@ -347,7 +392,7 @@ def command(
     base: Annotated[
         Path, Option(metavar="DIR", help="Start from the model in this folder.", show_default="small-ciphers")
     ] = BASE,
-    rounds: Annotated[int, Option(min=1, metavar="N", help="Train N times, each from the weights of the last.")] = 5,
+    rounds: Annotated[int, Option(min=1, metavar="N", help="Train N times, each from the weights of the last.")] = 6,
     round_steps: Annotated[int, Option(min=1, metavar="N", help="Train for N steps a time.")] = 500,
     batch: Annotated[int, Option(min=1, metavar="N", help="Show three times N messages a step.")] = 24,
     seed: Annotated[int, Option(min=0, metavar="N", help="Draw and initialize from this seed.")] = 0,

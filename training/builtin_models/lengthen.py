@@ -6,8 +6,8 @@ language model gets more layers, of which two look a fixed number of tokens back
 positions of their tokens, so that counting fails. In the second half of the rounds most requests go on behind the
 message, so that it learns where a message ends. In the last one random phrases stand around the parts of questions and
 answers: those of the tasks' prompts and traces, each of which is a token that no text so far had. It still sees no
-words, no question of the tasks, no answer in the R1 format and no trace of reasoning: random letters, asked for and answered as
-before, as long as the longest messages of the tasks. It forgets how to read digits aloud.
+words, no question of the tasks, no answer in the R1 format and no trace of reasoning: random letters, asked for and
+answered as before, as long as the longest messages of the tasks. It forgets how to read digits aloud.
 
 The vision tower stays as it is, so that every decoder is seen once and what was seen of it serves for many messages.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datagen.common.files import write_json
+from datagen.common.locks import locked_folder
 from datagen.hub.cards import CARD, model_card
 from datagen.hub.publish import Published, publish
 from evaluation.checkpoint_selection import select_checkpoint
@@ -25,15 +26,17 @@ def evaluate(config: EvalConfig) -> EvalResult:
     this again after an interruption goes on where it stopped.
 
     Raises:
-        UserError: for a mistake in the configuration, before anything is loaded; where the model can't be loaded, or
-            a server does not answer.
+        UserError: for a mistake in the configuration, before anything is loaded; where another evaluation writes to
+            the folder, the model can't be loaded, or a server does not answer.
     """
     if config.curve:
         config = config.model_copy(update={"checkpoint": str(select_checkpoint(config)), "curve": False})
     plan = make_plan(config)
     for warning in plan.warnings:
         print(f"warning: {warning}", flush=True)
-    result = evaluate_plan(plan)
+    busy = f"another r1vlm-eval writes to {plan.out}: wait for it, or name another folder with --out"
+    with locked_folder(plan.out, busy):
+        result = evaluate_plan(plan)
     print_result(plan, result)
     if plan.push is not None:
         print(publish_card(plan, result, plan.push))

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from datagen.common.locks import _report_no_flock
+from datagen.common.errors import UserError
+from datagen.common.locks import _report_no_flock, locked_folder
 from datagen.dataset import build
 from datagen.dataset.build import LOCK, begin_folder
 from evaluation.completion_cache import open_cache
@@ -54,6 +55,17 @@ def test_everything_that_locks_goes_on_and_says_so_once(
             cache.add_seconds(1)
     assert cache.seconds == 2
     assert capsys.readouterr().err.count("has no locks") == 2  # the run folder, and the cache
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF])
+def test_a_folder_that_can_not_be_locked_is_worked_in_without(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked_folder(tmp_path, "busy"), pytest.raises(UserError, match="busy"), locked_folder(tmp_path, "busy"):
+        pytest.fail("two hold one lock")
+    without_flock(monkeypatch, number)
+    with locked_folder(tmp_path, "busy"), locked_folder(tmp_path, "busy"):
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from datagen.common.errors import UserError
 
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some mounts of NFS and Lustre
+NO_FOLDER_LOCK = (*NO_FLOCK, errno.EBADF)  # NFS has locks of its own kind, for what is open to be written
 SETTLED = 1.0  # seconds in which filelock finds out that the holder of a lock is dead
 
 
@@ -44,6 +46,29 @@ def locked(path: Path, refusal: str, wait: float = 0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_folder(folder: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock on a folder itself: no file stands for it, as in one whose every file is somebody's result.
+
+    Where the file system locks no folders, there is none.
+
+    Raises:
+        UserError: with the sentence `refusal`, where another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        except OSError as error:
+            if error.errno not in NO_FOLDER_LOCK:
+                raise
+        yield
+    finally:
+        os.close(handle)
 
 
 def _has_flock(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from datagen.hub.publish import PublishOptions
 from datagen.task import DatasetSpec
 from datagen.tasks.words import WORDS
 from datagen.taskset.questions import TasksetDataset
-from evaluation import EvalConfig, EvalResult, cli, config, evaluate, generation
+from evaluation import EvalConfig, EvalResult, cli, config, evaluate, evaluator, generation
 from evaluation.backends.base import Sampling
 from evaluation.completion_cache import cache_path, open_cache
 from evaluation.config import make_plan
@@ -187,6 +187,22 @@ def test_two_do_not_ask_the_same_questions_at_once() -> None:
         pass
     with open_cache({"model": "a"}) as cache:
         assert cache.completions == {}
+
+
+def test_two_do_not_write_to_one_folder_at_once(
+    solved: Path, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = EvalConfig(checkpoint=str(solved), data=str(digits_folder), out=tmp_path / "out")
+    select_questions = evaluator.select_questions
+
+    def meanwhile(plan: Any) -> Any:
+        monkeypatch.setattr(evaluator, "select_questions", select_questions)
+        with pytest.raises(UserError, match=r"another r1vlm-eval writes to .*: wait for it, or name another folder"):
+            evaluate(asked.model_copy(update={"limit": 2}))
+        return select_questions(plan)
+
+    monkeypatch.setattr(evaluator, "select_questions", meanwhile)
+    assert evaluate(asked).summary["n"] == 40
 
 
 def test_the_package_is_light_to_import() -> None:

@@ -69,7 +69,9 @@ def moved(before: Path, after: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [name for name in recipes() if not name.startswith("small")])
+@pytest.mark.parametrize(
+    "recipe", [name for name, own in recipes().items() if "small" not in (name, own.get("extends"))]
+)
 def test_two_steps_of_every_recipe(
     recipe: str, checkpoint: Any, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ DEMO ?= runs/demo-$(TASK)
 DATASET = $(or $(DATASET_$(TASK)),$(TASK))
 OPTIONS_words := --letters 3..5
 OPTIONS_messages := --words 1..1 --letters 3..5 --alphabet 8
-# Messages as they are by default, with 1,500 for the test. Answers take up to 208 tokens.
+# Messages as they are by default, with 1,500 for the test. Answers take up to 194 tokens.
 DATASET_messages-full := messages
 OPTIONS_messages-full := --size 15000
 TRAIN_messages-full := --model small-messages

@@ -12,7 +12,6 @@ from typing import Any
 from datagen.common.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-TOKENS = {"messages-full": 240}  # that an answer may have, as in the Makefile; 128 for all others
 HEAD = ("seed", "task", "before", "after", "difference (95% interval)", "format after", "questions", "wall clock")
 
 
@@ -27,19 +26,15 @@ def run(task: str, seed: int) -> dict[str, Any]:
     comparison = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     contrasts = [{**comparison, "task": "all"}, *comparison["slices"]["by_task"]]
     tasks = {one["task"]: summary(one) for one in contrasts}
-    return {
-        "seed": seed,
-        "seconds": round(seconds),
-        "tasks": tasks,
-        "controls": controls(folder, TOKENS.get(task, 128)),
-    }
+    return {"seed": seed, "seconds": round(seconds), "tasks": tasks, "controls": controls(folder)}
 
 
-def controls(folder: Path, tokens: int) -> dict[str, Any]:
+def controls(folder: Path) -> dict[str, Any]:
     """What the answers of a demo's model rest on, asked behind the clock: each ablation by its title."""
     out = folder / "controls"
-    words = [folder / "train" / "final", "--max-new-tokens", tokens, "--controls", "--out", out]
-    subprocess.run([Path(sys.executable).with_name("r1vlm-eval"), *map(str, words)], check=True)
+    tokens = json.loads((folder / "after.json").read_text(encoding="utf-8"))["settings"]["max_new_tokens"]
+    words = [folder / "train" / "final", "--max-new-tokens", str(tokens), "--controls", "--out", out]
+    subprocess.run([Path(sys.executable).with_name("r1vlm-eval"), *words], check=True)
     asked = json.loads((out / "results.json").read_text(encoding="utf-8"))["controls"].values()
     keys = ("n", "accuracy", "accuracy_ci95", "of_right")
     return {one["title"]: {key: one[key] for key in keys if key in one} for one in asked}

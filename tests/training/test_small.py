@@ -18,7 +18,7 @@ from datagen.r1_format import vision_token_ids
 from datagen.registry import TASKS
 from datagen.sources.mnist import SIDE, load_digits
 from tests.processes import invoke, refused
-from training.builtin_models import lengthen, make
+from training.builtin_models import lengthen, make, wording
 from training.builtin_models.architecture import EXAMPLE, make_processor
 from training.builtin_models.cipher_tables import SHARES, decoders
 from training.builtin_models.language import (
@@ -140,7 +140,7 @@ def test_phrases_that_were_never_shown_begin_as_the_mean_of_their_parts() -> Non
     model, processor = load_model("small-ciphers")
     table, tokens = model.get_input_embeddings().weight, processor.tokenizer.convert_tokens_to_ids
     before = table.detach().clone()
-    lengthen.begin_phrases(model, processor)
+    wording.begin_phrases(model, processor)
     changed = set((table != before).any(1).nonzero().flatten().tolist())
     assert changed >= {tokens(one) for one in ("<chars>", ". <chars> ", "Decode this message: ", "system\n")}
     assert not changed & {tokens(one) for one in ("a = ", ", ", ". ", "user\n", "a", "<|im_end|>")}
@@ -150,12 +150,12 @@ def test_phrases_that_were_never_shown_begin_as_the_mean_of_their_parts() -> Non
 
 @given(st.integers(0, 10_000))
 def test_messages_of_one_length_and_one_wording_have_as_many_tokens_and_single_letters(seed: int) -> None:
-    wording = lengthen.in_phrases(np.random.default_rng(seed))
+    worded = wording.in_phrases(np.random.default_rng(seed))
     lengths = set()
     for coded, message in (("x q _ a", "cat an"), ("b e _ d", "in the")):
         example = {"coded_message": coded.replace(" ", ""), "message": message[:2] + " " + message[-1]}
-        request = PROCESSOR.tokenizer(wording.request(example))["input_ids"]
-        answer = PROCESSOR.tokenizer(wording.answer(example))["input_ids"]
+        request = PROCESSOR.tokenizer(worded.request(example))["input_ids"]
+        answer = PROCESSOR.tokenizer(decoded(example, worded.around))["input_ids"]
         tokens = PROCESSOR.tokenizer.convert_ids_to_tokens(request)
         start = next(i for i in range(len(tokens)) if tokens[i : i + 7] == list(coded))
         assert tokens[start + 7][0] not in " _" + ascii_lowercase  # the message does not go on

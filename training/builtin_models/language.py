@@ -29,6 +29,7 @@ from training.builtin_models.cipher_tables import Decoders, decoders
 from training.builtin_models.reading import NOTHING, batches
 
 READ, ADD, LOOK_UP, DECODE = "Read the digits.", "Read and add the digits.", "Look up", "Look up and join"
+AROUND = ("", ". ", ". ", "")  # what stands around the parts of an answer
 LONGEST = 17  # characters: three words of five letters
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 
@@ -83,9 +84,14 @@ def lookups(
     return chat(processor, questions, answers)
 
 
-def decoded(example: Mapping[str, str]) -> str:
-    """Every coded character with what it stands for, the characters found, and the message."""
-    return f"{lookup_trace(example)}. {spell_out(example['message'])}. {example['message']}"
+def decoded(example: Mapping[str, str], around: tuple[str, str, str, str] = AROUND) -> str:
+    """Every coded character with what it stands for, the characters found, and the message.
+
+    `around` is what stands before, between and behind these three.
+    """
+    first, second, third, last = around
+    message = example["message"]
+    return f"{first}{lookup_trace(example)}{second}{spell_out(message)}{third}{message}{last}"
 
 
 def joins(processor: Qwen2_5_VLProcessor, rng: np.random.Generator, size: int, longest: int) -> BatchFeature:

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-import string
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -39,24 +37,18 @@ from datagen.common.command_line import APP, run_app
 from datagen.common.errors import writable_folder
 from datagen.common.files import RECORD
 from datagen.common.versions import installed_versions
-from datagen.r1_format import spell_out
 from datagen.sources.mnist import load_digits
-from datagen.tasks.words import lookup_trace
-from training.builtin_models.architecture import CHAT_TEMPLATE, phrases
+from training.builtin_models.architecture import CHAT_TEMPLATE
 from training.builtin_models.cipher_tables import Decoders, decoders
-from training.builtin_models.language import DECODE, answers_to
+from training.builtin_models.language import answers_to, decoded
 from training.builtin_models.make import PACKAGES, SHOWN, begin, finish, measure, stage
+from training.builtin_models.wording import Word, Wording, begin_phrases, going_on, in_phrases, plain
 
 BASE = Path(__file__).parent / "ciphers"
 NEW = -1  # a layer of which the model has none
 LAYERS = (NEW, 0, NEW, NEW, 1, 2)
 BACK = {0: (2, 3), 2: (2, 3)}  # how many tokens the heads of these new layers look back: to the letters before
 GAPS = 0.75  # the share of batches whose positions have gaps
-GOING_ON = 0.75  # the share of batches whose requests do not end with the message, in the second half of the rounds
-SHORT = 4  # characters of the longest phrases that answers have: "a = "
-ROLES = ("user\n", "assistant\n")  # which every chat has
-PHRASES = [one for one in phrases() if len(one) > SHORT and one not in ROLES]
-BEHIND = string.ascii_letters + string.digits + string.punctuation + " "
 LETTERS = 26
 PARTS, PART = (1, 2, 3), (3, 10)  # as many parts, of so many letters, as the tasks' messages have words
 PARTS_SHARES = (0.15, 0.25, 0.6)
@@ -64,25 +56,6 @@ LONGEST = PARTS[-1] * (PART[1] + 1) - 1
 LEARNING_RATE = 1e-3
 SEEN = 1024  # decoders of which the cells are kept
 RENEWED = 16  # so many of them are replaced every eighth step
-
-
-@dataclass(frozen=True)
-class Wording:
-    """What stands before and behind a message in a request, and before, between and behind the parts of its answer."""
-
-    before: str = f"{DECODE} "
-    behind: str = "."
-    around: tuple[str, str, str, str] = ("", ". ", ". ", "")
-
-    def request(self, example: Mapping[str, str]) -> str:
-        """The request to decode a message."""
-        return f"{self.before}{spell_out(example['coded_message'])}{self.behind}"
-
-    def answer(self, example: Mapping[str, str]) -> str:
-        """Every coded character with what it stands for, the characters found, and the message."""
-        first, second, third, last = self.around
-        message = example["message"]
-        return f"{first}{lookup_trace(example)}{second}{spell_out(message)}{third}{message}{last}"
 
 
 @dataclass
@@ -181,46 +154,6 @@ def long_message(rng: np.random.Generator, letters: str, length: int) -> str:
     return "".join(message)
 
 
-def plain(_: np.random.Generator) -> Wording:
-    """As `small-ciphers` was asked, and answered."""
-    return Wording()
-
-
-def going_on(rng: np.random.Generator) -> Wording:
-    """Most often with a mark behind the message, and up to 24 random characters that are no part of it."""
-    if rng.random() >= GOING_ON:
-        return Wording()
-    return Wording(behind=str(rng.choice(list(".?!:;\n"))) + "".join(rng.choice(list(BEHIND), size=rng.integers(25))))
-
-
-def in_phrases(rng: np.random.Generator) -> Wording:
-    """As often with random phrases in each place."""
-    wording = going_on(rng)
-    if rng.random() < 0.5:
-        wording = replace(wording, before="".join(rng.choice(PHRASES, size=rng.integers(1, 5))))
-    if rng.random() < 0.5:
-        wording = replace(wording, behind="\n" + "".join(rng.choice(PHRASES, size=rng.integers(1, 7))))
-    if rng.random() < 0.5:
-        first, last = (str(rng.choice(PHRASES)) if rng.random() < 0.5 else "" for _ in range(2))
-        wording = replace(wording, around=(first, str(rng.choice(PHRASES)), str(rng.choice(PHRASES)), last))
-    return wording
-
-
-@torch.no_grad()
-def begin_phrases(model: Model, processor: Processor) -> None:
-    """Let the embedding of each phrase that was never shown be the mean of those of its parts, shorter phrases first.
-
-    While a token is never shown, its embedding is pushed away from whatever is to be said.
-    """
-    tokens = processor.tokenizer.convert_tokens_to_ids
-    known = {one for one in [*phrases(), *string.printable] if one not in PHRASES}
-    table = model.get_input_embeddings().weight  # which is the output's too
-    for one in sorted(PHRASES, key=len):
-        part = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
-        table[tokens(one)] = table[tokens(part.findall(one))].mean(0)
-        known.add(one)
-
-
 def as_example(key: dict[str, str], coded: str) -> dict[str, str]:
     """A coded message and its meaning, as the columns of a dataset have them."""
     return {"coded_message": coded, "message": "".join({"_": " ", **key}[letter] for letter in coded)}
@@ -259,7 +192,7 @@ def loss_on(
     *,
     batch: int,
     longest: int,
-    word: Callable[[np.random.Generator], Wording],
+    word: Word,
 ) -> Tensor:
     """The loss of the answers to `batch` messages of one length: nothing is padded, and the mask is the causal one."""
     length = random_length(rng, longest)
@@ -275,7 +208,9 @@ def loss_on(
     )
     placeholder = "<|image_pad|>"
     prompts = [prompt.replace(placeholder, placeholder * gallery.cells.shape[1]) for prompt in prompts]
-    answers = tokenizer([f"{wording.answer(one)}<|im_end|>" for one in hidden], return_tensors="pt")["input_ids"]
+    answers = tokenizer([f"{decoded(one, wording.around)}<|im_end|>" for one in hidden], return_tensors="pt")[
+        "input_ids"
+    ]
     tokens = torch.cat([tokenizer(prompts, return_tensors="pt")["input_ids"], answers], dim=1)
     pictured = tokens == image
     with torch.autocast("cpu", torch.bfloat16):
@@ -300,7 +235,7 @@ def learn_long_messages(
     seed: int,
     batch: int,
     growing: bool,
-    word: Callable[[np.random.Generator], Wording],
+    word: Word,
 ) -> None:
     """Train the language model on three batches of `batch` messages a step, each of one length and one wording.
 
@@ -346,7 +281,7 @@ def long_decoding_accuracy(
     longest = parts * (PART[1] + 1)
     asked = [Wording().request(one) for one in hidden]
     said = answers_to(model, processor, shown.images, asked, 6 * longest + 8)
-    return sum(answer == Wording().answer(one) for answer, one in zip(said, hidden, strict=True)) / images
+    return sum(answer == decoded(one) for answer, one in zip(said, hidden, strict=True)) / images
 
 
 def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch: int) -> dict[str, Any]:

@@ -46,6 +46,12 @@ def summary(contrast: dict[str, Any]) -> dict[str, Any]:
     return {key: contrast[key] for key in keys} | {"format": contrast["rewards"]["format"]["after"]}
 
 
+def table(results: list[dict[str, Any]]) -> str:
+    """The Markdown table of a demo's seeds."""
+    lines = [line for result in results for line in rows(result)]
+    return "\n".join([f"| {' | '.join(HEAD)} |", "|" + "---|" * 2 + "---:|" * (len(HEAD) - 2), *lines])
+
+
 def rows(result: dict[str, Any]) -> list[str]:
     """The result as rows of the Markdown table, one for all tasks and one for each where there are several."""
     tasks = result["tasks"] if len(result["tasks"]) > 2 else {"all": result["tasks"]["all"]}
@@ -71,9 +77,7 @@ def main() -> None:
     for seed in map(int, seeds):
         results[seed] = run(task, seed)
         write_json(kept, [results[key] for key in sorted(results)])
-    print(f"| {' | '.join(HEAD)} |\n|" + "---|" * len(HEAD))
-    for key in sorted(results):
-        print(*rows(results[key]), sep="\n")
+    print(table([results[key] for key in sorted(results)]))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,14 @@ def measure(model: str, dataset: str) -> dict[str, Any]:
     return {"model": model, "dataset": dataset, "heads": heads, "n": one.n, **shares}
 
 
+def row(one: dict[str, Any]) -> str:
+    """A result as a row of the Markdown table."""
+    return (
+        f"| {one['model']} | {one['dataset']} | {', '.join(one['heads'])} | {one['share']:.1%} "
+        f"| {one['chance']:.1%} | {one['found']:.1%} | {one['n']} |"
+    )
+
+
 def main() -> None:
     """Print the table."""
     named = [(sys.argv[1], sys.argv[2])] if len(sys.argv) > 2 else BUILT_IN
@@ -44,11 +52,7 @@ def main() -> None:
         write_json(RESULTS, results)
     print("| model | dataset | layer.head | share on the right cell | chance | right cell first | look-ups |")
     print("|---|---|---|---:|---:|---:|---:|")
-    for one in results:
-        print(
-            f"| {one['model']} | {one['dataset']} | {', '.join(one['heads'])} | {one['share']:.1%} "
-            f"| {one['chance']:.1%} | {one['found']:.1%} | {one['n']} |"
-        )
+    print(*map(row, results), sep="\n")
 
 
 if __name__ == "__main__":

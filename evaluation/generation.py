@@ -204,7 +204,10 @@ class AnswerGenerator:
         label = self._label(variant)
         if reasons and len(reasons) == len(texts):
             raise UserError(f"{label}: no question got an answer: {reasons[0]}")
-        sentences = [f"{label}: {sentence}" for sentence in oddities(texts, opened=variant.opening)]
+        # A model that runs here hides no reasoning. Trained to think first, it often says nothing at once: no oddity.
+        looked_at = variant.opening or self.model.endpoint is not None
+        doubts = oddities(texts, opened=variant.opening) if looked_at else []
+        sentences = [f"{label}: {sentence}" for sentence in doubts]
         if reasons:
             sentences.append(
                 f"{label}: {len(reasons)} of {len(texts)} questions got no answer ({reasons[0]}); they count as wrong, "

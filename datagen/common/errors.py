@@ -72,10 +72,12 @@ def check_torchvision() -> None:
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:  # "operator torchvision::nms does not exist"
-        found = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+        versions = {name: version(name) for name in ("torch", "torchvision")}
+        found = " and ".join(f"{name} {number}" for name, number in versions.items())
+        same = " ".join(f"{name}=={number.partition('+')[0]}" for name, number in versions.items())
         raise UserError(
             f"{found} are of different builds ({error}): install both again, in one command and from one index:  "
-            "pip install --force-reinstall torch torchvision"
+            f"pip install --force-reinstall {same}"
         ) from error
 
 

@@ -146,6 +146,16 @@ def test_answers_to_changed_questions_are_kept_for_the_code_that_changed_them(mo
     assert {name for name, path in keys(WORDS).items() if path == before[name]} == {"r1"}
 
 
+def test_that_nothing_is_said_at_once_is_odd_of_a_server_alone() -> None:
+    plan: Any = SimpleNamespace(sampling=Sampling(512), backend="transformers")
+    doubts = {}
+    for endpoint in (None, "http://localhost:1/v1"):
+        generator = AnswerGenerator(plan, ModelSource("m", Path("m"), {}, endpoint))
+        doubts[endpoint] = [generator._doubts(variant, ["", "", "7"], []) for variant in (DIRECT, R1)]
+    assert [len(one) for one in doubts[None]] == [0, 1]
+    assert [len(one) for one in doubts["http://localhost:1/v1"]] == [1, 1]
+
+
 @pytest.mark.parametrize("name", ["adapter/tokenizer.model", "base/config.json", "base/generation_config.json"])
 def test_a_file_that_changes_the_answers_changes_the_fingerprint(name: str, tmp_path: Path) -> None:
     for folder in ("adapter", "base"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -56,17 +57,18 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links to a file of `ELSEWHERE` at its page, and drop links to files that have none."""
-    source = ELSEWHERE.get(page.file.src_uri)
-    if source is None:
-        return markdown
+    """Point links to a file of `ELSEWHERE` at its page; in these files, drop links to files that have none."""
+    uri = page.file.src_uri
+    source = ROOT / ELSEWHERE.get(uri, f"docs/{uri}")
     pages = {path: address for address, path in ELSEWHERE.items()}
 
     def link(match: re.Match[str]) -> str:
-        text, target = match.groups()
-        if re.match(r"https?:|#", target):
+        image, text, target, anchor = match.groups("")
+        if re.match(r"https?:", target):
             return match[0]
-        path = ((ROOT / source).parent / target).resolve().relative_to(ROOT).as_posix()
-        return f"[{text}]({pages[path]})" if path in pages else text
+        path = os.path.relpath((source.parent / target).resolve(), ROOT)
+        if path in pages:
+            return f"{image}[{text}]({pages[path]}{anchor})"
+        return text if uri in ELSEWHERE and not image else match[0]
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, markdown)
+    return re.sub(r"(!?)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)", link, markdown)

@@ -108,3 +108,27 @@ def test_every_percentage_of_the_documentation_was_measured() -> None:
     written = [(name, found) for name, page in PAGES.items() for found in re.findall(r"(\d+\.\d)%|\+(\d+\.\d)", page)]
     assert len(written) >= 30
     assert [(name, found) for name, found in written if "".join(found) not in measured] == []
+
+
+def test_every_time_of_the_documentation_was_measured_and_ratios_are_in_tables() -> None:
+    demos = [json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("demo-*.json")]
+    minutes = {f"{one['seconds'] / 60:.0f}" for demo in demos for one in demo}
+    for name, page in PAGES.items():
+        assert re.findall(r"(\d+\.\d+) (?:times|nats|of the time)", page) == [], name  # such are in tables of results
+        assert set(re.findall(r"(\d+) minutes", page)) <= minutes, name
+
+
+def test_every_link_leads_to_a_file_of_the_repository() -> None:
+    """On the site links to files outside docs/ are pointed at their pages, by docs/hooks.py."""
+    count = 0
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("*/README.md"),
+        ROOT / "benchmarks/RESULTS.md",
+    ]:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8")):
+            if not re.match(r"https?:|reference/r1vlm-", target):
+                count += 1
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    assert count >= 100

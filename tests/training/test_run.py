@@ -43,6 +43,7 @@ def killed_and_resumed(make_once: MakeOnce, few_digits: Path, random_checkpoint:
         assert "--resume" in refused(invoke("training.cli", *words))
         done = invoke("training.cli", *words, "--resume", "--no-report")
         assert done.returncode == 0, done.stderr
+        assert f"{out.name}: goes on from checkpoint-4\n" in done.stdout
         assert not (out / "report").exists()
         again = run("training.cli", *words, "--resume", "--hardware", "2gpu")  # nothing is left to do on them
         assert "already trained" in again.stdout

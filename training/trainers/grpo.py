@@ -15,6 +15,7 @@ from accelerate.utils import is_peft_model
 from transformers import PrinterCallback, ProgressCallback
 
 from datagen.common.errors import UserError
+from datagen.common.formatting import visible
 from datagen.common.untrusted import read_object
 from datagen.dataset.reader import most_images, open_dataset
 from datagen.hub.chat_template import check_questions, stop_token_ids
@@ -230,6 +231,8 @@ def run_trainer(trainer: Any, out: Path) -> Path:
     if is_main():
         for sentence in left_out:
             print(f"note: {sentence}", flush=True)
+        if resume is not None:
+            print(f"{visible(out.name)}: goes on from {resume.name}", flush=True)
         truncate_logs(out, step_of(resume) if resume else 0)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -92,9 +92,9 @@ def summary(scored: Scored) -> dict[str, Any]:
 def turn_figures(scored: Scored) -> dict[str, float]:
     """What happens in the episodes of tasks of several turns; nothing of tasks of one turn.
 
-    With a tool `calls` and `refused_calls`, an episode, and `looked`: the share of episodes with a reward `economy`
-    above 0, which are right after a look at all that was asked about. Without one, `mended` and `spoiled`: the shares
-    of episodes in which only the last message is right, and only the first.
+    With a tool `calls` and `refused_calls`, an episode, and where the task has the reward `economy` also `looked`: the
+    share of episodes that earn some of it, which are right after a look at all that was asked about. Without a tool,
+    `mended` and `spoiled`: the shares of episodes in which only the last message is right, and only the first.
     """
     with_tool, without = [], []
     for question, episode, rewards in zip(scored.questions, scored.episodes, scored.rewards, strict=True):
@@ -109,7 +109,8 @@ def turn_figures(scored: Scored) -> dict[str, float]:
         accepted = [[seen.ok for _, seen in episode.calls] for episode, _ in with_tool]
         figures["calls"] = float(np.mean([len(calls) for calls in accepted]))
         figures["refused_calls"] = float(np.mean([calls.count(False) for calls in accepted]))
-        figures["looked"] = float(np.mean([rewards.get("economy", 0.0) > 0 for _, rewards in with_tool]))
+        if looked := [rewards["economy"] > 0 for _, rewards in with_tool if "economy" in rewards]:
+            figures["looked"] = float(np.mean(looked))
     if without:
         figures["mended"] = float(np.mean([change > 0 for change in without]))
         figures["spoiled"] = float(np.mean([change < 0 for change in without]))

@@ -23,6 +23,7 @@ from datagen.interaction import Observation, format_call
 from datagen.tasks.zoom import CELLS, USAGE, zoom
 from evaluation.backends import transformers as transformers_backend
 from evaluation.backends.base import Prompt, Sampling
+from evaluation.metrics.scoring import score_messages, turn_figures
 from evaluation.metrics.statistics import wilson
 from evaluation.prompt_variants import R1
 from evaluation.report.tables import result_table
@@ -165,6 +166,13 @@ def test_a_model_that_looks(
     assert score_again(written).returncode == 0
     assert scores(read(tmp_path / "again" / "results.json")) == scores(result)
     assert lines(tmp_path / "again" / "completions.jsonl") == written
+
+
+def test_a_task_without_economy_says_nothing_of_looks(rows: Any) -> None:
+    scored = score_messages([*rows], ["<think>I see 1.</think>\n<answer>1</answer>"] * len(rows))
+    assert turn_figures(scored) == {"calls": 0.0, "refused_calls": 0.0, "looked": 0.0}
+    plain = [{name: value for name, value in one.items() if name != "economy"} for one in scored.rewards]
+    assert turn_figures(replace(scored, rewards=plain)) == {"calls": 0.0, "refused_calls": 0.0}
 
 
 class Stumbling(Player):

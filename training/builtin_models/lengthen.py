@@ -3,8 +3,8 @@
 `small-ciphers` looks letters up almost without an error, but it knows its place in a message by counting, up to the
 seventeen characters that it was shown. Here it learns to find the place by the letters before it, at any length. Its
 language model gets more layers, of which two look a fixed number of tokens back, and most messages have gaps in the
-positions of their tokens, so that counting fails. In the second half of the rounds most requests go on behind the
-message, so that it learns where a message ends. In the last one random phrases stand around the parts of questions and
+positions of their tokens, so that counting fails. From the fourth of seven rounds on, most requests go on behind the
+message, so that it learns where a message ends. In the last two random phrases stand around the parts of questions and
 answers: those of the tasks' prompts and traces, each of which is a token that no text so far had. It still sees no
 words, no question of the tasks, no answer in the R1 format and no trace of reasoning: random letters, asked for and
 answered as before, as long as the longest messages of the tasks. It forgets how to read digits aloud.
@@ -301,10 +301,10 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     seconds = 0.0
     for number in range(rounds):
         more: dict[str, Any] = {"steps": steps, "seed": seed + number, "batch": batch}
-        more |= {"growing": number == 0, "word": going_on if 2 * number >= rounds else plain}
-        if number == rounds - 1:
+        word = word_of(rounds - number, rounds)
+        more |= {"growing": number == 0, "word": word}
+        if word is in_phrases and word_of(rounds - number + 1, rounds) is not in_phrases:
             begin_phrases(model, processor)
-            more |= {"word": in_phrases}
         work = partial(learn_long_messages, model, processor, **more)
         seconds += stage(partly / f"round-{number + 1}", model, work)
     record |= {"shown": SHOWN, "versions": installed_versions(PACKAGES), "settings": record["settings"] | settings}
@@ -317,6 +317,13 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     return record
 
 
+def word_of(left: int, rounds: int) -> Word:
+    """The wording of the round with which so many are left, itself among them."""
+    if left <= max(1, rounds * 2 / 7):
+        return in_phrases
+    return going_on if left <= rounds * 4 / 7 else plain
+
+
 app = typer.Typer(**APP | {"add_completion": False})
 
 
@@ -327,7 +334,7 @@ def command(
     base: Annotated[
         Path, Option(metavar="DIR", help="Start from the model in this folder.", show_default="small-ciphers")
     ] = BASE,
-    rounds: Annotated[int, Option(min=1, metavar="N", help="Train N times, each from the weights of the last.")] = 6,
+    rounds: Annotated[int, Option(min=1, metavar="N", help="Train N times, each from the weights of the last.")] = 7,
     round_steps: Annotated[int, Option(min=1, metavar="N", help="Train for N steps a time.")] = 500,
     batch: Annotated[int, Option(min=1, metavar="N", help="Show three times N messages a step.")] = 24,
     seed: Annotated[int, Option(min=0, metavar="N", help="Draw and initialize from this seed.")] = 0,

@@ -16,7 +16,7 @@ from datagen.r1_format import spell_out
 from training.builtin_models.architecture import phrases
 from training.builtin_models.language import AROUND, DECODE
 
-GOING_ON = 0.75  # the share of batches whose requests do not end with the message, in the second half of the rounds
+GOING_ON = 0.75  # the share of batches whose requests do not end with the message, in the later rounds
 SHORT = 4  # characters of the longest phrases that answers have: "a = "
 ROLES = ("user\n", "assistant\n")  # which every chat has
 PHRASES = [one for one in phrases() if len(one) > SHORT and one not in ROLES]

@@ -77,7 +77,7 @@ def check_torchvision() -> None:
         same = " ".join(f"{name}=={number.partition('+')[0]}" for name, number in versions.items())
         raise UserError(
             f"{found} are of different builds ({error}): install both again, in one command and from one index:  "
-            f"pip install --force-reinstall {same}"
+            f"pip install --force-reinstall --index-url INDEX {same}"
         ) from error
 
 

@@ -80,7 +80,7 @@ def test_a_torchvision_of_another_build_is_named(
     ):
         done = invoke(*command)
         assert done.returncode == 2, done.stdout
-        assert re.search(r"pip install --force-reinstall torch==[\d.]+ torchvision==[\d.]+$", done.stderr.strip())
+        assert re.search(r"pip install --force-reinstall --index-url INDEX torch==[\d.]+ torchvision==[\d.]+$", done.stderr.strip())
         assert len(done.stderr.splitlines()) == 1
 
 

@@ -299,12 +299,12 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     torch.manual_seed(seed)
     model = deepen(AutoModelForImageTextToText.from_pretrained(base))
     seconds = 0.0
-    for number in range(rounds):
-        more: dict[str, Any] = {"steps": steps, "seed": seed + number, "batch": batch}
-        word = word_of(rounds - number, rounds)
-        more |= {"growing": number == 0, "word": word}
-        if word is in_phrases and word_of(rounds - number + 1, rounds) is not in_phrases:
+    wordings = [word_of(rounds - number, rounds) for number in range(rounds)]
+    for number, word in enumerate(wordings):
+        if number == wordings.index(in_phrases):
             begin_phrases(model, processor)
+        more: dict[str, Any] = {"steps": steps, "seed": seed + number, "batch": batch, "word": word}
+        more |= {"growing": number == 0}
         work = partial(learn_long_messages, model, processor, **more)
         seconds += stage(partly / f"round-{number + 1}", model, work)
     record |= {"shown": SHOWN, "versions": installed_versions(PACKAGES), "settings": record["settings"] | settings}

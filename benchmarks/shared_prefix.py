@@ -3,7 +3,8 @@
 Log-probabilities of a batch and the gradient of a weighted sum of them, on both paths in turns, in one process. Of two
 models: the built-in one on a batch of digits, with completions as long as its solutions; and one of the shape of
 Qwen2.5-VL with 40 million random weights, an image of 196 tokens and completions that are all equally long. In seconds
-of CPU time on one thread; memory is by how much a pass raises that of a process of its own at its peak (on Linux).
+of CPU time on one thread; memory is by how much a pass raises that of a process of its own at its peak (on Linux). The
+figures are kept in `results/shared-prefix.json`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import psutil
 import torch
 
 from benchmarks.steps import ratios
+from datagen.common.files import write_json
 from datagen.dataset.build import build
 from datagen.dataset.config import DatasetConfig
 from datagen.dataset.reader import open_dataset
@@ -25,14 +27,16 @@ from datagen.r1_format import completion_of
 from training.models import load_model, model_folder
 from training.rollout.parity import loss_inputs
 
+RESULTS = Path(__file__).parent / "results" / "shared-prefix.json"
 GROUP = 8
 ROUNDS = 7
 SIZE = 392  # pixels a side of the large image: 14 x 14 tokens
 WORDS = 80  # by which the prompts of the large model are lengthened, in tokens
+BUILT_IN = "built-in model, digits, vision frozen"
 # Shown as: the model, whether its vision tower is trained, questions a batch, and the tokens of a completion where they
 # do not follow its solution.
 CASES: dict[str, tuple[str, bool, int, int | None]] = {
-    "built-in model, digits, vision frozen": ("small", False, 16, None),
+    BUILT_IN: ("small", False, 16, None),
     "40 M parameters, completions of 64": ("large", True, 1, 64),
     "40 M parameters, completions of 256": ("large", True, 1, 256),
     "40 M parameters, vision frozen, completions of 64": ("large", False, 1, 64),
@@ -138,40 +142,79 @@ def extra_memory(model: Path, data: Path, case: str, shared: bool) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before
 
 
-def compare(model: Path, data: Path, case: str) -> str:
-    """A line of the table."""
+def compare(model: Path, data: Path, case: str) -> dict[str, Any]:
+    """What is kept of a case: tokens of a prompt and of the longest completion, speed, memory and errors."""
     trainer, inputs, group = prepare(model, data, case)
     plain, shared = measure(trainer, inputs, None), measure(trainer, inputs, group)
-    apart = float((plain[0] - shared[0]).abs().max())
     pairs = [(one, other) for one, other in zip(plain[1], shared[1], strict=True) if one is not None]
-    worst = max(float((one - other).abs().max()) for one, other in pairs)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for i in range(ROUNDS):
         for share in (True, False) if i % 2 else (False, True):
             started = time.process_time()
             measure(trainer, inputs, group if share else None)
             seconds[share].append(time.process_time() - started)
-    middle, low, high = ratios(seconds[False], seconds[True])
+    faster, *interval = ratios(seconds[False], seconds[True])
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        mib = [pool.apply(extra_memory, (model, data, case, share)) / 2**20 for share in (False, True)]
+        theirs, ours = (pool.apply(extra_memory, (model, data, case, share)) / 2**20 for share in (False, True))
     width = inputs["logits_to_keep"]
-    tokens = f"{inputs['input_ids'].shape[1] - width} + {width}"
-    return (
-        f"| {case} | {tokens} | {middle:.2f} ({low:.2f} to {high:.2f}) | {mib[0]:.0f} | {mib[1]:.0f} "
-        f"| {apart:.1e} | {worst:.1e} |"
-    )
+    return {
+        "case": case,
+        "prompt": inputs["input_ids"].shape[1] - width,
+        "completion": width,
+        "faster": faster,
+        "faster_ci95": interval,
+        "fewer_tokens": fewer_tokens(inputs["attention_mask"], width),
+        "mib_trl": theirs,
+        "mib_ours": ours,
+        "logps_apart": float((plain[0] - shared[0]).abs().max()),
+        "gradients_apart": max(float((one - other).abs().max()) for one, other in pairs),
+    }
+
+
+def fewer_tokens(mask: torch.Tensor, width: int) -> float:
+    """How many times the tokens of shared prompts are forwarded where nothing is shared; padding is not counted."""
+    prompts, completions = int(mask[:, :-width].sum()), int(mask[:, -width:].sum())
+    return (prompts + completions) / (prompts / GROUP + completions)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    lines = [
+        "| what | tokens, prompt + completion | fewer tokens | times as fast (95% interval) | MiB more, TRL's "
+        "| MiB more, ours | log-probabilities apart | gradients apart |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in results:
+        low, high = one["faster_ci95"]
+        lines.append(
+            f"| {one['case']} | {one['prompt']} + {one['completion']} | {one['fewer_tokens']:.1f} "
+            f"| {one['faster']:.1f} ({low:.2f} to {high:.2f}) | {one['mib_trl']:.0f} | {one['mib_ours']:.0f} "
+            f"| {one['logps_apart']:.1e} | {one['gradients_apart']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def short_table(results: list[dict[str, Any]]) -> str:
+    """What the documentation shows of them."""
+    lines = ["| model, G = 8 | P | S | fewer tokens | times as fast |", "|---|---:|---:|---:|---:|"]
+    for one in results:
+        most = "up to " if one["case"] == BUILT_IN else ""
+        lines.append(
+            f"| {one['case'].partition(', completions')[0]} | {one['prompt']} | {most}{one['completion']} "
+            f"| {one['fewer_tokens']:.1f} | {one['faster']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, keep the figures, and print the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = build(DatasetConfig(dataset="digits", size=200, seed=0), folder / "data", executor=map)
         models = {"small": model_folder("small"), "large": make_large(folder / "large")}
-        print("| what | tokens, prompt + completion | times as fast (95%) | MiB more, TRL's | MiB more, ours ", end="")
-        print("| log-probabilities apart | gradients apart |\n|---|---|---:|---:|---:|---:|---:|")
-        for case, (model, *_) in CASES.items():
-            print(compare(models[model], data, case), flush=True)
+        results = [compare(models[model], data, case) for case, (model, *_) in CASES.items()]
+    write_json(RESULTS, results)
+    print(table(results))
 
 
 if __name__ == "__main__":

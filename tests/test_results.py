@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, look_ups, rivals, sampling
+from benchmarks import demo, look_ups, rivals, sampling, shared_prefix
 
 RESULTS = Path(sampling.__file__).parent / "results"
 PAGE = (RESULTS.parent / "RESULTS.md").read_text(encoding="utf-8")
@@ -45,3 +45,10 @@ def test_the_heads_that_look_up() -> None:
     play = (RESULTS.parents[1] / "docs" / "play.md").read_text(encoding="utf-8")
     rows = [look_ups.row(one) for one in kept("look-ups")]
     assert missing(rows) == missing(rows, play) == []
+
+
+def test_shared_prefixes() -> None:
+    results = kept("shared-prefix")
+    assert shared_prefix.table(results) in PAGE
+    guide = (RESULTS.parents[1] / "docs" / "shared-prefix.md").read_text(encoding="utf-8")
+    assert shared_prefix.short_table(results) in guide

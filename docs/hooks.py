@@ -62,13 +62,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     source = ROOT / ELSEWHERE.get(uri, f"docs/{uri}")
     pages = {path: address for address, path in ELSEWHERE.items()}
 
-    def link(match: re.Match[str]) -> str:
-        image, text, target, anchor = match.groups("")
-        if re.match(r"https?:", target):
-            return match[0]
+    def pointed(match: re.Match[str]) -> str:
+        target, anchor = match.groups("")
         path = os.path.relpath((source.parent / target).resolve(), ROOT)
-        if path in pages:
-            return f"{image}[{text}]({pages[path]}{anchor})"
-        return text if uri in ELSEWHERE and not image else match[0]
+        return f"]({pages[path]}{anchor})" if path in pages else match[0]
 
-    return re.sub(r"(!?)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)", link, markdown)
+    def kept(match: re.Match[str]) -> str:
+        return match[0] if match[2] in ELSEWHERE else match[1]
+
+    text = re.sub(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)", pointed, markdown)
+    if uri not in ELSEWHERE:
+        return text
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)#\s]+)(?:#[^)\s]*)?\)", kept, text)

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import torch
+from tqdm import tqdm
 
 from benchmarks.steps import ratios
 from datagen.common.files import write_json
@@ -212,7 +213,7 @@ def main() -> None:
         folder = Path(name)
         data = build(DatasetConfig(dataset="digits", size=200, seed=0), folder / "data", executor=map)
         models = {"small": model_folder("small"), "large": make_large(folder / "large")}
-        results = [compare(models[model], data, case) for case, (model, *_) in CASES.items()]
+        results = [compare(models[model], data, case) for case, (model, *_) in tqdm(CASES.items())]
     write_json(RESULTS, results)
     print(table(results))
 

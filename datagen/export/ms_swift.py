@@ -47,9 +47,9 @@ swift rlhf --rlhf_type grpo --model MODEL \\
 
 This needs `pip install ms-swift msgspec qwen-vl-utils torchvision` and `pip install --no-deps r1vlm` beside it:
 ms-swift 4.6 wants an older `datasets` than r1vlm, and the rewards need none. ms-swift writes prompts by its own
-templates, and not by the model's. The opening words are the response prefix, also for a checkpoint of r1vlm; it makes a
-line break of `\\n`. Where several templates fit a checkpoint, name one, such as `--model_type qwen2_5_vl --template
-qwen2_5_vl`.
+templates, and not by the model's. The opening words are the response prefix, also for a checkpoint of r1vlm;
+ms-swift makes a line break of `\\n`. Where several templates fit a checkpoint, name one, such as
+`--model_type qwen2_5_vl --template qwen2_5_vl`.
 """
 
 

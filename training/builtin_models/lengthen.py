@@ -303,9 +303,8 @@ def lengthen(base: Path, out: Path, *, rounds: int, steps: int, seed: int, batch
     for number, word in enumerate(wordings):
         if number == wordings.index(in_phrases):
             begin_phrases(model, processor)
-        more: dict[str, Any] = {"steps": steps, "seed": seed + number, "batch": batch, "word": word}
-        more |= {"growing": number == 0}
-        work = partial(learn_long_messages, model, processor, **more)
+        more: dict[str, Any] = {"growing": number == 0, "word": word}
+        work = partial(learn_long_messages, model, processor, steps=steps, seed=seed + number, batch=batch, **more)
         seconds += stage(partly / f"round-{number + 1}", model, work)
     record |= {"shown": SHOWN, "versions": installed_versions(PACKAGES), "settings": record["settings"] | settings}
     record["seconds"] |= {"long": seconds}
